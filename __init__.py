@@ -1,0 +1,25 @@
+"""What ComfyUI loads. It registers the node and the routes, and starts nothing."""
+
+WEB_DIRECTORY = "./imagegate/web"
+
+# Outside a package (a test runner looking at this folder, say) there is nothing to register.
+if __package__:
+    from .imagegate.gate import ImageGate
+
+    NODE_CLASS_MAPPINGS = {"ImageGate": ImageGate}
+    NODE_DISPLAY_NAME_MAPPINGS = {"ImageGate": "Image Gate (Manual Router)"}
+
+    try:
+        from server import PromptServer
+    except ImportError:  # imported without ComfyUI
+        PromptServer = None
+
+    if PromptServer is not None and getattr(PromptServer, "instance", None) is not None:
+        from .imagegate.gate_server import attach
+        from .imagegate.service import shared_service
+
+        attach(PromptServer.instance, shared_service())
+
+    __all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS", "WEB_DIRECTORY"]
+else:
+    NODE_CLASS_MAPPINGS = {}

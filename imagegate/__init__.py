@@ -1,0 +1,7 @@
+"""Image Gate: a person decides which way an image goes.
+
+Importing this package, or any module in it, starts nothing: no thread, no file, no web route, no
+setting is touched until somebody asks for it.
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,511 @@
+"""The bus: who waits, who answers, who is told. Standard library only.
+
+A waiter publishes a `Gate` and holds a `Ticket`; somebody else decides. The first answer wins. It
+is built on `concurrent.futures.Future`, which already is a tested condition variable; what is
+added here is who won, who else wants to know, and making an answer durable before it counts.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Generic, TypeVar
+
+from .model import (
+    MAX_NAME,
+    MAX_NOTE,
+    Answer,
+    BadAnswer,
+    Decision,
+    Gate,
+    GateCancelled,
+    GateClosed,
+    ImageGateError,
+    NotRecorded,
+    Outcome,
+    Snapshot,
+    State,
+    TooLate,
+    UnknownGate,
+    Verdict,
+)
+
+__all__ = ["GateBus", "GateCancelled", "News", "Subscription", "Ticket"]
+
+log = logging.getLogger("imagegate")
+
+P = TypeVar("P")
+
+KEPT_GATES = 10_000
+"""Finished gates whose record is kept in memory."""
+KEPT_PICTURES = 100
+"""Finished gates whose pictures are kept too."""
+KEPT_NEWS = 1_000
+"""News a subscriber may leave unread before the oldest are lost to it."""
+
+
+@dataclass(frozen=True)
+class News:
+    """One thing that happened. ``kind`` is published, masked, decided or withdrawn."""
+
+    kind: str
+    gate: Snapshot
+
+
+@dataclass
+class _Entry(Generic[P]):
+    """A gate and all that changes about it. Guarded by the bus's lock."""
+
+    gate: Gate
+    seq: int
+    pictures: P | None
+    record: Callable[[Answer], None] | None
+    revoke: Callable[[Answer], None] | None
+    future: Future[Answer]
+    state: State = State.WAITING
+    version: int = 0
+    masks: dict[int, bytes] = field(default_factory=dict)
+    answer: Answer | None = None
+    reason: str = ""
+    ended: int = 0
+    claim: threading.Event | None = None  # set while an answer is being recorded
+
+    def snapshot(self) -> Snapshot:
+        return Snapshot(
+            gate=self.gate,
+            state=self.state,
+            seq=self.seq,
+            version=self.version,
+            decision=self.answer.decision if self.answer else None,
+            masked=tuple(sorted(i for i, png in self.masks.items() if png)),
+            reason=self.reason,
+            ended=self.ended,
+        )
+
+
+class Ticket(Generic[P]):
+    """What the waiter holds. ``future`` may be waited for in any way, but not cancelled."""
+
+    def __init__(self, bus: GateBus[P], entry: _Entry[P]) -> None:
+        self._bus = bus
+        self._entry = entry
+        self.gate = entry.gate
+
+    @property
+    def future(self) -> Future[Answer]:
+        """Resolves to the `Answer`, or to `GateCancelled`."""
+        return self._entry.future
+
+    def wait(self, timeout: float | None = None) -> Answer:
+        """Block until somebody answers.
+
+        Args:
+            timeout: seconds, or None for as long as it takes.
+
+        Raises:
+            GateCancelled: the gate was stopped, expired to a stop, or was withdrawn.
+            TimeoutError: nobody answered in time; the gate still waits.
+        """
+        future = self.future
+        try:
+            return future.result(timeout)
+        except FutureTimeout:
+            # An answer that came in this very moment still counts.
+            if future.done():
+                return future.result()
+            raise TimeoutError(
+                f"nobody answered gate {self.gate.title!r} within {timeout} s"
+            ) from None
+
+    def withdraw(self, reason: str) -> bool:
+        """Take the question back; False if it was already answered."""
+        return self._bus.withdraw(self.gate.id, reason)
+
+
+class Subscription(Generic[P]):
+    """News for one listener, who drains it at leisure.
+
+    ``notify`` is called (outside the bus's lock, from any thread) after news was added; it must
+    return quickly. A listener that reads too slowly loses the oldest news, and `drain` tells it
+    so: then it asks the bus for the current state, which is never lost.
+    """
+
+    def __init__(self, bus: GateBus[P], notify: Callable[[], None], limit: int) -> None:
+        self._bus = bus
+        self._unread: deque[News] = deque(maxlen=limit)  # guarded by the bus's lock
+        self._missed = False
+        self.notify = notify
+
+    def drain(self) -> tuple[list[News], bool]:
+        """All unread news, oldest first, and whether some were lost before them."""
+        with self._bus._lock:
+            news, missed = list(self._unread), self._missed
+            self._unread.clear()
+            self._missed = False
+        return news, missed
+
+    def close(self) -> None:
+        """No more news, no more calls of ``notify``."""
+        self._bus._unsubscribe(self)
+
+    def __enter__(self) -> Subscription[P]:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _add(self, news: News) -> None:
+        self._missed |= len(self._unread) == self._unread.maxlen
+        self._unread.append(news)
+
+
+class GateBus(Generic[P]):
+    """All gates of one process. Thread-safe.
+
+    ``P`` is whatever the publisher hands over as the gate's pictures; the bus only keeps it.
+
+    Args:
+        kept: finished gates remembered (their record, not their pictures).
+    """
+
+    def __init__(self, *, kept: int = KEPT_GATES) -> None:
+        # Guards everything below, all entries and all unread news. Nobody is called, no future
+        # resolved and nothing read or written while it is held.
+        self._lock = threading.Lock()
+        self._open: dict[str, _Entry[P]] = {}
+        self._finished: OrderedDict[str, _Entry[P]] = OrderedDict()
+        self._with_pictures: deque[_Entry[P]] = deque()  # finished, oldest first
+        self._subscriptions: set[Subscription[P]] = set()
+        self._kept = kept
+        self._seq = 0
+
+    # -- the waiter's side
+
+    def publish(
+        self,
+        gate: Gate,
+        pictures: P,
+        *,
+        record: Callable[[Answer], None] | None = None,
+        revoke: Callable[[Answer], None] | None = None,
+    ) -> Ticket[P]:
+        """Put a question.
+
+        Args:
+            gate: its id must be new.
+            pictures: what `pictures` gives back for it.
+            record: makes an answer durable. Called once an answer is accepted and before it
+                counts, without the lock; if it raises, the gate goes on waiting.
+            revoke: undoes what ``record`` did; needed for an ``undoable`` gate.
+
+        Raises:
+            ValueError: there is a gate of this id already.
+        """
+        future: Future[Answer] = Future()
+        future.set_running_or_notify_cancel()  # from here on nobody can cancel it
+        with self._lock:
+            if gate.id in self._open or gate.id in self._finished:
+                raise ValueError(f"gate {gate.id} is published already")
+            self._seq += 1
+            entry = _Entry(gate, self._seq, pictures, record, revoke, future)
+            self._open[gate.id] = entry
+            told = self._add_news("published", entry)
+        _notify(told)
+        return Ticket(self, entry)
+
+    def withdraw(self, gate_id: str, reason: str) -> bool:
+        """Take a question back; False if it was answered, withdrawn or forgotten already."""
+        try:
+            return self._end(gate_id, State.WITHDRAWN, None, reason).outcome is Outcome.WON
+        except (UnknownGate, GateClosed):
+            return False
+
+    def withdraw_prompt(self, prompt_id: str, reason: str) -> int:
+        """Take back all open questions of one prompt; says how many there were."""
+        with self._lock:
+            ids = [e.gate.id for e in self._open.values() if e.gate.prompt_id == prompt_id]
+        return sum(self.withdraw(gate_id, reason) for gate_id in ids)
+
+    def expire(self, gate_id: str) -> None:
+        """End a gate whose time is up, by its own rule. An answer recorded before it wins."""
+        gate = self.get(gate_id).gate
+        route = gate.on_timeout
+        decision = Decision(route, gate.labels[route - 1] if route else "", by="timeout")
+        try:
+            self._end(gate_id, State.EXPIRED, decision, "nobody answered in time")
+        except GateClosed:
+            return
+
+    # -- the person's side
+
+    def decide(self, gate_id: str, route: object, *, by: str = "", note: str = "") -> Verdict:
+        """Answer with a route.
+
+        Args:
+            route: its number (1-based) or its label.
+            by: who answers, at most `MAX_NAME` characters.
+            note: why, at most `MAX_NOTE` characters.
+
+        Returns:
+            ``WON``; ``REPLAY`` if this person said this already; ``LOST`` with the decision that
+            was first.
+
+        Raises:
+            UnknownGate, GateClosed, BadAnswer, NotRecorded: see `imagegate.model`.
+        """
+        gate = self.get(gate_id).gate
+        number = gate.route(route)
+        decision = Decision(number, gate.labels[number - 1], *_signed(by, note))
+        return self._end(gate_id, State.DECIDED, decision)
+
+    def stop(self, gate_id: str, *, by: str = "", note: str = "") -> Verdict:
+        """Answer with Stop; returns and raises as `decide` does."""
+        return self._end(gate_id, State.STOPPED, Decision(None, "", *_signed(by, note)))
+
+    def undo(self, gate_id: str) -> Snapshot:
+        """Take an answer back: the gate waits again, with the masks it had.
+
+        Raises:
+            UnknownGate: no such gate.
+            TooLate: it is not decided, or what it started cannot be taken back.
+            NotRecorded: taking it back failed; the answer stands.
+        """
+        while True:
+            with self._lock:
+                entry = self._entry(gate_id)
+                if entry.claim is None:
+                    if entry.state is not State.DECIDED or entry.answer is None:
+                        raise TooLate(f"{entry.gate.title!r} is {entry.state.value}, not decided")
+                    if not entry.gate.undoable or entry.revoke is None:
+                        raise TooLate("too late: the prompt already went on with this decision")
+                    entry.claim = claim = threading.Event()
+                    answer, revoke = entry.answer, entry.revoke
+                    break
+                other = entry.claim
+            other.wait()
+        self._carry_out(revoke, answer, entry, claim, "not taken back, the decision stands")
+        with self._lock:
+            del self._finished[gate_id]
+            self._open[gate_id] = entry
+            entry.state, entry.answer, entry.claim = State.WAITING, None, None
+            entry.future = Future()
+            entry.future.set_running_or_notify_cancel()
+            told = self._add_news("published", entry)
+            snapshot = entry.snapshot()
+        claim.set()
+        _notify(told)
+        return snapshot
+
+    def set_mask(self, gate_id: str, index: int, png: bytes) -> Snapshot:
+        """Keep a mask for one image of a gate; empty bytes clear it. Masks come with the answer.
+
+        Raises:
+            UnknownGate, BadAnswer: no such gate, no such image.
+            GateClosed, TooLate: the gate ended, or was decided, before.
+        """
+        with self._lock:
+            entry = self._entry(gate_id)
+            entry.gate.index(index)
+            if entry.state in (State.EXPIRED, State.WITHDRAWN):
+                raise _closed(entry)
+            if not entry.state.open or entry.claim is not None:
+                raise TooLate(f"gate {entry.gate.title!r} was decided before the mask was saved")
+            entry.masks[index] = png
+            told = self._add_news("masked", entry)
+            snapshot = entry.snapshot()
+        _notify(told)
+        return snapshot
+
+    # -- looking
+
+    def get(self, gate_id: str) -> Snapshot:
+        """One gate, open or finished. Raises `UnknownGate`."""
+        with self._lock:
+            return self._entry(gate_id).snapshot()
+
+    def pictures(self, gate_id: str) -> P | None:
+        """What the publisher handed over; None once it is no longer kept."""
+        with self._lock:
+            return self._entry(gate_id).pictures
+
+    def mask(self, gate_id: str, index: int) -> bytes | None:
+        """The mask saved for an image; None if there is none, empty bytes if it was cleared."""
+        with self._lock:
+            entry = self._entry(gate_id)
+            return entry.masks.get(entry.gate.index(index))
+
+    def pending(
+        self, limit: int | None = None, after: int = 0, node_id: str = ""
+    ) -> list[Snapshot]:
+        """Open gates, oldest first: at most ``limit`` of those whose ``seq`` is above ``after``."""
+        with self._lock:
+            entries = [
+                entry
+                for entry in self._open.values()
+                if entry.seq > after and node_id in ("", entry.gate.node_id)
+            ]
+            entries.sort(key=lambda entry: entry.seq)  # an undo puts an old gate at the end
+            return [entry.snapshot() for entry in entries[:limit]]
+
+    def finished(self, limit: int | None = None, before: int | None = None) -> list[Snapshot]:
+        """Finished gates, newest first: at most ``limit`` whose ``ended`` is below ``before``."""
+        found: list[Snapshot] = []
+        with self._lock:
+            for entry in reversed(self._finished.values()):
+                if limit is not None and len(found) >= limit:
+                    break
+                if before is None or entry.ended < before:
+                    found.append(entry.snapshot())
+        return found
+
+    def count(self, node_id: str = "") -> int:
+        """How many gates wait for a person."""
+        with self._lock:
+            if not node_id:
+                return len(self._open)
+            return sum(entry.gate.node_id == node_id for entry in self._open.values())
+
+    def subscribe(
+        self, notify: Callable[[], None] = lambda: None, *, limit: int = KEPT_NEWS
+    ) -> Subscription[P]:
+        """Be told of everything from now on; see `Subscription`. Close it when done."""
+        subscription = Subscription(self, notify, limit)
+        with self._lock:
+            self._subscriptions.add(subscription)
+        return subscription
+
+    @property
+    def listeners(self) -> int:
+        """How many subscriptions are open."""
+        with self._lock:
+            return len(self._subscriptions)
+
+    # -- inside
+
+    def _end(
+        self, gate_id: str, state: State, decision: Decision | None, reason: str = ""
+    ) -> Verdict:
+        """The only way a gate ends. ``decision`` is None when it is withdrawn."""
+        while True:
+            with self._lock:
+                entry = self._entry(gate_id)
+                if not entry.state.open:
+                    return _too_late(entry, decision)
+                if entry.claim is None:
+                    entry.claim = claim = threading.Event()
+                    answer = Answer(decision, dict(entry.masks)) if decision else None
+                    break
+                other = entry.claim
+            # Somebody else's answer is being recorded: wait to learn whether it holds.
+            other.wait()
+        if answer is not None and entry.record is not None:
+            self._carry_out(entry.record, answer, entry, claim, "not recorded, the gate waits")
+        with self._lock:
+            entry.state, entry.answer, entry.claim = state, answer, None
+            if decision is None or decision.route is None:
+                entry.reason = reason
+            self._seq += 1
+            entry.ended = self._seq
+            del self._open[gate_id]
+            self._finished[gate_id] = entry
+            self._with_pictures.append(entry)
+            dropped = self._forget()
+            ended = state in (State.WITHDRAWN, State.EXPIRED)
+            told = self._add_news("withdrawn" if ended else "decided", entry)
+            future = entry.future
+        claim.set()
+        if answer is not None and answer.decision.route is not None:
+            future.set_result(answer)
+        else:
+            future.set_exception(GateCancelled(state, reason or "stopped by a person"))
+        _notify(told)
+        del dropped  # pictures are freed here, not under the lock
+        return Verdict(Outcome.WON, decision or Decision(None))
+
+    def _carry_out(
+        self,
+        action: Callable[[Answer], None],
+        answer: Answer,
+        entry: _Entry[P],
+        claim: threading.Event,
+        failure: str,
+    ) -> None:
+        """Make an answer durable, or undo that; if that fails, give the claim back and raise."""
+        try:
+            action(answer)
+        except BaseException as error:
+            with self._lock:
+                entry.claim = None
+            claim.set()
+            if isinstance(error, ImageGateError) or not isinstance(error, Exception):
+                raise
+            log.exception("gate %r: %s", entry.gate.title, failure)
+            raise NotRecorded(f"{failure}: {error}") from error
+
+    def _entry(self, gate_id: str) -> _Entry[P]:
+        entry = self._open.get(gate_id) or self._finished.get(gate_id)
+        if entry is None:
+            raise UnknownGate(f"no gate has the id {gate_id!r}")
+        return entry
+
+    def _forget(self) -> list[object]:
+        """Drop what was kept long enough, and hand it to the caller to be freed."""
+        dropped: list[object] = []
+        while len(self._with_pictures) > KEPT_PICTURES:
+            entry = self._with_pictures.popleft()
+            if not entry.gate.undoable:  # an undo needs them
+                dropped.append(entry.pictures)
+                entry.pictures = None
+        while len(self._finished) > self._kept:
+            dropped.append(self._finished.popitem(last=False))
+        return dropped
+
+    def _add_news(self, kind: str, entry: _Entry[P]) -> list[Subscription[P]]:
+        # In order, because the lock is held; the listeners are called after it is released.
+        entry.version += 1
+        news = News(kind, entry.snapshot())
+        for subscription in self._subscriptions:
+            subscription._add(news)
+        return list(self._subscriptions)
+
+    def _unsubscribe(self, subscription: Subscription[P]) -> None:
+        with self._lock:
+            self._subscriptions.discard(subscription)
+
+
+def _signed(by: str, note: str) -> tuple[str, str]:
+    for name, text, most in (("by", by, MAX_NAME), ("note", note, MAX_NOTE)):
+        if len(text) > most:
+            raise BadAnswer(f"{name} has {len(text)} characters; at most {most} are kept")
+    return by.strip(), note.strip()
+
+
+def _too_late(entry: _Entry[P], decision: Decision | None) -> Verdict:
+    if entry.answer is None or entry.state is State.EXPIRED:
+        raise _closed(entry)
+    first = entry.answer.decision
+    replay = decision is not None and first.same_answer(decision)
+    return Verdict(Outcome.REPLAY if replay else Outcome.LOST, first)
+
+
+def _closed(entry: _Entry[P]) -> GateClosed:
+    return GateClosed(f"gate {entry.gate.title!r} is {entry.state.value}: {entry.reason}")
+
+
+def _notify(told: list[Subscription[P]]) -> None:
+    for subscription in told:
+        try:
+            subscription.notify()
+        except Exception:  # one listener's trouble is not the others'
+            log.exception("a listener of the gate bus failed")

@@ -1,0 +1,250 @@
+"""The records everybody shares: gates, decisions, outcomes, and the rules they follow.
+
+Standard library only, no other module of this package. All records are frozen, so they may cross
+threads freely.
+
+The errors::
+
+    ImageGateError
+    ├── UnknownGate     no gate has this id                                   (HTTP 404)
+    ├── GateClosed      the gate was withdrawn or expired before the answer   (HTTP 410)
+    ├── BadAnswer       a route, label or note the gate cannot take           (HTTP 422)
+    ├── BadPicture      a mask that is broken, too big or of another shape    (HTTP 422)
+    ├── TooLate         an undo, or a mask, after it could still count        (HTTP 409)
+    ├── NotRecorded     the answer could not be made durable; the gate waits  (HTTP 507)
+    └── GateCancelled   what a waiter gets when its gate ends without a route
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from dataclasses import asdict, dataclass, field
+from enum import Enum
+from typing import Any
+
+MAX_ROUTES = 10
+MAX_NOTE = 2000
+"""Characters of a note, and (see `MAX_NAME`) of a name, that are kept; more is refused."""
+MAX_NAME = 100
+
+
+class ImageGateError(Exception):
+    """Base of all errors this package raises on purpose."""
+
+
+class UnknownGate(ImageGateError):
+    """No gate has this id."""
+
+
+class GateClosed(ImageGateError):
+    """The gate ended (withdrawn or expired) before the answer came."""
+
+
+class BadAnswer(ImageGateError, ValueError):
+    """The gate cannot take this answer; the message names what it can take."""
+
+
+class BadPicture(ImageGateError, ValueError):
+    """A mask that cannot be used; the message names what can."""
+
+
+class TooLate(ImageGateError):
+    """What was asked for can no longer be done."""
+
+
+class NotRecorded(ImageGateError):
+    """The answer could not be made durable, so it does not count and the gate still waits."""
+
+
+class GateCancelled(ImageGateError):
+    """The gate ended without a route; ``state`` says how: stopped, expired or withdrawn."""
+
+    def __init__(self, state: State, reason: str) -> None:
+        super().__init__(reason)
+        self.state = state
+
+
+class State(str, Enum):
+    """Where a gate is in its life. Only ``WAITING`` and ``PARKED`` take an answer."""
+
+    WAITING = "waiting"
+    PARKED = "parked"
+    DECIDED = "decided"
+    RESUMED = "resumed"
+    STOPPED = "stopped"
+    EXPIRED = "expired"
+    WITHDRAWN = "withdrawn"
+
+    @property
+    def open(self) -> bool:
+        """Whether a human can still answer."""
+        return self in (State.WAITING, State.PARKED)
+
+
+class Outcome(str, Enum):
+    """What became of an answer: the first one wins, a repetition of it is harmless."""
+
+    WON = "won"
+    REPLAY = "replay"
+    LOST = "lost"
+
+
+def new_gate_id() -> str:
+    """An unguessable, URL-safe id (128 bits)."""
+    return secrets.token_urlsafe(16)
+
+
+def parse_labels(text: str, routes: int) -> tuple[str, ...]:
+    """Split comma or newline separated labels; a missing or empty one is its number.
+
+    Args:
+        text: e.g. ``"keep, fix"``. Labels beyond ``routes`` are ignored.
+        routes: how many routes there are, 1 to `MAX_ROUTES`.
+
+    Returns:
+        Exactly ``routes`` labels.
+
+    Raises:
+        BadAnswer: ``routes`` is out of range.
+    """
+    if not 1 <= routes <= MAX_ROUTES:
+        raise BadAnswer(f"routes is {routes}; a gate has 1 to {MAX_ROUTES}")
+    given = [part.strip() for part in re.split(r"[,\n]", text)] if text.strip() else []
+    return tuple(given[i] if i < len(given) and given[i] else str(i + 1) for i in range(routes))
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One question put to a person: which way shall this image go?
+
+    Attributes:
+        labels: one a route, in order; routes count from 1.
+        width, height: of the image in pixels. ``batch``: how many images, at least 1.
+        node_id: of the node as the front end knows it (``"12"``, ``"4:2"`` in a subgraph).
+        prompt_id: the running prompt; empty in folder mode.
+        file: the path of the image relative to its folder; empty in ComfyUI.
+        created_at: seconds since the epoch. ``deadline``: likewise, or None for never.
+        on_timeout: the route taken at the deadline, or None for stop.
+        undoable: whether an answer may be taken back.
+    """
+
+    labels: tuple[str, ...]
+    width: int
+    height: int
+    title: str = "Image Gate"
+    batch: int = 1
+    node_id: str = ""
+    prompt_id: str = ""
+    mode: str = "wait"
+    file: str = ""
+    deadline: float | None = None
+    on_timeout: int | None = None
+    undoable: bool = False
+    created_at: float = field(default_factory=time.time)
+    id: str = field(default_factory=new_gate_id)
+
+    def route(self, wanted: object) -> int:
+        """The number, 1-based, of the route that ``wanted`` (a number or a label) names.
+
+        Raises:
+            BadAnswer: there is no such route, or several have this label.
+        """
+        if isinstance(wanted, int) and not isinstance(wanted, bool):
+            if 1 <= wanted <= len(self.labels):
+                return wanted
+        elif isinstance(wanted, str):
+            matches = [i for i, label in enumerate(self.labels, 1) if label == wanted.strip()]
+            if len(matches) == 1:
+                return matches[0]
+            if matches:
+                raise BadAnswer(
+                    f"label {wanted!r} is not unique: routes {_listed(matches)} all have it; "
+                    "give the route's number"
+                )
+        raise BadAnswer(f"no route {wanted!r}; this gate has {self.routes_text()}")
+
+    def index(self, wanted: int) -> int:
+        """``wanted`` if the batch has an image of that 0-based index.
+
+        Raises:
+            BadAnswer: it has not.
+        """
+        if 0 <= wanted < self.batch:
+            return wanted
+        raise BadAnswer(f"no image {wanted}; this gate has images 0 to {self.batch - 1}")
+
+    def routes_text(self) -> str:
+        """All routes for a message: ``1 (keep), 2 (fix)``."""
+        return _listed(f"{i} ({label})" for i, label in enumerate(self.labels, 1))
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The answer to a gate: a route (1-based), or None to stop; by whom, when, why."""
+
+    route: int | None
+    label: str = ""
+    by: str = ""
+    note: str = ""
+    at: float = field(default_factory=time.time)
+
+    def same_answer(self, other: Decision) -> bool:
+        """Whether the same person says the same thing."""
+        return (self.route, self.by) == (other.route, other.by)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a waiter receives: the decision, and the masks as they were when it was made.
+
+    ``masks`` maps a 0-based image index to PNG bytes; empty bytes say that a person cleared it.
+    """
+
+    decision: Decision
+    masks: dict[int, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of an answer; ``decision`` is the one that counts."""
+
+    outcome: Outcome
+    decision: Decision
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A gate as it stands at one moment; ``masked`` lists the images a mask was saved for.
+
+    ``seq`` orders gates by age, ``version`` grows with each change of this one, ``reason`` says
+    why a withdrawn gate was.
+    """
+
+    gate: Gate
+    state: State
+    seq: int
+    version: int = 0
+    decision: Decision | None = None
+    masked: tuple[int, ...] = ()
+    reason: str = ""
+    ended: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """The gate as REST, the event stream and ComfyUI's websocket tell it."""
+        record = asdict(self.gate) | {
+            "labels": list(self.gate.labels),
+            "state": self.state.value,
+            "version": self.version,
+            "masked": list(self.masked),
+        }
+        if self.decision is not None:
+            record["decision"] = asdict(self.decision)
+        if self.reason:
+            record["reason"] = self.reason
+        return record
+
+
+def _listed(items: Any) -> str:
+    return ", ".join(str(item) for item in items)
