@@ -1,0 +1,273 @@
+"""REST over the bus: what the panel, scripts and headless clients use."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
+from pydantic import BaseModel, ConfigDict, StrictInt, StrictStr
+
+from . import __version__
+from .access import Door, Guard
+from .gate_bus import GateBus
+from .model import (
+    BadAnswer,
+    BadPicture,
+    GateClosed,
+    ImageGateError,
+    NotRecorded,
+    Outcome,
+    State,
+    TooLate,
+    UnknownGate,
+    Verdict,
+)
+from .pictures import Pictures, clean_mask
+
+PREFIX = "/imagegate"
+PAGE = 50
+MAX_PAGE = 500
+HEARTBEAT = 5.0
+"""Seconds between signs of life on the event stream; a closed tab is noticed at the latest then."""
+
+STATUS: dict[type[ImageGateError], int] = {
+    UnknownGate: 404,
+    TooLate: 409,
+    GateClosed: 410,
+    BadAnswer: 422,
+    BadPicture: 422,
+    NotRecorded: 507,
+}
+
+log = logging.getLogger("imagegate")
+
+Limit = Annotated[int, Query(ge=1, le=MAX_PAGE)]
+Progress = Callable[[], dict[str, Any]]
+
+
+class Signed(BaseModel):
+    """Who answers, and why."""
+
+    model_config = ConfigDict(extra="forbid")
+    by: StrictStr = ""
+    note: StrictStr = ""
+
+
+class Choice(Signed):
+    """A route, by its number (1-based) or its label."""
+
+    route: StrictInt | StrictStr
+
+
+def create_app(bus: GateBus[Pictures], door: Door, progress: Progress | None = None) -> FastAPI:
+    """The REST app, guarded, under the path prefix `PREFIX`.
+
+    Args:
+        door: who may enter.
+        progress: what a session (of a folder) says of itself in the list of gates.
+    """
+    app = FastAPI(title="Image Gate", version=__version__, docs_url=None, redoc_url=None,
+                  openapi_url=f"{PREFIX}/api/openapi.json")  # fmt: skip
+    app.add_middleware(Guard, door=door, prefix=PREFIX)
+    app.add_exception_handler(ImageGateError, _explain)
+    app.add_exception_handler(RequestValidationError, _explain_input)
+    _add_gates(app, bus, progress)
+    _add_pictures(app, bus)
+    _add_answers(app, bus)
+
+    @app.get(f"{PREFIX}/api/events")
+    async def events(request: Request, node: str = "") -> StreamingResponse:
+        """Server-sent events: published, masked, decided, withdrawn; each a gate."""
+        return StreamingResponse(
+            _events(request, bus, node, progress),
+            media_type="text/event-stream",
+            headers={"cache-control": "no-cache", "x-accel-buffering": "no"},
+        )
+
+    @app.get("/", include_in_schema=False)
+    @app.get(PREFIX, include_in_schema=False)
+    def home() -> RedirectResponse:
+        return RedirectResponse(f"{PREFIX}/")
+
+    return app
+
+
+def _add_gates(app: FastAPI, bus: GateBus[Pictures], progress: Progress | None) -> None:
+    @app.get(f"{PREFIX}/api/gates")
+    def gates(
+        state: str = "waiting",
+        limit: Limit = PAGE,
+        cursor: str = "",
+        node: str = "",
+    ) -> dict[str, Any]:
+        """Gates that wait for a person, oldest first."""
+        if state != State.WAITING.value:
+            raise BadAnswer(f"state is {state!r}; this list has 'waiting', /history has the rest")
+        found = bus.pending(limit + 1, after=_cursor(cursor) or 0, node_id=node)
+        answer = _page([gate.to_json() for gate in found], [gate.seq for gate in found], limit)
+        answer["waiting"] = bus.count(node)
+        answer["now"] = time.time()  # for pages whose clock is wrong
+        if progress is not None:
+            answer["progress"] = progress()
+        return answer
+
+    @app.get(f"{PREFIX}/api/history")
+    def history(limit: Limit = PAGE, cursor: str = "") -> dict[str, Any]:
+        """Gates that ended, newest first."""
+        found = bus.finished(limit + 1, before=_cursor(cursor))
+        return _page([gate.to_json() for gate in found], [gate.ended for gate in found], limit)
+
+    @app.get(f"{PREFIX}/api/gates/{{gate_id}}")
+    def gate(gate_id: str) -> dict[str, Any]:
+        return bus.get(gate_id).to_json()
+
+
+def _add_pictures(app: FastAPI, bus: GateBus[Pictures]) -> None:
+    def pictures(gate_id: str, index: int) -> Pictures:
+        bus.get(gate_id).gate.index(index)
+        found = bus.pictures(gate_id)
+        if found is None:
+            raise GateClosed("the pictures of this gate are no longer kept")
+        return found
+
+    @app.get(f"{PREFIX}/api/gates/{{gate_id}}/image/{{index}}")
+    def image(gate_id: str, index: int, size: str = "preview") -> Response:
+        """``size=preview``: JPEG or WebP; ``size=full``: lossless PNG at the true size."""
+        if size not in ("preview", "full"):
+            raise BadAnswer(f"size is {size!r}; allowed are 'preview' and 'full'")
+        source = pictures(gate_id, index)
+        picture = source.preview(index) if size == "preview" else source.full(index)
+        # An id is never used again and its image never changes.
+        kept = {"cache-control": "private, max-age=86400, immutable"}
+        return Response(picture.body, media_type=picture.media_type, headers=kept)
+
+    @app.get(f"{PREFIX}/api/gates/{{gate_id}}/mask/{{index}}")
+    def get_mask(gate_id: str, index: int) -> Response:
+        """The saved mask, else the one that painting starts from; 204 where there is none."""
+        png = bus.mask(gate_id, index)
+        if png is None:
+            png = pictures(gate_id, index).start_mask(index)
+        kept = {"cache-control": "no-store"}
+        if not png:
+            return Response(status_code=204, headers=kept)
+        return Response(png, media_type="image/png", headers=kept)
+
+    @app.put(f"{PREFIX}/api/gates/{{gate_id}}/mask/{{index}}")
+    async def put_mask(gate_id: str, index: int, request: Request) -> dict[str, Any]:
+        """Save a mask: a PNG of the image's aspect ratio, white painted."""
+        body = await request.body()
+        return await asyncio.to_thread(save_mask, bus, gate_id, index, body)
+
+    @app.delete(f"{PREFIX}/api/gates/{{gate_id}}/mask/{{index}}")
+    def delete_mask(gate_id: str, index: int) -> dict[str, Any]:
+        """Clear the mask, also one that came from the mask input."""
+        return bus.set_mask(gate_id, index, b"").to_json()
+
+
+def save_mask(bus: GateBus[Pictures], gate_id: str, index: int, png: bytes) -> dict[str, Any]:
+    """Check a mask and keep it with its gate; raises as `GateBus.set_mask` and `clean_mask` do."""
+    gate = bus.get(gate_id).gate
+    gate.index(index)
+    return bus.set_mask(gate_id, index, clean_mask(png, gate.width, gate.height)).to_json()
+
+
+def _add_answers(app: FastAPI, bus: GateBus[Pictures]) -> None:
+    @app.post(f"{PREFIX}/api/gates/{{gate_id}}/decision")
+    def decide(gate_id: str, choice: Choice) -> JSONResponse:
+        """Choose a route. The first answer wins; a later one gets 409 and learns which it was."""
+        return _answer(bus.decide(gate_id, choice.route, by=choice.by, note=choice.note))
+
+    @app.post(f"{PREFIX}/api/gates/{{gate_id}}/stop")
+    def stop(gate_id: str, signed: Signed | None = None) -> JSONResponse:
+        """Stop: the prompt, or the session, ends."""
+        signed = signed or Signed()
+        return _answer(bus.stop(gate_id, by=signed.by, note=signed.note))
+
+    @app.post(f"{PREFIX}/api/gates/{{gate_id}}/undo")
+    def undo(gate_id: str, signed: Signed | None = None) -> dict[str, Any]:
+        """Take a decision back, where that is possible; 409 says why not."""
+        return bus.undo(gate_id).to_json()
+
+
+def _answer(verdict: Verdict) -> JSONResponse:
+    content: dict[str, Any] = {"outcome": verdict.outcome.value}
+    if verdict.outcome is Outcome.LOST:
+        first = verdict.decision
+        content["decision"] = {
+            "route": first.route, "label": first.label, "by": first.by, "note": first.note,
+            "at": first.at,
+        }  # fmt: skip
+        return JSONResponse(content, status_code=409)
+    return JSONResponse(content)
+
+
+async def _events(
+    request: Request, bus: GateBus[Pictures], node: str, progress: Progress | None
+) -> AsyncIterator[bytes]:
+    loop = asyncio.get_running_loop()
+    woken = asyncio.Event()
+
+    def wake() -> None:
+        loop.call_soon_threadsafe(woken.set)
+
+    def told(**more: Any) -> dict[str, Any]:
+        more["waiting"] = bus.count(node)
+        if progress is not None:
+            more["progress"] = progress()
+        return more
+
+    with bus.subscribe(wake) as subscription:
+        # A listener that has just (re)connected, or was too slow, reads the list anew.
+        yield _event("reload", told())
+        while not await request.is_disconnected():
+            try:
+                await asyncio.wait_for(woken.wait(), HEARTBEAT)
+            except asyncio.TimeoutError:
+                yield b": still here\n\n"
+                continue
+            woken.clear()
+            news, missed = subscription.drain()
+            if missed:
+                yield _event("reload", told())
+                continue
+            for item in news:
+                if node in ("", item.gate.gate.node_id):
+                    yield _event(item.kind, told(gate=item.gate.to_json()))
+
+
+def _event(kind: str, content: dict[str, Any]) -> bytes:
+    return f"event: {kind}\ndata: {json.dumps(content)}\n\n".encode()
+
+
+def _page(gates: list[dict[str, Any]], keys: list[int], limit: int) -> dict[str, Any]:
+    more = len(gates) > limit
+    return {"gates": gates[:limit], "next": str(keys[limit - 1]) if more else None}
+
+
+def _cursor(text: str) -> int | None:
+    if not text:
+        return None
+    if not text.isdecimal() or len(text) > 18:
+        raise BadAnswer(f"cursor is {text!r}; give the 'next' of the page before")
+    return int(text)
+
+
+async def _explain(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, ImageGateError)
+    return JSONResponse({"error": str(error)}, status_code=STATUS.get(type(error), 500))
+
+
+async def _explain_input(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    problems = [
+        f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}"
+        for problem in error.errors()
+    ]
+    return JSONResponse({"error": "; ".join(problems)}, status_code=422)

@@ -1,0 +1,368 @@
+"""The node: stops a prompt, waits for a person, sends the image down the chosen route.
+
+Imports without ComfyUI: what is ComfyUI's is imported where it is used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import torch
+
+from .gate_bus import GateBus, Ticket
+from .model import MAX_ROUTES, Answer, Gate, GateCancelled, State, parse_labels
+from .pictures import Pictures
+from .service import Service, shared_service
+from .tensors import TensorPictures, check_image, empty_mask, fit_mask, mask_from_png
+
+log = logging.getLogger("imagegate")
+
+INTERRUPT_LOOK = 0.1
+"""Seconds between looks at ComfyUI's interrupt flag, the one thing that cannot wake a waiter."""
+
+ON_TIMEOUT = ["stop", *(f"route {i}" for i in range(1, MAX_ROUTES + 1))]
+MAX_TIMEOUT = 30 * 24 * 3600
+
+
+def route_tuple(
+    chosen: int, image: Any, blocker: Any, max_routes: int = MAX_ROUTES
+) -> tuple[Any, ...]:
+    """The image on the chosen route, the blocker on every other one.
+
+    Args:
+        chosen: the route, counted from 0.
+
+    Raises:
+        ValueError: there is no such route.
+    """
+    if not 0 <= chosen < max_routes:
+        raise ValueError(f"route {chosen} is out of range; allowed are 0 to {max_routes - 1}")
+    return tuple(image if i == chosen else blocker for i in range(max_routes))
+
+
+def mask_from_stash(data: bytes | None, image: torch.Tensor) -> torch.Tensor:
+    """A saved mask for an image and its whole batch.
+
+    Args:
+        data: PNG bytes, white painted; None or empty for not painted.
+        image: ``[B,H,W,C]``.
+
+    Returns:
+        float32 ``[B,H,W]``, 0..1, 1 = painted; zeros where nothing was painted.
+
+    Raises:
+        BadPicture: broken, too large, or of another aspect ratio than the image.
+    """
+    if not data:
+        return empty_mask(image)
+    batch, height, width, _ = image.shape
+    return mask_from_png(data, width, height).expand(batch, -1, -1).clone()
+
+
+class ImageGate:
+    """ComfyUI node class "Image Gate (Manual Router)"; a V1 node with an async function."""
+
+    CATEGORY = "Datasete Gates"
+    DESCRIPTION = (
+        "Pauses the prompt and shows the image in a panel. A person may paint a mask and chooses "
+        "one of up to ten routes, or stops. Only what hangs on the chosen route runs."
+    )
+    FUNCTION = "run"
+    RETURN_TYPES: ClassVar[tuple[str, ...]] = ("MASK", *["IMAGE"] * MAX_ROUTES)
+    RETURN_NAMES: ClassVar[tuple[str, ...]] = (
+        "mask",
+        *(f"route_{i}" for i in range(1, MAX_ROUTES + 1)),
+    )
+    OUTPUT_TOOLTIPS: ClassVar[tuple[str, ...]] = (
+        "What was painted, 1 = painted; zeros, or the mask input, if nothing was.",
+        *(f"The image, if route {i} was chosen." for i in range(1, MAX_ROUTES + 1)),
+    )
+
+    def __init__(self, service: Service | None = None) -> None:
+        self._service = service or shared_service()
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """The contract of the node. New inputs go after the old ones."""
+        return {
+            "required": {
+                "image": ("IMAGE", {"lazy": True, "tooltip": "What the person looks at."}),
+                "routes": (
+                    "INT",
+                    {"default": 2, "min": 1, "max": MAX_ROUTES, "tooltip": "How many routes."},
+                ),
+            },
+            "optional": {
+                "labels": (
+                    "STRING",
+                    {
+                        "default": "",
+                        "placeholder": "keep, fix, reject",
+                        "tooltip": "One a route, separated by commas. A missing one is its number.",
+                    },
+                ),
+                "title": (
+                    "STRING",
+                    {"default": "", "tooltip": "Shown above the image. Default: the node's title."},
+                ),
+                "mask": ("MASK", {"tooltip": "Painting starts from it."}),
+                "timeout": (
+                    "INT",
+                    {
+                        "default": 0,
+                        "min": 0,
+                        "max": MAX_TIMEOUT,
+                        "tooltip": "Seconds to wait for a person; 0 waits for ever.",
+                    },
+                ),
+                "on_timeout": (ON_TIMEOUT, {"tooltip": "What happens when the time is up."}),
+            },
+            "hidden": {
+                "unique_id": "UNIQUE_ID",
+                "prompt": "PROMPT",
+                "extra_pnginfo": "EXTRA_PNGINFO",
+            },
+        }
+
+    @classmethod
+    def IS_CHANGED(cls, **_: Any) -> float:
+        """Never equal, not even to itself: the gate asks every time."""
+        return float("nan")
+
+    @classmethod
+    def VALIDATE_INPUTS(
+        cls,
+        routes: int | None = None,
+        timeout: int | None = None,
+        on_timeout: str | None = None,
+    ) -> bool | str:
+        """Refuse a prompt before it runs rather than after an hour. None: not known yet."""
+        try:
+            parse_labels("", MAX_ROUTES if routes is None else routes)
+            check_timeout(timeout or 0, on_timeout or "stop", routes or MAX_ROUTES)
+        except ValueError as error:
+            return str(error)
+        return True
+
+    def check_lazy_status(self, image: Any = None, **_: Any) -> list[str]:
+        """Which inputs have to be computed before `run`."""
+        return ["image"] if image is None else []
+
+    async def run(
+        self,
+        image: torch.Tensor,
+        routes: int,
+        labels: str = "",
+        title: str = "",
+        mask: torch.Tensor | None = None,
+        timeout: float = 0,
+        on_timeout: str = "stop",
+        unique_id: str | None = None,
+        prompt: Mapping[str, Any] | None = None,
+        extra_pnginfo: Mapping[str, Any] | None = None,
+    ) -> tuple[Any, ...]:
+        """Ask, wait, route.
+
+        Args:
+            image: ``[B,H,W,C]``, C of 1, 3 or 4; a batch goes down one route whole.
+            timeout: seconds; 0 waits for ever.
+            on_timeout: ``stop`` or ``route N``.
+
+        Returns:
+            ``(mask, route_1 .. route_10)``: the mask is float32 ``[B,H,W]``; the chosen route is
+            ``image`` itself, every other one blocked.
+
+        Raises:
+            ValueError: an input is not what it must be.
+            RuntimeError: the panel cannot be shown; the message says what to install.
+        """
+        check_image(image)
+        start_mask = None if mask is None else fit_mask(mask, image)
+        prompt_id, node_id = _place(unique_id)
+        now = time.time()
+        gate = Gate(
+            labels=parse_labels(labels, routes),
+            width=image.shape[2],
+            height=image.shape[1],
+            batch=image.shape[0],
+            title=title.strip() or _node_title(node_id, extra_pnginfo),
+            node_id=node_id,
+            prompt_id=prompt_id,
+            created_at=now,
+            deadline=now + timeout if timeout > 0 else None,
+            on_timeout=check_timeout(timeout, on_timeout, routes),
+        )
+        pictures = TensorPictures(image, start_mask)
+        ticket = self._service.bus.publish(gate, pictures)
+        log.info("gate %r waits for a person", gate.title)
+        try:
+            answer = await self._wait(ticket)
+        finally:
+            # Reached too when the prompt ends in any other way; after an answer it does nothing.
+            ticket.withdraw("its prompt ended")
+            pictures.release()
+        chosen = answer.decision.route
+        assert chosen is not None  # a stop raises
+        log.info("gate %r goes to %r", gate.title, answer.decision.label)
+        return (
+            _masks(answer, image, start_mask),
+            *route_tuple(chosen - 1, image, _blocker()),
+        )
+
+    async def _wait(self, ticket: Ticket[Pictures]) -> Answer:
+        """Wait for the answer, the deadline, the panel's failure or ComfyUI's interrupt."""
+        bus, gate = self._service.bus, ticket.gate
+        loop = asyncio.get_running_loop()
+        woken = asyncio.Event()
+        panel = self._service.start()
+        with _stopping(bus, ticket):
+            for future in (ticket.future, panel):
+                future.add_done_callback(lambda _: _wake(loop, woken))
+            while not ticket.future.done():
+                if panel.done() and (failure := panel.exception()):
+                    raise RuntimeError(str(failure)) from failure
+                try:
+                    _check_interrupt()
+                except BaseException:
+                    # The flag is lowered now: the others of this prompt will not see it.
+                    bus.withdraw_prompt(gate.prompt_id, "its prompt was cancelled")
+                    raise
+                if gate.deadline is not None and time.time() >= gate.deadline:
+                    bus.expire(gate.id)
+                    continue
+                await _until(woken, gate.deadline)
+                woken.clear()
+        try:
+            return ticket.future.result()
+        except GateCancelled as cancelled:
+            log.info("gate %r: %s", gate.title, cancelled)
+            raise _interrupted() from None
+
+
+@contextmanager
+def _stopping(bus: GateBus[Pictures], ticket: Ticket[Pictures]) -> Iterator[None]:
+    """Within this context, a Stop of the gate stops its whole prompt at once.
+
+    Another branch may be keeping ComfyUI's loop busy (a sampler, say), so that the gate cannot see
+    the Stop: then ComfyUI's own flag ends that branch. It is raised in the thread of whoever
+    stops, and never after the context is left, for the next prompt may run by then.
+    """
+    guard = threading.Lock()
+    inside = True
+
+    def ended(future: Future[Answer]) -> None:
+        failure = future.exception()
+        if not isinstance(failure, GateCancelled) or failure.state is State.WITHDRAWN:
+            return
+        bus.withdraw_prompt(ticket.gate.prompt_id, "its prompt was stopped at another gate")
+        with guard:
+            if inside:
+                _interrupt()
+
+    ticket.future.add_done_callback(ended)
+    try:
+        yield
+    finally:
+        with guard:
+            inside = False
+
+
+def check_timeout(timeout: float, on_timeout: str, routes: int) -> int | None:
+    """The route, 1-based, taken after ``timeout`` seconds; None for stop, or for no timeout.
+
+    Raises:
+        ValueError: the time is out of range, or there is no such route.
+    """
+    if not 0 <= timeout <= MAX_TIMEOUT:
+        raise ValueError(f"timeout is {timeout} s; allowed are 0 (never) to {MAX_TIMEOUT}")
+    if timeout == 0:
+        return None
+    allowed = ON_TIMEOUT[: routes + 1]
+    if on_timeout not in allowed:
+        raise ValueError(f"on_timeout is {on_timeout!r}; allowed are {', '.join(allowed)}")
+    return allowed.index(on_timeout) or None
+
+
+def _masks(answer: Answer, image: torch.Tensor, start: torch.Tensor | None) -> torch.Tensor:
+    """The mask ``[B,H,W]``: what was painted, else the mask input, else zeros."""
+    mask = empty_mask(image) if start is None else start.cpu().clone()
+    for index, png in answer.masks.items():
+        mask[index] = mask_from_stash(png, image[index : index + 1])[0]
+    return mask
+
+
+async def _until(woken: asyncio.Event, deadline: float | None) -> None:
+    pause = INTERRUPT_LOOK
+    if deadline is not None:
+        pause = min(pause, max(0.0, deadline - time.time()))
+    try:
+        await asyncio.wait_for(woken.wait(), pause)
+    except asyncio.TimeoutError:
+        return
+
+
+def _wake(loop: asyncio.AbstractEventLoop, woken: asyncio.Event) -> None:
+    try:
+        loop.call_soon_threadsafe(woken.set)
+    except RuntimeError:  # the prompt, and its loop, ended before
+        return
+
+
+def _place(unique_id: str | None) -> tuple[str, str]:
+    """(prompt id, node id as the front end knows it) of the node that runs now."""
+    try:
+        from comfy_execution.progress import get_progress_state
+        from comfy_execution.utils import get_executing_context
+    except ImportError:
+        return "", str(unique_id or "")
+    context = get_executing_context()
+    prompt_id = str(context.prompt_id) if context else ""
+    if unique_id is None:
+        return prompt_id, ""
+    # A node made by another one (a loop) has an id of its own, which the front end never saw.
+    return prompt_id, str(get_progress_state().dynprompt.get_display_node_id(str(unique_id)))
+
+
+def _node_title(node_id: str, extra_pnginfo: Mapping[str, Any] | None) -> str:
+    """The title the author gave the node in the workflow, or one made from its id."""
+    workflow = (extra_pnginfo or {}).get("workflow") or {}
+    nodes = list(workflow.get("nodes") or [])
+    for subgraph in (workflow.get("definitions") or {}).get("subgraphs") or []:
+        nodes += subgraph.get("nodes") or []
+    own = node_id.rpartition(":")[2]
+    for node in nodes:
+        if str(node.get("id")) == own and node.get("type") == "ImageGate" and node.get("title"):
+            return str(node["title"])
+    return f"Image Gate {node_id}".strip()
+
+
+def _blocker() -> Any:
+    from comfy_execution.graph import ExecutionBlocker
+
+    return ExecutionBlocker(None)
+
+
+def _check_interrupt() -> None:
+    from comfy.model_management import throw_exception_if_processing_interrupted
+
+    throw_exception_if_processing_interrupted()
+
+
+def _interrupt() -> None:
+    from comfy.model_management import interrupt_current_processing
+
+    interrupt_current_processing(True)
+
+
+def _interrupted() -> BaseException:
+    from comfy.model_management import InterruptProcessingException
+
+    error: BaseException = InterruptProcessingException()
+    return error

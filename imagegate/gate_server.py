@@ -1,0 +1,150 @@
+"""ComfyUI's side of the web: the panel behind ComfyUI's own port, and notices to its front end.
+
+With `imagegate.gate` the only module that knows ComfyUI. aiohttp is ComfyUI's own web framework.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any, Protocol
+
+import aiohttp
+from aiohttp import web
+
+from .access import KEY_HEADER
+from .gate_bus import Subscription
+from .pictures import Pictures
+from .service import PanelUnavailable, Service
+
+log = logging.getLogger("imagegate")
+
+PREFIX = "/imagegate"
+CHUNK = 64 * 2**10
+
+# RFC 9110, section 7.6.1: these concern one connection and are not passed on.
+_HOP_BY_HOP = frozenset(
+    {
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+
+
+class PromptServer(Protocol):
+    """What is used of ComfyUI's ``server.PromptServer``."""
+
+    routes: web.RouteTableDef
+
+    def send_sync(self, event: str, data: Any, sid: str | None = None) -> None:
+        """Send to one client's websocket, or to all; may be called from any thread."""
+
+
+def attach(server: PromptServer, service: Service) -> None:
+    """Give ComfyUI the routes ``/imagegate/...`` and tell its clients about gates.
+
+    ComfyUI takes routes only while it loads its packs. Nothing is started by this.
+    """
+    proxy = _Proxy(service)
+
+    @server.routes.get(f"{PREFIX}/notices")
+    async def notices(_: web.Request) -> web.Response:
+        """The gates that wait, for a page that was just loaded; never starts the panel."""
+        waiting = [gate.to_json() for gate in service.bus.pending(limit=200)]
+        return web.json_response({"waiting": waiting})
+
+    @server.routes.route("*", PREFIX)
+    async def home(_: web.Request) -> web.Response:
+        # Relative, because ComfyUI may itself be behind a path of somebody's proxy.
+        raise web.HTTPPermanentRedirect("imagegate/")
+
+    server.routes.route("*", PREFIX + "/{tail:.*}")(proxy.forward)
+    _tell(server, service)
+
+
+def _tell(server: PromptServer, service: Service) -> Subscription[Pictures]:
+    def notify() -> None:
+        news, _ = subscription.drain()  # drained at once, so none is ever lost
+        for item in news:
+            if item.kind != "masked":
+                server.send_sync(f"imagegate.{item.kind}", item.gate.to_json())
+
+    subscription = service.bus.subscribe(notify)
+    return subscription
+
+
+class _Proxy:
+    """Streams requests to the panel's loopback port, and answers back, byte by byte."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._session: aiohttp.ClientSession | None = None
+
+    async def forward(self, request: web.Request) -> web.StreamResponse:
+        try:
+            # Already running, so a browser that goes away cannot cancel it for the others.
+            base = await asyncio.wrap_future(self._service.start())
+        except PanelUnavailable as error:
+            return web.json_response({"error": str(error)}, status=503)
+        try:
+            return await self._stream(request, f"{base}{_path(request)}")
+        except aiohttp.ClientConnectionError as error:
+            log.warning("the panel did not answer: %s", error)
+            return web.json_response({"error": "the panel did not answer"}, status=502)
+
+    async def _stream(self, request: web.Request, url: str) -> web.StreamResponse:
+        headers = _end_to_end(request.headers)
+        headers[KEY_HEADER] = self._service.key
+        headers.setdefault("X-Forwarded-Proto", request.scheme)
+        async with self._client().request(
+            request.method,
+            url,
+            headers=headers,
+            data=request.content if request.body_exists else None,
+            allow_redirects=False,
+        ) as answer:
+            response = web.StreamResponse(status=answer.status, headers=_end_to_end(answer.headers))
+            await response.prepare(request)
+            try:
+                async for chunk in answer.content.iter_any():
+                    await response.write(chunk)
+                await response.write_eof()
+            except (ConnectionResetError, aiohttp.ClientError) as error:
+                # One side went. Closing `answer` tells the panel, cutting off the browser.
+                log.debug("%s was cut off: %s", request.path, error)
+                if request.transport is not None:
+                    request.transport.abort()
+            return response
+
+    def _client(self) -> aiohttp.ClientSession:
+        if self._session is None or self._session.closed:
+            self._session = aiohttp.ClientSession(
+                auto_decompress=False,
+                # Event streams stay open for as long as a page does.
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=10),
+                connector=aiohttp.TCPConnector(limit=0),
+                cookie_jar=aiohttp.DummyCookieJar(),
+            )
+        return self._session
+
+
+def _path(request: web.Request) -> str:
+    # Everything is served below /api too by ComfyUI; the panel knows one prefix only. The raw
+    # path is used, so that what is percent-encoded stays so.
+    raw = request.raw_path
+    return raw[raw.index(PREFIX) :]
+
+
+def _end_to_end(headers: Any) -> Any:
+    named = {name.strip().lower() for name in headers.get("Connection", "").split(",")}
+    kept = headers.copy()
+    for name in {name for name in kept if name.lower() in _HOP_BY_HOP | named | {KEY_HEADER}}:
+        kept.popall(name)
+    return kept

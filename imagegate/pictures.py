@@ -1,0 +1,127 @@
+"""Pictures of a gate as bytes: previews, full images, masks. Pillow, no torch.
+
+A preview is a JPEG (WebP where there is transparency) of at most `PREVIEW_SIDE` pixels; a full
+image is a lossless PNG; a mask is an 8-bit grey PNG in which white is painted.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from dataclasses import dataclass
+from typing import Protocol
+
+from PIL import Image
+
+from .model import BadPicture
+
+PREVIEW_SIDE = 1536
+"""Longest side, in pixels, of a preview and of the canvas that masks are painted on."""
+MAX_MASK_BYTES = 32 * 2**20
+MAX_MASK_PIXELS = 64 * 2**20
+"""Larger masks are refused. (Pillow itself warns from 85 million pixels on.)"""
+
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An encoded image."""
+
+    body: bytes
+    media_type: str
+
+
+class Pictures(Protocol):
+    """The pictures of one gate; ``index`` counts the images of its batch from 0. Thread-safe."""
+
+    def preview(self, index: int) -> Picture:
+        """JPEG or WebP, longest side at most `PREVIEW_SIDE`."""
+
+    def full(self, index: int) -> Picture:
+        """Lossless PNG at the image's true size. Raises `GateClosed` once it is let go."""
+
+    def start_mask(self, index: int) -> bytes | None:
+        """The mask that painting starts from, as PNG; None for an empty one."""
+
+
+def preview_size(width: int, height: int) -> tuple[int, int]:
+    """The size of a preview: the image's own, or scaled down so that it fits."""
+    scale = min(1.0, PREVIEW_SIDE / max(width, height))
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def encode_preview(image: Image.Image) -> Picture:
+    """Encode an image that has a preview's size already."""
+    out = io.BytesIO()
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image.convert("RGBA").save(out, "WEBP", quality=85, method=1)
+        return Picture(out.getvalue(), "image/webp")
+    if image.mode not in ("L", "RGB"):
+        image = image.convert("RGB")
+    image.save(out, "JPEG", quality=88)
+    return Picture(out.getvalue(), "image/jpeg")
+
+
+def encode_png(image: Image.Image) -> Picture:
+    """Encode without loss; fast rather than small."""
+    out = io.BytesIO()
+    image.save(out, "PNG", compress_level=1)
+    return Picture(out.getvalue(), "image/png")
+
+
+def read_mask(png: bytes, width: int, height: int) -> Image.Image:
+    """Decode a mask that somebody sent, without trusting it.
+
+    Args:
+        png: any PNG; brightness counts, what is transparent counts as black.
+        width, height: of the image it is for. The mask may be of another size, but must have the
+            same aspect ratio to within a pixel.
+
+    Returns:
+        The mask as sent, 8-bit grey (mode ``L``), white painted.
+
+    Raises:
+        BadPicture: it is none, is broken, too large or of another aspect ratio.
+    """
+    if len(png) > MAX_MASK_BYTES:
+        raise BadPicture(f"the mask has {len(png)} bytes; at most {MAX_MASK_BYTES} are taken")
+    if png[:8] != _PNG_SIGNATURE or png[12:16] != b"IHDR" or len(png) < 33:
+        raise BadPicture("the mask is not a PNG file")
+    # The size is read before Pillow sees the file: a few kilobytes can unpack to gigabytes.
+    wide, high = struct.unpack(">II", png[16:24])
+    if not 0 < wide * high <= MAX_MASK_PIXELS:
+        raise BadPicture(f"the mask is {wide} x {high}; at most {MAX_MASK_PIXELS} pixels are taken")
+    if abs(wide - width * high / height) > 1 and abs(high - height * wide / width) > 1:
+        raise BadPicture(
+            f"the mask is {wide} x {high}, which is another aspect ratio than the image's "
+            f"{width} x {height}"
+        )
+    try:
+        with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
+            image.load()
+            return _grey(image)
+    except Exception as error:  # Pillow raises nearly anything on a broken file
+        raise BadPicture(f"the mask is a broken PNG: {error}") from error
+
+
+def clean_mask(png: bytes, width: int, height: int) -> bytes:
+    """What `read_mask` makes of ``png``, as a PNG of our own, free of anything hidden in it."""
+    return encode_png(read_mask(png, width, height)).body
+
+
+def scale_mask(mask: Image.Image, width: int, height: int) -> Image.Image:
+    """A mask (mode ``L``) at exactly this size; the identity where it has it already."""
+    if mask.size == (width, height):
+        return mask
+    return mask.resize((width, height), Image.Resampling.BILINEAR)
+
+
+def _grey(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bit
+        return image.convert("I").point(lambda value: value / 257).convert("L")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        black = Image.new("RGBA", image.size, (0, 0, 0, 255))
+        image = Image.alpha_composite(black, image)
+    return image.convert("L")

@@ -1,0 +1,113 @@
+"""Puts one of each together, once per process, and starts the panel when it is first needed."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import socket
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TYPE_CHECKING
+
+from .gate_bus import GateBus
+from .pictures import Pictures
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+log = logging.getLogger("imagegate")
+
+INSTALL = (
+    "Image Gate's panel could not be loaded ({error}). Install what it needs into ComfyUI's Python "
+    'and queue again: pip install -r requirements.txt (it brings "gradio>=6.7,<6.16")'
+)
+
+
+class PanelUnavailable(Exception):
+    """The panel cannot start; the message says what to do."""
+
+
+class Service:
+    """The bus, and the panel's server on a loopback port of its own.
+
+    The port answers nobody who does not know ``key``, a secret of this process: another user of
+    the machine, or a page in a browser, gets nothing from it.
+
+    Args:
+        build: makes the ASGI app; by default the panel's.
+    """
+
+    def __init__(self, build: Callable[[Service], FastAPI] | None = None) -> None:
+        self.bus: GateBus[Pictures] = GateBus()
+        self.key = secrets.token_urlsafe(32)
+        self._build = build or _build_panel
+        self._lock = threading.Lock()  # guards _panel
+        self._panel: Future[str] | None = None
+
+    def start(self) -> Future[str]:
+        """Start the panel in the background unless it runs; its future resolves to its base URL.
+
+        The future fails with `PanelUnavailable`; the next call then tries again.
+        """
+        with self._lock:
+            if self._panel is not None and not (
+                self._panel.done() and self._panel.exception() is not None
+            ):
+                return self._panel
+            self._panel = ready = Future()
+            ready.set_running_or_notify_cancel()
+        threading.Thread(
+            target=self._serve, args=(ready,), name="imagegate-panel", daemon=True
+        ).start()
+        return ready
+
+    @property
+    def started(self) -> bool:
+        """Whether somebody has needed the panel yet."""
+        with self._lock:
+            return self._panel is not None
+
+    def _serve(self, ready: Future[str]) -> None:
+        try:
+            import uvicorn
+
+            class Server(uvicorn.Server):
+                async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+                    await super().startup(sockets)
+                    ready.set_result(url)
+
+            app = self._build(self)
+            listener = socket.create_server(("127.0.0.1", 0))
+            url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+            server = Server(uvicorn.Config(app, log_level="warning", lifespan="on"))
+        except Exception as error:  # a broken gradio can raise anything on import
+            log.exception("the panel could not be started")
+            ready.set_exception(PanelUnavailable(INSTALL.format(error=error)))
+            return
+        try:
+            server.run(sockets=[listener])
+        except BaseException as error:
+            if not ready.done():
+                ready.set_exception(PanelUnavailable(f"Image Gate's panel did not start: {error}"))
+            raise
+
+
+_shared_lock = threading.Lock()
+_shared: Service | None = None
+
+
+def shared_service() -> Service:
+    """The one service of this process, made on first use."""
+    global _shared
+    with _shared_lock:
+        if _shared is None:
+            _shared = Service()
+        return _shared
+
+
+def _build_panel(service: Service) -> FastAPI:
+    from .access import KeyDoor
+    from .panel import create_panel
+
+    return create_panel(service.bus, KeyDoor(service.key))
