@@ -1,0 +1,486 @@
+/**
+ * The panel's page: shows the gate in front, takes clicks and keys. What it knows comes from
+ * `Gates`; Gradio's part of the page is the mask editor, reached by the hidden buttons below.
+ *
+ * All texts that people wrote (titles, labels, notes, names) enter the page as text, never as HTML.
+ */
+
+import { Gates } from "./gates.js";
+
+const AHEAD = 3; // previews kept ready
+const SETTLE = 250; // ms in which a double click does not decide the gate that has just come
+const SURE = 4000; // ms to confirm a Stop
+const SAVE_MOST = 90_000; // ms; a small machine takes seconds to read a large canvas
+const NAME = "imagegate.name";
+
+const query = new URLSearchParams(location.search);
+const base = new URL("../", import.meta.url);
+const gates = new Gates(base, query.get("node") ?? "");
+
+/** What this page shows beside the gates themselves. */
+const view = {
+  gate: null,
+  index: 0,
+  version: -1,
+  shownAt: 0,
+  zoomed: false,
+  painting: null, // {gate, index, opened} while the mask editor is open
+  stopAsked: 0,
+  ahead: [],
+};
+
+let saves = 0;
+
+const $ = (id) => document.getElementById(id);
+
+// -- building
+
+const TOP = `
+  <header class="ig-head">
+    <h1 id="ig-title"></h1>
+    <span id="ig-facts"></span>
+    <span id="ig-clock" role="timer"></span>
+    <span id="ig-pending"></span>
+  </header>
+  <div id="ig-offline" role="alert" hidden>Connection lost. Trying again; nothing you clicked is lost.</div>
+  <div id="ig-stage" tabindex="-1">
+    <div class="ig-frame"><img id="ig-image" alt="" draggable="false"><div id="ig-mask"></div></div>
+    <div id="ig-empty" hidden><h2></h2><p></p></div>
+  </div>
+  <div id="ig-thumbs" role="tablist" aria-label="Images of this batch"></div>`;
+
+const BOTTOM = `
+  <div id="ig-routes" role="group" aria-label="Routes"></div>
+  <div class="ig-row" id="ig-tools">
+    <button id="ig-mask-edit" type="button" title="M">Paint mask</button>
+    <button id="ig-mask-save" type="button" class="ig-primary" hidden>Save mask</button>
+    <button id="ig-mask-cancel" type="button" hidden>Cancel</button>
+    <button id="ig-mask-clear" type="button">Clear mask</button>
+    <button id="ig-zoom" type="button" title="Space">Zoom</button>
+    <a id="ig-full" download>Full size</a>
+    <span class="ig-gap"></span>
+    <button id="ig-skip" type="button" title="N">Skip</button>
+    <button id="ig-undo" type="button" title="U">Undo</button>
+    <button id="ig-stop" type="button">Stop</button>
+  </div>
+  <div class="ig-row ig-words">
+    <input id="ig-note" maxlength="2000" placeholder="Note to go with the decision" aria-label="Note" autocomplete="off">
+    <input id="ig-name" maxlength="100" placeholder="Your name" aria-label="Your name" autocomplete="nickname">
+  </div>
+  <p id="ig-status" role="status" aria-live="polite"></p>
+  <div id="ig-progress" hidden><progress></progress><span></span></div>
+  <details id="ig-past"><summary>History</summary><ol id="ig-history"></ol></details>
+  <p class="ig-keys"><kbd>1</kbd>–<kbd>9</kbd>, <kbd>0</kbd> routes · <kbd>M</kbd> mask · <kbd>N</kbd> skip ·
+    <kbd>U</kbd> undo · <kbd>Space</kbd> zoom</p>`;
+
+function build() {
+  $("ig-top").innerHTML = TOP;
+  $("ig-bottom").innerHTML = BOTTOM;
+  document.body.classList.toggle("ig-embed", query.get("embed") === "1");
+  $("ig-name").value = localStorage.getItem(NAME) ?? "";
+  $("ig-past").open = innerWidth > 700 && query.get("embed") !== "1";
+
+  $("ig-skip").onclick = () => leaveEditor() && gates.skip();
+  $("ig-undo").onclick = () => gates.undo();
+  $("ig-stop").onclick = stop;
+  $("ig-mask-edit").onclick = openEditor;
+  $("ig-mask-save").onclick = saveMask;
+  $("ig-mask-cancel").onclick = closeEditor;
+  $("ig-mask-clear").onclick = clearMask;
+  $("ig-zoom").onclick = () => zoom();
+  $("ig-image").onclick = (event) => zoom(event);
+  $("ig-image").onerror = () =>
+    view.gate && say({ text: `The image of ${view.gate.title} could not be loaded.`, tone: "bad" });
+  $("ig-name").onchange = (event) => localStorage.setItem(NAME, event.target.value.trim());
+  document.addEventListener("keydown", key);
+  addEventListener("beforeunload", (event) => {
+    if (gates.unsent) event.preventDefault(); // an answer is still on its way
+  });
+
+  gates.addEventListener("change", render);
+  gates.addEventListener("said", (event) => say(event.detail));
+  gates.addEventListener("masked", (event) => masked(event.detail));
+  setInterval(clock, 1000);
+  gates.listen();
+  render();
+}
+
+/** An element with text, never with HTML. */
+function element(tag, text = "", attributes = {}) {
+  const made = document.createElement(tag);
+  made.textContent = text;
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  return made;
+}
+
+// -- showing
+
+function render() {
+  const gate = gates.current;
+  if (gate?.id !== view.gate?.id) show(gate);
+  else if (gate && gate.version !== view.version) showMask(gate);
+  view.gate = gate;
+  view.version = gate?.version ?? -1;
+  const count = gates.waiting;
+  $("ig-pending").textContent = gates.loaded ? `${count} waiting` : "";
+  document.title = count ? `(${count}) Image Gate` : "Image Gate";
+  $("ig-offline").hidden = gates.online || !gates.loaded;
+  // Gradio, finding its server gone, would reload the page and with it what is painted.
+  for (const id of ["ig-mask-edit", "ig-mask-save", "ig-mask-cancel"]) $(id).disabled = !gates.online;
+  $("ig-undo").disabled = gates.undoable === null;
+  $("ig-skip").disabled = gates.queue.length + gates.skipped.length < 2;
+  clock();
+  renderEmpty(gate);
+  renderProgress();
+  renderHistory();
+  prefetch();
+}
+
+/** Another gate, or none, comes to the front. */
+function show(gate) {
+  if (view.painting && view.painting.gate.id !== gate?.id) closeEditor();
+  Object.assign(view, { gate, index: 0, shownAt: performance.now(), stopAsked: 0 });
+  unzoom();
+  document.body.classList.toggle("ig-idle", gate === null);
+  $("ig-title").textContent = gate?.title ?? "";
+  $("ig-note").value = "";
+  $("ig-stop").textContent = "Stop";
+  const facts = gate ? [gate.file, `${gate.width} × ${gate.height}`] : [];
+  if (gate?.mode === "park") facts.push("parked");
+  $("ig-facts").textContent = facts.filter(Boolean).join(" · ");
+  $("ig-routes").replaceChildren(...(gate?.labels ?? []).map((label, i) => routeButton(gate, label, i + 1)));
+  const thumbs = gate && gate.batch > 1 ? [...Array(gate.batch).keys()] : [];
+  $("ig-thumbs").replaceChildren(...thumbs.map((index) => thumb(gate, index)));
+  if (gate) look(0);
+  else $("ig-image").removeAttribute("src");
+}
+
+function routeButton(gate, label, route) {
+  const button = element("button", `${route} · ${label}`, { id: `ig-route-${route}`, type: "button" });
+  button.onclick = () => decide(gate, route);
+  return button;
+}
+
+function thumb(gate, index) {
+  const button = element("button", "", { type: "button", role: "tab", title: `Image ${index + 1}` });
+  button.append(element("img", "", { src: gates.image(gate, index), loading: "lazy", alt: `Image ${index + 1}` }));
+  button.onclick = () => leaveEditor() && look(index);
+  return button;
+}
+
+/** Look at one image of the gate's batch. */
+function look(index) {
+  const { gate } = view;
+  view.index = index;
+  unzoom();
+  const image = $("ig-image");
+  image.alt = gate.batch > 1 ? `${gate.title}, image ${index + 1} of ${gate.batch}` : gate.title;
+  image.style.aspectRatio = `${gate.width} / ${gate.height}`;
+  image.src = gates.image(gate, index);
+  $("ig-full").href = gates.image(gate, index, "full");
+  $("ig-full").download = `${(gate.file || gate.title).replace(/[^\w.-]+/g, "_")}-${index}.png`;
+  showMask(gate);
+}
+
+/** Lay the mask over the image: what was saved, or what painting would start from. */
+async function showMask(gate) {
+  const { index } = view;
+  [...$("ig-thumbs").children].forEach((button, i) => {
+    button.setAttribute("aria-selected", String(i === index));
+    button.classList.toggle("ig-masked", gate.masked.includes(i));
+  });
+  const overlay = $("ig-mask");
+  const reply = await fetch(gates.mask(gate, index)).catch(() => null);
+  const png = reply?.status === 200 ? await reply.blob() : null;
+  if (view.gate?.id !== gate.id || view.index !== index) return; // moved on meanwhile
+  URL.revokeObjectURL(overlay.dataset.url ?? "");
+  overlay.dataset.url = png ? URL.createObjectURL(png) : "";
+  overlay.style.maskImage = png ? `url(${overlay.dataset.url})` : "";
+  overlay.hidden = png === null;
+  $("ig-mask-clear").disabled = png === null;
+}
+
+function prefetch() {
+  const urls = gates.queue.slice(1, 1 + AHEAD).map((gate) => gates.image(gate, 0));
+  if (String(urls) === String(view.ahead.map((image) => image.src))) return;
+  view.ahead = urls.map(
+    (url) => view.ahead.find((image) => image.src === url) ?? Object.assign(new Image(), { src: url }),
+  );
+  for (const image of view.ahead) image.decode().catch(() => {});
+}
+
+function clock() {
+  const gate = gates.current;
+  const now = Date.now() / 1000 + gates.clock;
+  const parts = gate ? [`${span(now - gate.created_at)}`] : [];
+  if (gate?.deadline) parts.push(`${span(gate.deadline - now)} left`);
+  $("ig-clock").textContent = parts.join(" · ");
+  $("ig-clock").title = "Waiting for so long";
+  $("ig-clock").classList.toggle("ig-urgent", Boolean(gate?.deadline) && gate.deadline - now < 30);
+}
+
+function span(seconds) {
+  const whole = Math.max(0, Math.floor(seconds));
+  const [hours, minutes] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60];
+  if (hours >= 48) return `${Math.floor(hours / 24)} days`;
+  const two = (number) => String(number).padStart(2, "0");
+  return `${hours ? `${hours}:${two(minutes)}` : minutes}:${two(whole % 60)}`;
+}
+
+function renderEmpty(gate) {
+  $("ig-empty").hidden = gate !== null;
+  if (gate) return;
+  const [head, text] = $("ig-empty").children;
+  const session = gates.progress;
+  if (!gates.loaded) [head.textContent, text.textContent] = ["Connecting …", ""];
+  else if (session?.ended) [head.textContent, text.textContent] = ["The session has ended.", `Everything decided so far is in ${session.out}.`];
+  else if (session?.scanning) [head.textContent, text.textContent] = ["Reading the folder …", session.folder];
+  else if (session) [head.textContent, text.textContent] = ["All done.", `${session.done} images are sorted into ${session.out}. Undo still works.`];
+  else [head.textContent, text.textContent] = ["Nothing waits for you.", "Queue a prompt with an Image Gate in ComfyUI; its image will appear here by itself."];
+}
+
+function renderProgress() {
+  const session = gates.progress;
+  $("ig-progress").hidden = !session;
+  if (!session) return;
+  const [bar, text] = $("ig-progress").children;
+  bar.max = session.total || 1;
+  bar.value = session.done;
+  const bad = session.unreadable_count;
+  text.textContent = `${session.done} of ${session.total} decided${bad ? `, ${bad} unreadable` : ""}`;
+  text.title = (session.unreadable ?? []).map((one) => (one.file ? `${one.file}: ${one.reason ?? ""}` : one)).join("\n");
+}
+
+function renderHistory() {
+  const rows = gates.history.map((gate) => {
+    const row = element("li", "", { "data-gate": gate.id });
+    const answer = gate.state === "withdrawn" ? "withdrawn" : gate.decision.route === null ? "Stop" : gate.decision.label;
+    row.append(
+      element("span", gate.file || gate.title, { class: "ig-what" }),
+      element("b", answer, { class: `ig-answer ig-${gate.state}` }),
+    );
+    const about = [gate.decision?.by, gate.decision && when(gate.decision.at), gate.decision?.note, gate.reason];
+    row.append(element("small", about.filter(Boolean).join(" · ")));
+    if (gate.state === "decided" && gate.undoable) {
+      const undo = element("button", "Undo", { type: "button" });
+      undo.onclick = () => gates.undo(gate);
+      row.append(undo);
+    }
+    return row;
+  });
+  $("ig-history").replaceChildren(...rows);
+  $("ig-past").hidden = rows.length === 0;
+}
+
+function when(seconds) {
+  return new Date(seconds * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
+}
+
+function say({ text, tone }) {
+  const status = $("ig-status");
+  status.textContent = text;
+  status.dataset.tone = tone ?? "";
+}
+
+// -- deciding
+
+function signed() {
+  return { by: $("ig-name").value.trim(), note: $("ig-note").value.trim() };
+}
+
+/** Decide the gate that the button was made for, with the mask that is being painted. */
+async function decide(gate, route) {
+  if (gate.id !== view.gate?.id || performance.now() - view.shownAt < SETTLE) return;
+  const words = signed();
+  if (view.painting && !(await saveMask())) return;
+  if (gate.id === view.gate?.id) gates.decide(gate, route, words);
+}
+
+/** The first click asks, the second one, not of the same double click, acts. */
+function stop() {
+  if (!view.gate) return;
+  const waited = performance.now() - view.stopAsked;
+  if (view.stopAsked && waited < SURE) {
+    if (waited > SETTLE) gates.stop(view.gate, signed());
+    return;
+  }
+  view.stopAsked = performance.now();
+  $("ig-stop").textContent = "Really stop?";
+  say({ text: gates.progress ? "Stop ends the session. Click again to stop." : "Stop ends the whole prompt. Click again to stop.", tone: "busy" });
+  setTimeout(() => {
+    if (performance.now() - view.stopAsked < SURE - 50) return;
+    $("ig-stop").textContent = "Stop";
+    view.stopAsked = 0;
+  }, SURE);
+}
+
+// -- zoom
+
+/** Fit, or one image pixel a screen pixel, around the point that was clicked. */
+function zoom(event) {
+  if (!view.gate || view.painting) return;
+  if (view.zoomed) {
+    unzoom();
+    return;
+  }
+  const image = $("ig-image");
+  const box = image.getBoundingClientRect();
+  const at = event?.clientX ? [(event.clientX - box.x) / box.width, (event.clientY - box.y) / box.height] : [0.5, 0.5];
+  view.zoomed = true;
+  const stage = $("ig-stage");
+  stage.classList.add("ig-zoomed");
+  image.style.width = `${view.gate.width / devicePixelRatio}px`;
+  stage.scrollTo(at[0] * image.offsetWidth - stage.clientWidth / 2, at[1] * image.offsetHeight - stage.clientHeight / 2);
+  // The preview stays, enlarged, until every pixel is here.
+  const full = Object.assign(new Image(), { src: $("ig-full").href });
+  const { gate, index } = view;
+  say({ text: "Loading the full size …", tone: "busy" });
+  full.decode().then(
+    () => {
+      if (!view.zoomed || view.gate?.id !== gate.id || view.index !== index) return;
+      image.src = full.src;
+      say({ text: `Full size, ${gate.width} × ${gate.height}.` });
+    },
+    () => say({ text: "The full size could not be loaded.", tone: "bad" }),
+  );
+}
+
+function unzoom() {
+  if (!view.zoomed) return;
+  view.zoomed = false;
+  $("ig-stage").classList.remove("ig-zoomed");
+  $("ig-image").style.width = "";
+}
+
+// -- painting: Gradio's ImageEditor, in the page only while it is used
+
+function press(id) {
+  const host = $(id);
+  (host?.matches("button") ? host : host?.querySelector("button"))?.click();
+}
+
+function openEditor() {
+  if (!view.gate || view.painting) return;
+  unzoom();
+  view.painting = { gate: view.gate, index: view.index, how: "start", opened: false };
+  painting(true);
+  say({ text: "Opening the mask editor …", tone: "busy" });
+  press("ig-edit-open");
+}
+
+/** Called by Gradio once the editor stands in the page. */
+function opened() {
+  if (!view.painting) return;
+  view.painting.opened = true;
+  say({ text: "Paint what the mask shall cover." });
+}
+
+/** While painting: start again from nothing. Else: clear what is saved. */
+function clearMask() {
+  if (!view.painting) return view.gate && gates.clearMask(view.gate, view.index);
+  view.painting.how = "blank";
+  press("ig-edit-open");
+}
+
+/** Save what was painted. Resolves to whether it is saved. */
+function saveMask() {
+  const { painting: now } = view;
+  if (!now) return Promise.resolve(true);
+  if (!now.opened) {
+    closeEditor(); // nothing can have been painted yet
+    return Promise.resolve(true);
+  }
+  if (now.saved) return now.saved.promise;
+  say({ text: "Saving the mask …", tone: "busy" });
+  now.saved = resolvers();
+  now.how = String(++saves);
+  setTimeout(maskSaved, SAVE_MOST, `the server did not answer within ${SAVE_MOST / 1000} s`, now.saved);
+  press("ig-edit-save");
+  return now.saved.promise;
+}
+
+function target() {
+  const { painting: now } = view;
+  return now ? `${now.gate.id} ${now.index} ${now.how}` : "";
+}
+
+/** Called by Gradio after the server took the mask, or refused it. */
+function maskSaved(result, saved = view.painting?.saved) {
+  const now = view.painting;
+  if (!saved || now?.saved !== saved) return;
+  const error = result === `saved ${target()}` ? "" : result;
+  now.saved = null;
+  if (error) say({ text: `Mask not saved: ${error}`, tone: "bad" });
+  else {
+    closeEditor();
+    say({ text: `Mask saved for ${now.gate.title}.`, tone: "good" });
+  }
+  saved?.resolve(!error);
+}
+
+function masked(gate) {
+  if (gate.id === view.gate?.id && !view.painting) showMask(gate);
+}
+
+function closeEditor() {
+  if (!view.painting) return;
+  view.painting.saved?.resolve(false);
+  view.painting = null;
+  painting(false);
+  press("ig-edit-close");
+}
+
+/** False, and a word, where going on would throw away what is being painted. */
+function leaveEditor() {
+  if (!view.painting) return true;
+  say({ text: "Save or cancel the mask first.", tone: "bad" });
+  return false;
+}
+
+function painting(on) {
+  document.body.classList.toggle("ig-painting", on);
+  $("ig-mask-edit").hidden = on;
+  $("ig-mask-save").hidden = !on;
+  $("ig-mask-cancel").hidden = !on;
+  if (on) $("ig-mask-clear").disabled = false;
+}
+
+function resolvers() {
+  const made = {};
+  made.promise = new Promise((resolve) => (made.resolve = resolve));
+  return made;
+}
+
+// -- keys
+
+const KEYS = {
+  m: () => (view.painting ? saveMask() : openEditor()),
+  n: () => $("ig-skip").click(),
+  u: () => $("ig-undo").click(),
+  " ": () => zoom(),
+};
+
+function key(event) {
+  const typing = event.target.closest?.("input:not([type=range]), textarea, select, [contenteditable]");
+  if (typing || event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
+  const route = /^[0-9]$/.test(event.key) ? Number(event.key) || 10 : 0;
+  const act = route ? () => $(`ig-route-${route}`)?.click() : KEYS[event.key.toLowerCase()];
+  if (!act) return;
+  event.preventDefault(); // Space would scroll, or press the button that has the focus
+  act();
+}
+
+/** For Gradio's events: which image they are about, and what became of it. */
+globalThis.imageGate = { target, opened, saved: (result) => maskSaved(result) };
+
+// Gradio draws its part when it is ready.
+const ready = () => $("ig-top") && $("ig-bottom");
+if (ready()) build();
+else {
+  const watch = new MutationObserver(() => {
+    if (!ready()) return;
+    watch.disconnect();
+    build();
+  });
+  watch.observe(document.documentElement, { childList: true, subtree: true });
+}

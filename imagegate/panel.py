@@ -1,0 +1,283 @@
+"""The panel: Gradio Blocks around a page of our own, mounted on the REST app.
+
+What has to be fast and never lose a click (image, routes, keys, news) is `page/panel.js` over
+REST; Gradio gives the frame, the theme and the mask editor. The only module that imports gradio.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from fastapi import FastAPI
+from PIL import Image
+from starlette.responses import JSONResponse
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from .access import Door
+from .api import PREFIX, Progress, create_app, save_mask
+from .gate_bus import GateBus
+from .model import ImageGateError
+from .pictures import Pictures, encode_png, preview_size, read_mask, scale_mask
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+
+import gradio as gr  # noqa: E402  (reads the setting above when it is imported)
+
+PAGE = Path(__file__).parent / "page"
+
+# Layers of Gradio's editor are RGBA; painted is white at this alpha, so that the image shows
+# through. Strokes have soft edges: from half of it on a pixel counts as painted.
+PAINT_ALPHA = 153
+
+# Relative to the page, which may be behind a path of somebody's proxy.
+_HEAD = """<meta name="viewport" content="width=device-width, initial-scale=1">
+<script type="module">
+import(new URL("page/panel.js", location.href.split(/[?#]/)[0].replace(/\\/?$/, "/")));
+</script>"""
+
+
+def create_panel(bus: GateBus[Pictures], door: Door, progress: Progress | None = None) -> FastAPI:
+    """The whole ASGI app under `imagegate.api.PREFIX`: REST and panel.
+
+    Args:
+        door: who may enter.
+        progress: what a folder session says of itself.
+    """
+    app = create_app(bus, door, progress)
+    app.mount(f"{PREFIX}/page", StaticFiles(directory=PAGE))
+    app.add_middleware(_PageOnly)
+    return gr.mount_gradio_app(
+        app,
+        _blocks(bus),
+        path=PREFIX,
+        root_path=PREFIX,
+        theme=_theme(),
+        css_paths=[PAGE / "panel.css"],
+        head=_HEAD,
+        ssr_mode=False,
+        footer_links=[],
+        max_file_size="32mb",
+        pwa=False,
+        mcp_server=False,
+        enable_monitoring=False,
+        show_error=False,
+    )
+
+
+def _theme() -> gr.themes.Base:
+    # System fonts only: a studio's machine may see no other network.
+    return gr.themes.Base(
+        primary_hue="blue",
+        neutral_hue="slate",
+        font=("system-ui", "sans-serif"),
+        font_mono=("ui-monospace", "monospace"),
+    )
+
+
+def _blocks(bus: GateBus[Pictures]) -> gr.Blocks:
+    """Two places that the page fills, and between them the editor, there while somebody paints."""
+    private: dict[str, Any] = {
+        "queue": False,
+        "api_visibility": "private",
+        "show_progress": "hidden",
+    }
+    with gr.Blocks(
+        title="Image Gate", fill_width=True, analytics_enabled=False, delete_cache=(600, 3600)
+    ) as blocks:
+        gr.HTML('<div id="ig-top"></div>', js_on_load=None, apply_default_css=False)
+        paint = ("#ffffff", PAINT_ALPHA / 255)
+        editor = gr.ImageEditor(
+            type="pil",
+            image_mode="RGBA",
+            format="png",
+            sources=(),
+            transforms=(),
+            layers=False,
+            brush=gr.Brush(
+                colors=[paint], default_color=paint, default_size=32, color_mode="fixed"
+            ),
+            eraser=gr.Eraser(default_size=32),
+            buttons=["fullscreen"],
+            show_label=False,
+            container=False,
+            interactive=True,
+            visible=False,
+            elem_id="ig-editor",
+        )
+        gr.HTML('<div id="ig-bottom"></div>', js_on_load=None, apply_default_css=False)
+        target = gr.Textbox(visible="hidden", elem_id="ig-edit-target")
+        result = gr.Textbox(visible="hidden", elem_id="ig-edit-result")
+        opens = gr.Button(visible="hidden", elem_id="ig-edit-open")
+        saves = gr.Button(visible="hidden", elem_id="ig-edit-save")
+        closes = gr.Button(visible="hidden", elem_id="ig-edit-close")
+
+        def open_editor(wanted: str) -> Any:
+            return _open_editor(bus, wanted)
+
+        def save_editor(wanted: str, value: dict[str, Any] | None) -> str:
+            return _save_editor(bus, wanted, value)
+
+        opens.click(
+            open_editor, [target], [editor], js="() => [imageGate.target()]", **private
+        ).then(None, None, None, js="() => imageGate.opened()")
+        saves.click(
+            save_editor,
+            [target, editor],
+            [result],
+            js="(_, value) => [imageGate.target(), value]",
+            **private,
+        ).then(None, [result], None, js="(result) => imageGate.saved(result)")
+        closes.click(lambda: gr.update(visible=False), None, [editor], **private)
+    return blocks
+
+
+def _open_editor(bus: GateBus[Pictures], wanted: str) -> Any:
+    """The editor over the preview of the image, with the mask so far as its layer.
+
+    ``wanted``: gate id, image index, and ``blank`` to start from an empty mask.
+    """
+    gate_id, index, how = _target(wanted)
+    gate = bus.get(gate_id).gate
+    pictures = bus.pictures(gate_id)
+    if pictures is None:
+        return gr.update(visible=False)
+    size = preview_size(gate.width, gate.height)
+    with Image.open(io.BytesIO(pictures.preview(index).body)) as preview:
+        background = preview.convert("RGBA").resize(size)
+    painted = np.zeros((size[1], size[0]), dtype=bool)
+    start = None if how == "blank" else _mask(bus, pictures, gate_id, index)
+    if start is not None:
+        painted = _painted(scale_mask(read_mask(start, gate.width, gate.height), *size))
+    layer = np.zeros((size[1], size[0], 4), dtype=np.uint8)
+    layer[painted] = (255, 255, 255, PAINT_ALPHA)
+    # Always with a layer, an empty one too: without it Undo takes the background away.
+    value = {"background": background, "layers": [Image.fromarray(layer)], "composite": None}
+    return gr.update(visible=True, canvas_size=size, value=value)
+
+
+def _save_editor(bus: GateBus[Pictures], wanted: str, value: dict[str, Any] | None) -> str:
+    """Keep what was painted; returns ``saved`` and the target, or why it could not be kept."""
+    try:
+        gate_id, index, _ = _target(wanted)
+        gate = bus.get(gate_id).gate
+        size = preview_size(gate.width, gate.height)
+        layers = (value or {}).get("layers") or []
+        painted = np.zeros((size[1], size[0]), dtype=bool)
+        for layer in layers:
+            if layer.size != size:
+                return f"the editor gave back {layer.size} pixels instead of {size}"
+            painted |= np.asarray(layer.convert("RGBA"))[..., 3] * 2.0 >= PAINT_ALPHA
+        pictures = bus.pictures(gate_id)
+        start = None if pictures is None else _mask(bus, pictures, gate_id, index)
+        mask = Image.fromarray(painted.astype(np.uint8) * 255)
+        if start is not None:
+            mask = _merge(read_mask(start, gate.width, gate.height), mask)
+        save_mask(bus, gate_id, index, encode_png(mask).body)
+    except ImageGateError as error:
+        return str(error)
+    return f"saved {wanted}"
+
+
+def _merge(start: Image.Image, painted: Image.Image) -> Image.Image:
+    """``painted`` where it differs from what painting started from, else ``start`` untouched.
+
+    A mask input may be soft, or finer than the editor's canvas: what nobody painted over stays
+    exactly as it came.
+    """
+    before = _painted(scale_mask(start, *painted.size))
+    changed = Image.fromarray((np.asarray(painted) > 0) ^ before)
+    if start.size != painted.size:
+        changed = changed.resize(start.size)
+        painted = scale_mask(painted, *start.size)
+    return Image.composite(painted, start, changed.convert("L"))
+
+
+def _painted(mask: Image.Image) -> Any:
+    return np.asarray(mask) >= 128
+
+
+def _mask(bus: GateBus[Pictures], pictures: Pictures, gate_id: str, index: int) -> bytes | None:
+    saved = bus.mask(gate_id, index)
+    return (saved or None) if saved is not None else pictures.start_mask(index)
+
+
+def _target(wanted: str) -> tuple[str, int, str]:
+    gate_id, index, how = wanted.split(" ")[:3]
+    return gate_id, int(index), how
+
+
+class _PageOnly:
+    """Lets through what Gradio's page itself asks for, and keeps the page to this server.
+
+    Gradio's private events are not listed, but its ``/call`` and ``/run`` routes would still take
+    them from anybody. Its page also names other servers, which are not to be asked.
+    """
+
+    _USED = re.compile(
+        r"/gradio_api/(run/predict/?|upload/?|upload_progress|file=.*|queue/(join/?|data)"
+        r"|heartbeat/\w+|app_id/?|startup-events|theme\.css)$"
+    )
+    _UNUSED = re.compile(r"/(monitoring|pwa_icon|manifest\.json|svelte|login|logout)(/|$)")
+    _ELSEWHERE = re.compile(
+        rb'<link\s+rel="preconnect"[^>]*>|<script\s+src="https://[^>]*></script>'
+        rb'|<link\s+rel="manifest"[^>]*>|<meta\s+(?:property|name)="(?:og|twitter):[^>]*>'
+    )
+    _POLICY = (
+        b"default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
+        b"style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; "
+        b"connect-src 'self' data: blob:; worker-src 'self' blob:; object-src 'none'; "
+        b"frame-ancestors 'self'; base-uri 'self'; form-action 'self'"
+    )
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not scope["path"].startswith(f"{PREFIX}/"):
+            await self._app(scope, receive, send)
+            return
+        path = scope["path"][len(PREFIX) :]
+        strange = path.startswith("/gradio_api") and not self._USED.match(path)
+        if strange or self._UNUSED.match(path):
+            refusal = JSONResponse({"error": f"no {path!r} here; the API is REST"}, 404)
+            await refusal(scope, receive, send)
+        elif path == "/":
+            await self._app(scope, receive, _Rewritten(send, self._clean).send)
+        else:
+            await self._app(scope, receive, send)
+
+    def _clean(self, start: Message, body: bytes) -> tuple[Message, bytes]:
+        body = self._ELSEWHERE.sub(b"", body)
+        headers = [(k, v) for k, v in start["headers"] if k.lower() != b"content-length"]
+        headers += [
+            (b"content-length", str(len(body)).encode()),
+            (b"content-security-policy", self._POLICY),
+            (b"referrer-policy", b"same-origin"),
+        ]
+        return {**start, "headers": headers}, body
+
+
+class _Rewritten:
+    """Collects a small response and sends it as ``change`` made it."""
+
+    def __init__(self, send: Send, change: Any) -> None:
+        self._send = send
+        self._change = change
+        self._start: Message = {}
+        self._body = b""
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._start = message
+            return
+        self._body += message.get("body", b"")
+        if not message.get("more_body"):
+            start, body = self._change(self._start, self._body)
+            await self._send(start)
+            await self._send({"type": "http.response.body", "body": body})
