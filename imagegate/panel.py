@@ -37,6 +37,7 @@ PAINT_ALPHA = 153
 
 # Relative to the page, which may be behind a path of somebody's proxy.
 _HEAD = """<meta name="viewport" content="width=device-width, initial-scale=1">
+<link rel="stylesheet" href="page/panel.css">
 <script type="module">
 import(new URL("page/panel.js", location.href.split(/[?#]/)[0].replace(/\\/?$/, "/")));
 </script>"""
@@ -58,7 +59,6 @@ def create_panel(bus: GateBus[Pictures], door: Door, progress: Progress | None =
         path=PREFIX,
         root_path=PREFIX,
         theme=_theme(),
-        css_paths=[PAGE / "panel.css"],
         head=_HEAD,
         ssr_mode=False,
         footer_links=[],

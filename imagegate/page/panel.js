@@ -101,6 +101,8 @@ function build() {
   gates.addEventListener("said", (event) => say(event.detail));
   gates.addEventListener("masked", (event) => masked(event.detail));
   setInterval(clock, 1000);
+  new ResizeObserver(fit).observe($("ig-bottom"));
+  addEventListener("resize", fit);
   gates.listen();
   render();
 }
@@ -212,11 +214,21 @@ function prefetch() {
 function clock() {
   const gate = gates.current;
   const now = Date.now() / 1000 + gates.clock;
-  const parts = gate ? [`${span(now - gate.created_at)}`] : [];
+  const parts = gate ? [`waiting ${span(now - gate.created_at)}`] : [];
   if (gate?.deadline) parts.push(`${span(gate.deadline - now)} left`);
   $("ig-clock").textContent = parts.join(" · ");
-  $("ig-clock").title = "Waiting for so long";
   $("ig-clock").classList.toggle("ig-urgent", Boolean(gate?.deadline) && gate.deadline - now < 30);
+}
+
+/** The image gets what the screen has left, with all that is needed to decide still in sight. */
+function fit() {
+  const stage = document.body.classList.contains("ig-painting") ? $("ig-editor") : $("ig-stage");
+  const last = innerWidth <= 640 ? $("ig-tools") : $("ig-status");
+  if (!stage || !last.offsetHeight) return;
+  const others = last.getBoundingClientRect().bottom + scrollY - stage.offsetHeight;
+  const least = Math.min(innerHeight / 2, 320);
+  const height = `${Math.round(Math.max(least, innerHeight - others - 8))}px`;
+  document.documentElement.style.setProperty("--ig-stage", height);
 }
 
 function span(seconds) {
