@@ -123,6 +123,7 @@ function render() {
   else if (gate && gate.version !== view.version) showMask(gate);
   view.gate = gate;
   view.version = gate?.version ?? -1;
+  document.body.classList.toggle("ig-idle", gate === null);
   const count = gates.waiting;
   $("ig-pending").textContent = gates.loaded ? `${count} waiting` : "";
   document.title = count ? `(${count}) Image Gate` : "Image Gate";
@@ -143,7 +144,6 @@ function show(gate) {
   if (view.painting && view.painting.gate.id !== gate?.id) closeEditor();
   Object.assign(view, { gate, index: 0, shownAt: performance.now(), stopAsked: 0 });
   unzoom();
-  document.body.classList.toggle("ig-idle", gate === null);
   $("ig-title").textContent = gate?.title ?? "";
   $("ig-note").value = "";
   $("ig-stop").textContent = "Stop";
