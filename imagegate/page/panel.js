@@ -147,7 +147,7 @@ function show(gate) {
   $("ig-title").textContent = gate?.title ?? "";
   $("ig-note").value = "";
   $("ig-stop").textContent = "Stop";
-  const facts = gate ? [gate.file, `${gate.width} × ${gate.height}`] : [];
+  const facts = gate ? [gate.file === gate.title ? "" : gate.file, `${gate.width} × ${gate.height}`] : [];
   if (gate?.mode === "park") facts.push("parked");
   $("ig-facts").textContent = facts.filter(Boolean).join(" · ");
   $("ig-routes").replaceChildren(...(gate?.labels ?? []).map((label, i) => routeButton(gate, label, i + 1)));
@@ -214,7 +214,8 @@ function prefetch() {
 function clock() {
   const gate = gates.current;
   const now = Date.now() / 1000 + gates.clock;
-  const parts = gate ? [`waiting ${span(now - gate.created_at)}`] : [];
+  // A folder's images have all waited since it was opened: that says nothing.
+  const parts = gate && !gate.file ? [`waiting ${span(now - gate.created_at)}`] : [];
   if (gate?.deadline) parts.push(`${span(gate.deadline - now)} left`);
   $("ig-clock").textContent = parts.join(" · ");
   $("ig-clock").classList.toggle("ig-urgent", Boolean(gate?.deadline) && gate.deadline - now < 30);
