@@ -1,0 +1,288 @@
+"""The panel on its own, over a folder of images: no ComfyUI, no GPU.
+
+python gradio_app.py PHOTOS --routes keep,fix,reject --out sorted
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import ipaddress
+import logging
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+import warnings
+import webbrowser
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+from PIL import Image
+
+from imagegate.access import Door, HostDoor
+from imagegate.api import PREFIX, Progress
+from imagegate.folder import FolderSession, read_routes
+from imagegate.gate_bus import GateBus
+from imagegate.image_files import find_images, suffixes
+from imagegate.journal import JOURNAL
+from imagegate.ledger import BadFolder
+from imagegate.pictures import Pictures
+from imagegate.samples import write_samples
+from imagegate.service import PanelUnavailable
+
+PORT = 7865
+GRACE = 1.0
+"""Seconds that open pages have to hear that the session ended, before the server goes."""
+
+Build = Callable[[GateBus[Pictures], Door, Progress], FastAPI]
+
+
+def main(arguments: Sequence[str] | None = None, build: Build | None = None) -> int:
+    """Review a folder until all is decided and somebody ends it.
+
+    Args:
+        arguments: of the command line, without the program's name.
+        build: makes the ASGI app; by default the panel's.
+
+    Returns:
+        The exit code: 0, or 2 if it could not start.
+    """
+    chosen = _parser().parse_args(arguments)
+    line = StatusLine()
+    logging.getLogger("imagegate").addHandler(line)
+    logging.getLogger("imagegate").setLevel(logging.INFO)
+    # Larger images than Pillow warns of are fine; it refuses those twice as large, and so do we.
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        return _review(chosen, line, build or _panel)
+    except (BadFolder, PanelUnavailable) as error:
+        line.close()
+        sys.stderr.write(f"gradio_app.py: {error}\n")
+        return 2
+    except KeyboardInterrupt:  # before there was a session to end
+        return 0
+    finally:
+        logging.getLogger("imagegate").removeHandler(line)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Look at every image of a folder and choose which way it goes.",
+        epilog="Hidden files, and linked folders, are not looked at. Start again with the same "
+        "folders to go on where you stopped.",
+    )
+    add = parser.add_argument
+    add("photos", metavar="PHOTOS", nargs="?", type=Path,
+        help="a folder of images, with all its subfolders; without it, a few samples")  # fmt: skip
+    add("--routes", default="keep,fix,reject", metavar="A,B,C", help="1 to 10 labels (%(default)s)")
+    add("--out", type=Path, metavar="FOLDER",
+        help="where decided files go: FOLDER/LABEL/ (sorted, in the current folder)")  # fmt: skip
+    add("--move", action="store_true", help="move the files instead of copying them")
+    add("--title", default="", help="shown above each image instead of its file's name")
+    add("--host", default="127.0.0.1", help="address to listen on (%(default)s: this machine only)")
+    add("--port", type=_port, help=f"port to listen on ({PORT}, or the next one that is free)")
+    add("--no-browser", action="store_true", help="do not open the panel in a browser")
+    return parser
+
+
+def _review(chosen: argparse.Namespace, line: StatusLine, build: Build) -> int:
+    photos, out = chosen.photos, chosen.out or Path("sorted")
+    routes = read_routes(chosen.routes)
+    if photos is None:
+        place = Path(tempfile.mkdtemp(prefix="imagegate-samples-"))
+        photos, out = place / "photos", chosen.out or place / "sorted"
+        photos.mkdir()
+        write_samples(photos)
+        line.say(f"No folder was named, so here are a few sample images: {photos}")
+    bus: GateBus[Pictures] = GateBus(kept=sys.maxsize)  # whatever was decided can be undone
+    session = FolderSession(
+        bus, photos, out, routes, move=chosen.move, title=chosen.title, changed=lambda: changed()
+    )
+    if next(find_images(photos, skip=out), None) is None:
+        nothing = f"no images below {photos}; looked for {', '.join(suffixes())}"
+        if not (out / JOURNAL).exists():
+            raise BadFolder(nothing)
+        line.say(f"{nothing}. What was decided earlier is in {out}.")
+        return 0
+    listener = _listen(chosen.host, chosen.port)
+    names = [] if _is_loopback(chosen.host) else [socket.gethostname().lower()]
+    door = HostDoor(name for name in (chosen.host.lower(), *names) if name)
+    server = Server(lambda: build(bus, door, session.progress), session, lambda: opened())
+
+    def changed() -> None:
+        line.show(_progress_text(session.progress()))
+        if session.ended.is_set():
+            server.should_exit = True
+
+    def opened() -> None:
+        shown = "127.0.0.1" if chosen.host in ("0.0.0.0", "::", "") else chosen.host  # noqa: S104
+        shown = f"[{shown}]" if ":" in shown else shown
+        url = f"http://{shown}:{listener.getsockname()[1]}{PREFIX}/"
+        line.say(f"Image Gate: open {url} (Ctrl+C ends the session)")
+        if not _is_loopback(chosen.host):
+            line.say(f"Warning: --host {chosen.host} lets anybody on the network see and decide.")
+        if not chosen.no_browser:
+            threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
+
+    try:
+        earlier = session.start()
+        if earlier:
+            line.say(f"{earlier} decided in earlier sessions; going on from there.")
+        line.say("Loading the panel ...")
+        server.run(sockets=[listener])
+    except KeyboardInterrupt:  # uvicorn raises it again once it has shut down
+        pass
+    finally:
+        session.close("the session was ended in the terminal")
+        listener.close()
+    line.close()
+    progress = session.progress()
+    line.say(f"{progress['reason'][:1].upper()}{progress['reason'][1:]}; start again to go on.")
+    line.say(f"{_progress_text(progress)}. Sorted into {out}.")
+    return 0
+
+
+class Server(uvicorn.Server):
+    """Serves until the session ends, and lets open pages hear of it before it goes.
+
+    Args:
+        build: makes what is served, once the server starts.
+        opened: called once it answers.
+    """
+
+    def __init__(
+        self, build: Callable[[], FastAPI], session: FolderSession, opened: Callable[[], None]
+    ) -> None:
+        super().__init__(
+            uvicorn.Config(
+                build, factory=True, log_level="warning", access_log=False,
+                timeout_graceful_shutdown=1,
+            )
+        )  # fmt: skip
+        self._session = session
+        self._opened = opened
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._opened()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await asyncio.to_thread(self._session.close, "the session was ended in the terminal")
+        if not self.force_exit:
+            await asyncio.sleep(GRACE)
+        # Streams to open pages are cut off now, which is no error worth a traceback.
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+        await super().shutdown(sockets)
+
+
+class StatusLine(logging.Handler):
+    """Writes messages to the terminal, and below them one line that changes in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._terminal = threading.RLock()  # one message after the other
+        self._text = ""
+        self._at = 0.0
+        self._tty = sys.stdout.isatty()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.say(self.format(record))
+
+    def say(self, message: str) -> None:
+        """A message that stays."""
+        with self._terminal:
+            self._write(f"{self._clear()}{message}\n{self._text if self._tty else ''}")
+
+    def show(self, text: str) -> None:
+        """The line that changes; where there is no terminal, one more line."""
+        with self._terminal:
+            if text == self._text:
+                return
+            self._text = text
+            now = time.monotonic()
+            if not self._tty:
+                if not text.startswith("looking"):
+                    self._write(f"{text}\n")
+            elif now - self._at > 0.05 or not text.startswith("looking"):
+                self._at = now
+                self._write(f"{self._clear()}{text}")
+
+    def close(self) -> None:
+        """The line goes."""
+        with self._terminal:
+            if self._tty and self._text:
+                self._write(self._clear())
+            self._text = ""
+        super().close()
+
+    def _clear(self) -> str:
+        return "\r\x1b[K" if self._tty and self._text else ""
+
+    def _write(self, text: str) -> None:
+        encoding = sys.stdout.encoding or "utf-8"
+        sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
+        sys.stdout.flush()
+
+
+def _progress_text(progress: dict[str, Any]) -> str:
+    text = f"{progress['done']} of {progress['total']} decided"
+    if progress["unreadable_count"]:
+        text += f", {progress['unreadable_count']} unreadable"
+    if progress["ended"]:
+        return text
+    if progress["scanning"]:
+        return f"looking for images: {progress['total']} found"
+    if progress["all_done"]:
+        text += f"; all done, sorted into {progress['out']}. Ctrl+C ends the session"
+    return text
+
+
+def _panel(bus: GateBus[Pictures], door: Door, progress: Progress) -> FastAPI:
+    try:
+        from imagegate.panel import create_panel  # gradio takes seconds to import
+    except ImportError as error:
+        raise PanelUnavailable(
+            f"the panel could not be loaded ({error}); pip install -r requirements.txt"
+        ) from error
+    return create_panel(bus, door, progress)
+
+
+def _listen(host: str, port: int | None) -> socket.socket:
+    for wanted in (port,) if port is not None else (*range(PORT, PORT + 20), 0):
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        try:
+            return socket.create_server((host, wanted), family=family, backlog=128)
+        except socket.gaierror:
+            raise BadFolder(f"--host {host} is no address of this machine") from None
+        except OSError as error:
+            failure = f"cannot listen on {host} port {wanted}: {error.strerror}"
+    raise BadFolder(f"{failure}; choose another --port")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def _port(text: str) -> int:
+    if not (text.isdecimal() and int(text) <= 65535):
+        raise argparse.ArgumentTypeError(f"{text!r} is no port; give 1 to 65535, or 0 for any")
+    return int(text)
+
+
+def _terminated(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())
