@@ -13,6 +13,7 @@ from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, StrictInt, StrictStr
+from starlette.exceptions import HTTPException
 
 from . import __version__
 from .access import Door, Guard
@@ -28,6 +29,7 @@ from .model import (
     TooLate,
     UnknownGate,
     Verdict,
+    sayable,
 )
 from .pictures import Pictures, clean_mask
 
@@ -78,6 +80,7 @@ def create_app(bus: GateBus[Pictures], door: Door, progress: Progress | None = N
     app.add_middleware(Guard, door=door, prefix=PREFIX)
     app.add_exception_handler(ImageGateError, _explain)
     app.add_exception_handler(RequestValidationError, _explain_input)
+    app.add_exception_handler(HTTPException, _explain_http)
     _add_gates(app, bus, progress)
     _add_pictures(app, bus)
     _add_answers(app, bus)
@@ -201,7 +204,7 @@ def _answer(verdict: Verdict) -> JSONResponse:
     if verdict.outcome is Outcome.LOST:
         first = verdict.decision
         content["decision"] = {
-            "route": first.route, "label": first.label, "by": first.by, "note": first.note,
+            "route": first.route, "label": sayable(first.label), "by": first.by, "note": first.note,
             "at": first.at,
         }  # fmt: skip
         return JSONResponse(content, status_code=409)
@@ -230,7 +233,8 @@ async def _events(
             try:
                 await asyncio.wait_for(woken.wait(), HEARTBEAT)
             except asyncio.TimeoutError:
-                yield b": still here\n\n"
+                # A sign of life; of a session also news that no gate brings ("all was decided").
+                yield b": still here\n\n" if progress is None else _event("progress", told())
                 continue
             woken.clear()
             news, missed = subscription.drain()
@@ -262,6 +266,11 @@ def _cursor(text: str) -> int | None:
 async def _explain(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ImageGateError)
     return JSONResponse({"error": str(error)}, status_code=STATUS.get(type(error), 500))
+
+
+async def _explain_http(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    return JSONResponse({"error": error.detail}, error.status_code, headers=error.headers)
 
 
 async def _explain_input(_: Request, error: Exception) -> JSONResponse:

@@ -27,7 +27,7 @@ from .pictures import Pictures, encode_png, preview_size, read_mask, scale_mask
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
-import gradio as gr  # noqa: E402  (reads the setting above when it is imported)
+import gradio as gr  # reads the setting above when it is imported
 
 PAGE = Path(__file__).parent / "page"
 
@@ -53,7 +53,7 @@ def create_panel(bus: GateBus[Pictures], door: Door, progress: Progress | None =
     app = create_app(bus, door, progress)
     app.mount(f"{PREFIX}/page", StaticFiles(directory=PAGE))
     app.add_middleware(_PageOnly)
-    return gr.mount_gradio_app(
+    whole: FastAPI = gr.mount_gradio_app(
         app,
         _blocks(bus),
         path=PREFIX,
@@ -68,6 +68,7 @@ def create_panel(bus: GateBus[Pictures], door: Door, progress: Progress | None =
         enable_monitoring=False,
         show_error=False,
     )
+    return whole
 
 
 def _theme() -> gr.themes.Base:
@@ -80,7 +81,7 @@ def _theme() -> gr.themes.Base:
     )
 
 
-def _blocks(bus: GateBus[Pictures]) -> gr.Blocks:
+def _blocks(bus: GateBus[Pictures]) -> Any:
     """Two places that the page fills, and between them the editor, there while somebody paints."""
     private: dict[str, Any] = {
         "queue": False,

@@ -55,7 +55,8 @@ class Service:
                 self._panel.done() and self._panel.exception() is not None
             ):
                 return self._panel
-            self._panel = ready = Future()
+            ready: Future[str] = Future()
+            self._panel = ready
             ready.set_running_or_notify_cancel()
         threading.Thread(
             target=self._serve, args=(ready,), name="imagegate-panel", daemon=True
@@ -75,22 +76,28 @@ class Service:
             class Server(uvicorn.Server):
                 async def startup(self, sockets: list[socket.socket] | None = None) -> None:
                     await super().startup(sockets)
-                    ready.set_result(url)
+                    if not self.should_exit:
+                        ready.set_result(url)
 
             app = self._build(self)
             listener = socket.create_server(("127.0.0.1", 0))
-            url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-            server = Server(uvicorn.Config(app, log_level="warning", lifespan="on"))
         except Exception as error:  # a broken gradio can raise anything on import
             log.exception("the panel could not be started")
             ready.set_exception(PanelUnavailable(INSTALL.format(error=error)))
             return
-        try:
-            server.run(sockets=[listener])
-        except BaseException as error:
-            if not ready.done():
-                ready.set_exception(PanelUnavailable(f"Image Gate's panel did not start: {error}"))
-            raise
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        with listener:
+            try:
+                Server(uvicorn.Config(app, log_level="warning", lifespan="on")).run([listener])
+            except BaseException:  # this is a thread's end; uvicorn leaves by SystemExit, too
+                log.exception("the panel's server failed")
+        with self._lock:
+            if self._panel is ready:
+                self._panel = None  # whoever needs the panel next starts another
+        if not ready.done():
+            ready.set_exception(
+                PanelUnavailable("Image Gate's panel did not start; ComfyUI's log says why")
+            )
 
 
 _shared_lock = threading.Lock()

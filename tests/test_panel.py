@@ -19,8 +19,7 @@ from imagegate.gate_bus import GateBus, GateCancelled, Ticket
 from imagegate.model import Gate, Outcome, State
 from imagegate.pictures import read_mask
 from imagegate.tensors import TensorPictures
-
-from .browser import PanelServer, chromium
+from tests.browser import PanelServer, chromium
 
 WAIT = 15_000  # ms
 PAINT = 90_000  # ms; Gradio's editor on a small machine without a GPU

@@ -78,6 +78,10 @@ export class Gates extends EventTarget {
       this.#setOnline(true);
       this.reload();
     });
+    on("progress", ({ waiting, progress }) => {
+      Object.assign(this, { waiting, progress });
+      this.#changed();
+    });
     on("published", this.#published);
     on("masked", this.#masked);
     on("decided", this.#ended);
@@ -107,7 +111,7 @@ export class Gates extends EventTarget {
       this.skipped = open.filter((gate) => put_off.has(gate.id));
       this.#cursor = page.next;
       this.history = past.gates.filter((gate) => this.#concerns(gate));
-      this.#count(page);
+      this.waiting = page.waiting;
       this.progress = page.progress ?? null;
       this.clock = page.now - Date.now() / 1000;
       if (shown && !this.#sending.has(shown.id)) await this.#keepInFront(shown);
@@ -222,8 +226,9 @@ export class Gates extends EventTarget {
 
   // -- news
 
-  #published({ gate, waiting }) {
+  #published({ gate, waiting, progress }) {
     this.waiting = waiting;
+    this.progress = progress ?? this.progress;
     this.history = this.history.filter((one) => one.id !== gate.id);
     const known = [...this.queue, ...this.skipped].some((one) => one.id === gate.id);
     // With unread pages before it, it will be read in its turn.
@@ -272,10 +277,6 @@ export class Gates extends EventTarget {
     return reply.json();
   }
 
-  #count(page) {
-    this.waiting = page.waiting;
-  }
-
   async #keepInFront(shown) {
     const rest = this.queue.filter((gate) => gate.id !== shown.id);
     const known = this.queue.find((gate) => gate.id === shown.id);
@@ -311,7 +312,7 @@ export class Gates extends EventTarget {
         ...page.gates.filter((gate) => !known.has(gate.id) && !this.#sending.has(gate.id)),
       );
       this.#cursor = page.next;
-      this.#count(page);
+      this.waiting = page.waiting;
     } catch {
       // the next change tries again
     }

@@ -69,6 +69,7 @@ const BOTTOM = `
   </div>
   <p id="ig-status" role="status" aria-live="polite"></p>
   <div id="ig-progress" hidden><progress></progress><span></span></div>
+  <details id="ig-unreadable" hidden><summary></summary><ul></ul></details>
   <details id="ig-past"><summary>History</summary><ol id="ig-history"></ol></details>
   <p class="ig-keys"><kbd>1</kbd>–<kbd>9</kbd>, <kbd>0</kbd> routes · <kbd>M</kbd> mask · <kbd>N</kbd> skip ·
     <kbd>U</kbd> undo · <kbd>Space</kbd> zoom</p>`;
@@ -248,20 +249,23 @@ function renderEmpty(gate) {
   if (!gates.loaded) [head.textContent, text.textContent] = ["Connecting …", ""];
   else if (session?.ended) [head.textContent, text.textContent] = ["The session has ended.", `Everything decided so far is in ${session.out}.`];
   else if (session?.scanning) [head.textContent, text.textContent] = ["Reading the folder …", session.folder];
-  else if (session) [head.textContent, text.textContent] = ["All done.", `${session.done} images are sorted into ${session.out}. Undo still works.`];
+  else if (session) [head.textContent, text.textContent] = ["All done.", `Everything is sorted into ${session.out}. Undo still works; Ctrl+C in the terminal ends the session.`];
   else [head.textContent, text.textContent] = ["Nothing waits for you.", "Queue a prompt with an Image Gate in ComfyUI; its image will appear here by itself."];
 }
 
 function renderProgress() {
   const session = gates.progress;
   $("ig-progress").hidden = !session;
-  if (!session) return;
+  if (!session) return; // in ComfyUI
   const [bar, text] = $("ig-progress").children;
   bar.max = session.total || 1;
   bar.value = session.done;
+  text.textContent = `${session.done} of ${session.total} decided`;
   const bad = session.unreadable_count;
-  text.textContent = `${session.done} of ${session.total} decided${bad ? `, ${bad} unreadable` : ""}`;
-  text.title = (session.unreadable ?? []).map((one) => (one.file ? `${one.file}: ${one.reason ?? ""}` : one)).join("\n");
+  const [summary, list] = $("ig-unreadable").children;
+  $("ig-unreadable").hidden = !bad;
+  summary.textContent = `${bad} unreadable, left where they are`;
+  list.replaceChildren(...session.unreadable.map(({ file, reason }) => element("li", `${file}: ${reason}`)));
 }
 
 function renderHistory() {
