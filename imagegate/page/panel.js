@@ -132,6 +132,7 @@ function render() {
   // Gradio, finding its server gone, would reload the page and with it what is painted.
   for (const id of ["ig-mask-edit", "ig-mask-save", "ig-mask-cancel"]) $(id).disabled = !gates.online;
   $("ig-undo").disabled = gates.undoable === null;
+  $("ig-undo").hidden = !gates.progress && gates.undoable === null; // a prompt cannot go back
   $("ig-skip").disabled = gates.queue.length + gates.skipped.length < 2;
   clock();
   renderEmpty(gate);
@@ -225,7 +226,8 @@ function clock() {
 /** The image gets what the screen has left, with all that is needed to decide still in sight. */
 function fit() {
   const stage = document.body.classList.contains("ig-painting") ? $("ig-editor") : $("ig-stage");
-  const last = innerWidth <= 640 ? $("ig-tools") : $("ig-status");
+  const embedded = document.body.classList.contains("ig-embed");
+  const last = innerWidth <= 640 && !embedded ? $("ig-tools") : $("ig-status");
   if (!stage || !last.offsetHeight) return;
   const others = last.getBoundingClientRect().bottom + scrollY - stage.offsetHeight;
   const least = Math.min(innerHeight / 2, 320);
