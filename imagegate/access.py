@@ -91,6 +91,8 @@ class Guard:
 
         async def watched(message: Message) -> None:
             nonlocal started
+            if body.refused is not None and not started:
+                raise body.refused  # the app may have taken it for a broken body
             started = True
             await send(message)
 
@@ -147,13 +149,15 @@ class _Body:
         self._receive = receive
         self._left = limit
         self._limit = limit
+        self.refused: Refused | None = None
 
     async def receive(self) -> Message:
         message = await self._receive()
         if message["type"] == "http.request":
             self._left -= len(message.get("body", b""))
             if self._left < 0:
-                raise _too_large(self._limit)
+                self.refused = _too_large(self._limit)
+                raise self.refused
         return message
 
 

@@ -231,8 +231,11 @@ class ImageGate:
                 try:
                     _check_interrupt()
                 except BaseException:
-                    # The flag is lowered now: the others of this prompt will not see it.
+                    # The flag is lowered now, so the others of this prompt would not see it. The
+                    # gates there are get told; what is still to come (the next item of a list)
+                    # finds the flag raised again. The next prompt starts by lowering it.
                     bus.withdraw_prompt(gate.prompt_id, "its prompt was cancelled")
+                    _interrupt()
                     raise
                 if gate.deadline is not None and time.time() >= gate.deadline:
                     bus.expire(gate.id)
@@ -243,6 +246,7 @@ class ImageGate:
             return ticket.future.result()
         except GateCancelled as cancelled:
             log.info("gate %r: %s", gate.title, cancelled)
+            _interrupt()  # for gates of this prompt that are still to come; it has not ended yet
             raise _interrupted() from None
 
 
@@ -302,10 +306,12 @@ async def _until(woken: asyncio.Event, deadline: float | None) -> None:
     pause = INTERRUPT_LOOK
     if deadline is not None:
         pause = min(pause, max(0.0, deadline - time.time()))
+    # Not wait_for: before Python 3.12 it can swallow a cancellation that comes as it is woken.
+    timer = asyncio.get_running_loop().call_later(pause, woken.set)
     try:
-        await asyncio.wait_for(woken.wait(), pause)
-    except asyncio.TimeoutError:
-        return
+        await woken.wait()
+    finally:
+        timer.cancel()
 
 
 def _wake(loop: asyncio.AbstractEventLoop, woken: asyncio.Event) -> None:
@@ -330,17 +336,32 @@ def _place(unique_id: str | None) -> tuple[str, str]:
     return prompt_id, str(get_progress_state().dynprompt.get_display_node_id(str(unique_id)))
 
 
-def _node_title(node_id: str, extra_pnginfo: Mapping[str, Any] | None) -> str:
-    """The title the author gave the node in the workflow, or one made from its id."""
-    workflow = (extra_pnginfo or {}).get("workflow") or {}
-    nodes = list(workflow.get("nodes") or [])
-    for subgraph in (workflow.get("definitions") or {}).get("subgraphs") or []:
-        nodes += subgraph.get("nodes") or []
-    own = node_id.rpartition(":")[2]
-    for node in nodes:
-        if str(node.get("id")) == own and node.get("type") == "ImageGate" and node.get("title"):
-            return str(node["title"])
+def _node_title(node_id: str, extra_pnginfo: object) -> str:
+    """The title the author gave the node in the workflow, or one made from its id.
+
+    What clients send as workflow is not checked by ComfyUI: anything strange costs the title only.
+    """
+    workflow = _mapping(_mapping(extra_pnginfo).get("workflow"))
+    subgraphs = _records(_mapping(workflow.get("definitions")).get("subgraphs"))
+    place, node = workflow, _mapping(None)
+    for part in node_id.split(":"):  # "4:2" is node 2 of the subgraph that node 4 stands for
+        node = _first(_records(place.get("nodes")), part)
+        place = _first(subgraphs, str(node.get("type")))
+    if node.get("type") == "ImageGate" and node.get("title"):
+        return str(node["title"])
     return f"Image Gate {node_id}".strip()
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _first(records: list[Mapping[str, Any]], wanted: str) -> Mapping[str, Any]:
+    return next((record for record in records if str(record.get("id")) == wanted), {})
+
+
+def _records(value: object) -> list[Mapping[str, Any]]:
+    return [v for v in value if isinstance(v, Mapping)] if isinstance(value, list) else []
 
 
 def _blocker() -> Any:

@@ -13,7 +13,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Generic, TypeVar
 
@@ -34,6 +34,7 @@ from .model import (
     TooLate,
     UnknownGate,
     Verdict,
+    sayable,
 )
 
 __all__ = ["GateBus", "GateCancelled", "News", "Subscription", "Ticket"]
@@ -45,7 +46,7 @@ P = TypeVar("P")
 KEPT_GATES = 10_000
 """Finished gates whose record is kept in memory."""
 KEPT_PICTURES = 100
-"""Finished gates whose pictures are kept too."""
+"""Finished gates whose pictures and masks are kept too."""
 KEPT_NEWS = 1_000
 """News a subscriber may leave unread before the oldest are lost to it."""
 
@@ -71,6 +72,7 @@ class _Entry(Generic[P]):
     state: State = State.WAITING
     version: int = 0
     masks: dict[int, bytes] = field(default_factory=dict)
+    masked: tuple[int, ...] = ()
     answer: Answer | None = None
     reason: str = ""
     ended: int = 0
@@ -83,9 +85,16 @@ class _Entry(Generic[P]):
             seq=self.seq,
             version=self.version,
             decision=self.answer.decision if self.answer else None,
-            masked=tuple(sorted(i for i, png in self.masks.items() if png)),
+            masked=self.masked,
             reason=self.reason,
             ended=self.ended,
+        )
+
+    def without_pictures(self) -> _Entry[P]:
+        """A finished entry as a mere record. (Its ticket keeps the entry itself, and the masks.)"""
+        answer = Answer(self.answer.decision) if self.answer else None
+        return replace(
+            self, pictures=None, masks={}, answer=answer, record=None, revoke=None, future=Future()
         )
 
 
@@ -140,6 +149,7 @@ class Subscription(Generic[P]):
         self._bus = bus
         self._unread: deque[News] = deque(maxlen=limit)  # guarded by the bus's lock
         self._missed = False
+        self.closed = False
         self.notify = notify
 
     def drain(self) -> tuple[list[News], bool]:
@@ -151,7 +161,8 @@ class Subscription(Generic[P]):
         return news, missed
 
     def close(self) -> None:
-        """No more news, no more calls of ``notify``."""
+        """No more news; ``notify`` is not called again, though a call may be under way."""
+        self.closed = True
         self._bus._unsubscribe(self)
 
     def __enter__(self) -> Subscription[P]:
@@ -296,7 +307,7 @@ class GateBus(Generic[P]):
             other.wait()
         self._carry_out(revoke, answer, entry, claim, "not taken back, the decision stands")
         with self._lock:
-            del self._finished[gate_id]
+            self._finished.pop(gate_id, None)  # it may have been forgotten meanwhile
             self._open[gate_id] = entry
             entry.state, entry.answer, entry.claim = State.WAITING, None, None
             entry.future = Future()
@@ -322,6 +333,7 @@ class GateBus(Generic[P]):
             if not entry.state.open or entry.claim is not None:
                 raise TooLate(f"gate {entry.gate.title!r} was decided before the mask was saved")
             entry.masks[index] = png
+            entry.masked = tuple(sorted(i for i, saved in entry.masks.items() if saved))
             told = self._add_news("masked", entry)
             snapshot = entry.snapshot()
         _notify(told)
@@ -413,8 +425,7 @@ class GateBus(Generic[P]):
             self._carry_out(entry.record, answer, entry, claim, "not recorded, the gate waits")
         with self._lock:
             entry.state, entry.answer, entry.claim = state, answer, None
-            if decision is None or decision.route is None:
-                entry.reason = reason
+            entry.reason = reason
             self._seq += 1
             entry.ended = self._seq
             del self._open[gate_id]
@@ -464,9 +475,9 @@ class GateBus(Generic[P]):
         dropped: list[object] = []
         while len(self._with_pictures) > KEPT_PICTURES:
             entry = self._with_pictures.popleft()
-            if not entry.gate.undoable:  # an undo needs them
-                dropped.append(entry.pictures)
-                entry.pictures = None
+            if not entry.gate.undoable and entry.gate.id in self._finished:  # an undo needs them
+                dropped.append(entry)
+                self._finished[entry.gate.id] = entry.without_pictures()
         while len(self._finished) > self._kept:
             dropped.append(self._finished.popitem(last=False))
         return dropped
@@ -488,6 +499,8 @@ def _signed(by: str, note: str) -> tuple[str, str]:
     for name, text, most in (("by", by, MAX_NAME), ("note", note, MAX_NOTE)):
         if len(text) > most:
             raise BadAnswer(f"{name} has {len(text)} characters; at most {most} are kept")
+        if sayable(text) != text:
+            raise BadAnswer(f"{name} holds half a character (a lone surrogate)")
     return by.strip(), note.strip()
 
 
@@ -506,6 +519,7 @@ def _closed(entry: _Entry[P]) -> GateClosed:
 def _notify(told: list[Subscription[P]]) -> None:
     for subscription in told:
         try:
-            subscription.notify()
+            if not subscription.closed:
+                subscription.notify()
         except Exception:  # one listener's trouble is not the others'
             log.exception("a listener of the gate bus failed")

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from typing import Any, Protocol
 
 import aiohttp
 from aiohttp import web
+from yarl import URL
 
 from .access import KEY_HEADER
 from .gate_bus import Subscription
@@ -70,11 +72,14 @@ def attach(server: PromptServer, service: Service) -> None:
 
 
 def _tell(server: PromptServer, service: Service) -> Subscription[Pictures]:
+    in_order = threading.Lock()  # two threads may have news to tell at the same time
+
     def notify() -> None:
-        news, _ = subscription.drain()  # drained at once, so none is ever lost
-        for item in news:
-            if item.kind != "masked":
-                server.send_sync(f"imagegate.{item.kind}", item.gate.to_json())
+        with in_order:
+            news, _ = subscription.drain()  # drained at once, so none is ever lost
+            for item in news:
+                if item.kind != "masked":
+                    server.send_sync(f"imagegate.{item.kind}", item.gate.to_json())
 
     subscription = service.bus.subscribe(notify)
     return subscription
@@ -94,12 +99,12 @@ class _Proxy:
         except PanelUnavailable as error:
             return web.json_response({"error": str(error)}, status=503)
         try:
-            return await self._stream(request, f"{base}{_path(request)}")
+            return await self._stream(request, URL(base + _path(request), encoded=True))
         except aiohttp.ClientConnectionError as error:
             log.warning("the panel did not answer: %s", error)
             return web.json_response({"error": "the panel did not answer"}, status=502)
 
-    async def _stream(self, request: web.Request, url: str) -> web.StreamResponse:
+    async def _stream(self, request: web.Request, url: URL) -> web.StreamResponse:
         headers = _end_to_end(request.headers)
         headers[KEY_HEADER] = self._service.key
         headers.setdefault("X-Forwarded-Proto", request.scheme)
@@ -138,8 +143,10 @@ class _Proxy:
 def _path(request: web.Request) -> str:
     # Everything is served below /api too by ComfyUI; the panel knows one prefix only. The raw
     # path is used, so that what is percent-encoded stays so.
-    raw = request.raw_path
-    return raw[raw.index(PREFIX) :]
+    _, found, tail = request.raw_path.partition(PREFIX)
+    if not found:  # the prefix itself was written with escapes
+        raise web.HTTPNotFound
+    return PREFIX + tail
 
 
 def _end_to_end(headers: Any) -> Any:

@@ -233,17 +233,29 @@ class Snapshot:
 
     def to_json(self) -> dict[str, Any]:
         """The gate as REST, the event stream and ComfyUI's websocket tell it."""
-        record = asdict(self.gate) | {
-            "labels": list(self.gate.labels),
+        record: dict[str, Any] = {
+            key: sayable(value) if isinstance(value, str) else value
+            for key, value in asdict(self.gate).items()
+        }
+        record |= {
+            "labels": [sayable(label) for label in self.gate.labels],
             "state": self.state.value,
             "version": self.version,
             "masked": list(self.masked),
         }
         if self.decision is not None:
-            record["decision"] = asdict(self.decision)
+            record["decision"] = asdict(self.decision) | {"label": sayable(self.decision.label)}
         if self.reason:
             record["reason"] = self.reason
         return record
+
+
+def sayable(text: str) -> str:
+    """``text`` without lone surrogates, which no JSON or HTML in UTF-8 can carry.
+
+    They come in prompts written by hand, and in file names that are not UTF-8.
+    """
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _listed(items: Any) -> str:

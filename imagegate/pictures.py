@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import io
 import struct
+import threading
 from dataclasses import dataclass
 from typing import Protocol
 
-from PIL import Image
+from PIL import Image, ImageChops
 
 from .model import BadPicture
 
@@ -20,6 +21,9 @@ PREVIEW_SIDE = 1536
 MAX_MASK_BYTES = 32 * 2**20
 MAX_MASK_PIXELS = 64 * 2**20
 """Larger masks are refused. (Pillow itself warns from 85 million pixels on.)"""
+
+# The largest masks unpack to hundreds of megabytes; whoever sends many waits.
+_AT_A_TIME = threading.Semaphore(2)
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -107,7 +111,8 @@ def read_mask(png: bytes, width: int, height: int) -> Image.Image:
 
 def clean_mask(png: bytes, width: int, height: int) -> bytes:
     """What `read_mask` makes of ``png``, as a PNG of our own, free of anything hidden in it."""
-    return encode_png(read_mask(png, width, height)).body
+    with _AT_A_TIME:
+        return encode_png(read_mask(png, width, height)).body
 
 
 def scale_mask(mask: Image.Image, width: int, height: int) -> Image.Image:
@@ -121,7 +126,6 @@ def _grey(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16 bit
         return image.convert("I").point(lambda value: value / 257).convert("L")
     if image.has_transparency_data:
-        image = image.convert("RGBA")
-        black = Image.new("RGBA", image.size, (0, 0, 0, 255))
-        image = Image.alpha_composite(black, image)
+        image = image.convert("RGBA")  # what shows over black, without a second image of that size
+        return ImageChops.multiply(image.convert("L"), image.getchannel("A"))
     return image.convert("L")

@@ -1,0 +1,195 @@
+"""Who imports whom, seen in a fresh interpreter; and that importing starts nothing."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "imagegate"
+HEAVY = {"torch", "gradio", "comfy", "comfy_execution", "nodes", "server", "fastapi", "uvicorn"}
+MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+
+
+def fresh(code: str) -> Any:
+    """What ``code`` puts into ``result``, run in a new interpreter."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"import json\n{code}\nprint(json.dumps(result))"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def loaded(module: str) -> set[str]:
+    code = f"import sys, imagegate.{module}\nresult = sorted(sys.modules)"
+    return {name.partition(".")[0] for name in fresh(code)}
+
+
+@pytest.mark.parametrize(
+    "module", [m for m in ("model", "gate_bus", "pictures", "folder", "access") if m in MODULES]
+)
+def test_the_core_is_light(module: str) -> None:
+    """The core imports neither torch nor gradio, comfy or a web framework's app."""
+    assert not loaded(module) & HEAVY
+
+
+def test_the_api_needs_no_torch() -> None:
+    """REST imports fastapi, but neither torch nor gradio nor comfy."""
+    assert not loaded("api") & (HEAVY - {"fastapi"})
+
+
+def test_the_node_imports_without_comfyui() -> None:
+    """The node imports torch, but nothing of ComfyUI, gradio or the web."""
+    assert not loaded("gate") & (HEAVY - {"torch"})
+
+
+@pytest.mark.parametrize("module", ["model", "gate_bus"])
+def test_the_bus_needs_only_python(module: str) -> None:
+    """The bus and the records import the standard library only."""
+    code = f"import sys\nbefore = set(sys.modules)\nimport imagegate.{module}\n"
+    code += "result = sorted(set(sys.modules) - before)"
+    names = {name.partition(".")[0] for name in fresh(code)}
+    assert names <= set(sys.stdlib_module_names) | {"imagegate"}
+
+
+def imports_of(module: str) -> set[str]:
+    """The modules of this package that a module imports when it is imported itself."""
+    found: set[str] = set()
+    todo: list[ast.AST] = [ast.parse((PACKAGE / f"{module}.py").read_text())]
+    while todo:
+        node = todo.pop()
+        if isinstance(node, ast.ImportFrom) and node.level == 1:
+            names = [node.module] if node.module else [alias.name for alias in node.names]
+            found |= {name.partition(".")[0] for name in names if name}
+        lazy = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+        typing = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        if not lazy and not typing:
+            todo += ast.iter_child_nodes(node)
+    return found & set(MODULES)
+
+
+def test_imports_form_no_cycle() -> None:
+    """No module imports itself by way of others."""
+    left = {module: imports_of(module) for module in MODULES}
+    while free := [module for module, wanted in left.items() if not wanted & set(left)]:
+        for module in free:
+            del left[module]
+    assert not left, f"a cycle among {left}"
+    assert imports_of("model") == set()
+    assert imports_of("gate_bus") == {"model"}
+
+
+def test_only_the_edges_know_the_frameworks() -> None:
+    """Each framework is imported, anywhere in the text, only by the modules at its edge."""
+    allowed = {
+        "torch": {"tensors", "gate", "resume"},
+        "gradio": {"panel"},
+        "comfy": {"gate", "gate_server", "resume"},
+        "comfy_execution": {"gate", "gate_server", "resume"},
+        "server": {"gate_server", "resume"},
+        "aiohttp": {"gate_server"},
+    }
+    for module in MODULES:
+        for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text())):
+            names: list[str] = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                names = [node.module or ""]
+            for name in names:
+                top = name.partition(".")[0]
+                assert module in allowed.get(top, {module}), f"{module} imports {name}"
+
+
+def test_nothing_of_the_package_is_imported_by_its_full_name() -> None:
+    """All imports within the package are relative: ComfyUI loads it under another name."""
+    for path in [ROOT / "__init__.py", *PACKAGE.glob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.level == 0:
+                assert not (node.module or "").startswith("imagegate"), path
+            if isinstance(node, ast.Import):
+                assert not any(a.name.startswith("imagegate") for a in node.names), path
+
+
+AS_COMFYUI_DOES = """
+import importlib.util, os, socket, sys, threading, time, types
+
+opened = []
+def watch(event, args):
+    if event in ("socket.__new__", "socket.bind", "subprocess.Popen"):
+        opened.append(event)
+    if event == "open" and isinstance(args[1], str) and set(args[1]) & set("wax+"):
+        opened.append(f"open {args[0]}")
+sys.dont_write_bytecode = True
+if WITH_SERVER:
+    from aiohttp import web
+    class Instance:
+        routes = web.RouteTableDef()
+        def send_sync(self, event, data, sid=None): ...
+    class PromptServer:
+        instance = Instance()
+    sys.modules["server"] = types.ModuleType("server")
+    sys.modules["server"].PromptServer = PromptServer
+import torch  # ComfyUI has it already
+threads, before = threading.active_count(), set(sys.modules)
+sys.addaudithook(watch)
+name = ROOT.replace(".", "_x_")
+spec = importlib.util.spec_from_file_location(name, os.path.join(ROOT, "__init__.py"))
+pack = importlib.util.module_from_spec(spec)
+sys.modules[name] = pack
+began = time.process_time()
+spec.loader.exec_module(pack)
+took = time.process_time() - began
+new = sorted(set(sys.modules) - before)
+result = {
+    "nodes": sorted(pack.NODE_CLASS_MAPPINGS),
+    "names": pack.NODE_DISPLAY_NAME_MAPPINGS,
+    "web": os.path.isdir(os.path.join(ROOT, pack.WEB_DIRECTORY)),
+    "routes": len(PromptServer.instance.routes) if WITH_SERVER else 0,
+    "threads": threading.active_count() - threads,
+    "opened": opened,
+    "new": new,
+    "took": took,
+    "twice": "imagegate" in sys.modules or "imagegate.gate" in sys.modules,
+}
+"""
+
+
+@pytest.mark.parametrize("with_server", [True, False])
+def test_the_pack_as_comfyui_loads_it(with_server: bool) -> None:
+    """Loaded as ComfyUI loads packs it registers the node and its routes, and starts nothing: no
+    thread, no socket, no file; gradio and the web's frameworks are not even imported.
+    """
+    head = f"ROOT = {str(ROOT)!r}\nWITH_SERVER = {with_server}\n"
+    pack = fresh(head + AS_COMFYUI_DOES)
+    assert pack["nodes"] == ["ImageGate"]
+    assert pack["names"] == {"ImageGate": "Image Gate (Manual Router)"}
+    assert pack["web"]
+    assert (pack["routes"] >= 3) is with_server
+    assert (pack["threads"], pack["opened"]) == (0, [])
+    new = {name.partition(".")[0] for name in pack["new"]}
+    assert not new & {"gradio", "fastapi", "uvicorn", "pydantic", "sqlalchemy"}
+    assert not pack["twice"], "the package was imported under a second name"
+    assert pack["took"] < 0.5  # benchmarks/ measure the real target, 50 ms
+
+
+def test_tests_import_the_package_once() -> None:
+    """Running the tests imports the package under one name: a test runner that looks at the pack's
+    root module registers nothing by it.
+    """
+    import imagegate.gate
+
+    own = str(PACKAGE / "gate.py")
+    found = [m for m in list(sys.modules.values()) if getattr(m, "__file__", None) == own]
+    assert found == [imagegate.gate], [m.__name__ for m in found]

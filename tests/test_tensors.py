@@ -1,0 +1,172 @@
+"""Between tensors and pictures."""
+
+from __future__ import annotations
+
+import io
+import math
+import threading
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from imagegate import tensors
+from imagegate.gate import mask_from_stash
+from imagegate.model import BadPicture, GateClosed
+from imagegate.pictures import Picture
+from imagegate.tensors import TensorPictures, fit_mask, full, mask_from_png, preview
+
+
+def opened(picture: Picture) -> Image.Image:
+    return Image.open(io.BytesIO(picture.body))
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "size"),
+    [
+        (1, 1, (1, 1)),
+        (48, 64, (64, 48)),
+        (1536, 10, (10, 1536)),
+        (1537, 10, (10, 1536)),
+        (3072, 4096, (1536, 1152)),
+        (1, 4096, (1536, 1)),
+        (4096, 3, (1, 1536)),
+    ],
+)
+def test_a_preview_fits(height: int, width: int, size: tuple[int, int]) -> None:
+    """A preview has the image's shape, and is at most 1536 pixels on its longest side."""
+    assert opened(preview(torch.zeros(1, height, width, 3), 0)).size == size
+
+
+@pytest.mark.parametrize(
+    ("channels", "kind", "mode"), [(1, "JPEG", "L"), (3, "JPEG", "RGB"), (4, "WEBP", "RGBA")]
+)
+@pytest.mark.parametrize("side", [16, 2000])
+def test_a_preview_is_jpeg_or_webp(channels: int, kind: str, mode: str, side: int) -> None:
+    """A preview is a JPEG, or a WebP where there is transparency, and shows the right colours."""
+    image = torch.zeros(2, side, 8, channels)
+    image[1] = torch.tensor([0.2, 0.4, 0.6, 0.5])[:channels]
+    picture = preview(image, 1)
+    shown = opened(picture)
+    assert (shown.format, shown.mode) == (kind, mode)
+    assert picture.media_type == f"image/{kind.lower()}"
+    pixel = np.atleast_1d(np.asarray(shown)[shown.height // 2, 0])[:3]
+    assert np.abs(pixel - np.array([51, 102, 153])[: len(pixel)]).max() <= 4
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_a_full_image_is_exact(channels: int) -> None:
+    """The full PNG has each 8-bit value bit for bit, at the true size."""
+    values = torch.arange(256).repeat(channels).reshape(channels, 16, 16).permute(1, 2, 0)
+    image = (values.float() / 255)[None]
+    shown = opened(full(image, 0))
+    assert shown.format == "PNG"
+    assert np.array_equal(np.asarray(shown).reshape(16, 16, channels), values.numpy())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_number_types(dtype: torch.dtype) -> None:
+    """Images in half or double precision can be shown."""
+    image = torch.ones(1, 2000, 4, 3, dtype=dtype)
+    assert opened(preview(image, 0)).size == (3, 1536)
+    assert np.asarray(opened(full(image, 0))).min() == 255
+
+
+def test_wild_values_are_shown_as_black_and_white() -> None:
+    """NaN and minus infinity are black, infinity and what is above 1 white; the image stays."""
+    image = torch.tensor([math.nan, math.inf, -math.inf, -3.0, 7.0, 0.5]).reshape(1, 1, 6, 1)
+    before = image.clone()
+    assert np.asarray(opened(full(image, 0))).tolist() == [[0, 255, 0, 0, 255, 128]]
+    assert preview(image, 0).body
+    assert torch.equal(image.nan_to_num(9), before.nan_to_num(9))
+
+
+def test_an_image_that_is_a_view() -> None:
+    """An image whose memory is not in order is shown as it is."""
+    image = torch.rand(1, 3, 6, 8).permute(0, 2, 3, 1)
+    expected = (image[0].clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+    assert np.array_equal(np.asarray(opened(full(image, 0))), expected)
+
+
+def test_the_first_preview_is_there_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first image's preview is made at once, others when asked for, each only once."""
+    made: list[int] = []
+    monkeypatch.setattr(tensors, "preview", lambda _, i: made.append(i) or Picture(b"x", "y"))
+    pictures = TensorPictures(torch.zeros(3, 2, 2, 3))
+    assert made == [0]
+    for index in (0, 2, 2, 0):
+        pictures.preview(index)
+    assert made == [0, 2]
+
+
+def test_released_pictures() -> None:
+    """Once released, previews made before are still shown, and all else says it is gone."""
+    pictures = TensorPictures(torch.zeros(3, 2, 2, 3), torch.ones(3, 2, 2))
+    pictures.preview(1)
+    pictures.release()
+    assert pictures.preview(0).body
+    assert pictures.preview(1).body
+    for gone in (lambda: pictures.preview(2), lambda: pictures.full(0)):
+        with pytest.raises(GateClosed):
+            gone()
+    assert pictures.start_mask(0) is None
+
+
+def test_pictures_from_many_threads() -> None:
+    """Pictures can be asked for by many threads at the same time."""
+    pictures = TensorPictures(torch.rand(8, 16, 16, 3))
+    barrier = threading.Barrier(8)
+    bodies: list[bytes] = []
+
+    def ask() -> None:
+        barrier.wait(10)
+        bodies.extend(pictures.preview(index).body for index in range(8))
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert len(bodies) == 64
+    assert len(set(bodies)) == 8
+
+
+def test_a_start_mask() -> None:
+    """The mask that painting starts from is an exact PNG; an empty one is none."""
+    mask = torch.zeros(2, 6, 8)
+    mask[1, 2, 3] = 1
+    pictures = TensorPictures(torch.zeros(2, 6, 8, 3), mask)
+    assert pictures.start_mask(0) is None
+    png = pictures.start_mask(1)
+    assert png is not None
+    assert torch.equal(mask_from_png(png, 8, 6), mask[1])
+
+
+def test_a_mask_keeps_every_level() -> None:
+    """All 256 levels of a painted mask come through mask_from_stash exactly."""
+    levels = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    out = io.BytesIO()
+    Image.fromarray(levels).save(out, "PNG")
+    mask = mask_from_stash(out.getvalue(), torch.zeros(2, 16, 16, 3))
+    assert mask.dtype == torch.float32
+    assert torch.equal(
+        (mask * 255).round().to(torch.uint8), torch.from_numpy(levels).expand(2, -1, -1)
+    )
+    assert (mask.min(), mask.max()) == (0, 1)
+
+
+@pytest.mark.parametrize("png", [b"no", b"\x89PNG\r\n\x1a\n" + bytes(50)])
+def test_a_broken_mask_is_refused(png: bytes) -> None:
+    """What is no PNG is refused."""
+    with pytest.raises(BadPicture):
+        mask_from_stash(png, torch.zeros(1, 4, 4, 3))
+
+
+def test_a_mask_input_with_wild_values_fits() -> None:
+    """A mask input is brought to 0..1, NaN to 0, and a shorter batch repeats its last mask."""
+    mask = torch.tensor([[[math.nan, 2.0], [-1.0, math.inf]], [[0.25, 0.5], [0.75, 1.0]]])
+    fitted = fit_mask(mask, torch.zeros(3, 2, 2, 3))
+    assert fitted[0].tolist() == [[0, 1], [0, 1]]
+    assert torch.equal(fitted[1], mask[1])
+    assert torch.equal(fitted[2], mask[1])
