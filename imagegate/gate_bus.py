@@ -14,9 +14,9 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, field, replace
-from types import TracebackType
 from typing import Generic, TypeVar
 
+from .feed import KEPT_NEWS, Feed, News, Subscription, tell
 from .model import (
     MAX_NAME,
     MAX_NOTE,
@@ -47,16 +47,6 @@ KEPT_GATES = 10_000
 """Finished gates whose record is kept in memory."""
 KEPT_PICTURES = 100
 """Finished gates whose pictures and masks are kept too."""
-KEPT_NEWS = 1_000
-"""News a subscriber may leave unread before the oldest are lost to it."""
-
-
-@dataclass(frozen=True)
-class News:
-    """One thing that happened. ``kind`` is published, masked, decided or withdrawn."""
-
-    kind: str
-    gate: Snapshot
 
 
 @dataclass
@@ -137,50 +127,6 @@ class Ticket(Generic[P]):
         return self._bus.withdraw(self.gate.id, reason)
 
 
-class Subscription(Generic[P]):
-    """News for one listener, who drains it at leisure.
-
-    ``notify`` is called (outside the bus's lock, from any thread) after news was added; it must
-    return quickly. A listener that reads too slowly loses the oldest news, and `drain` tells it
-    so: then it asks the bus for the current state, which is never lost.
-    """
-
-    def __init__(self, bus: GateBus[P], notify: Callable[[], None], limit: int) -> None:
-        self._bus = bus
-        self._unread: deque[News] = deque(maxlen=limit)  # guarded by the bus's lock
-        self._missed = False
-        self.closed = False
-        self.notify = notify
-
-    def drain(self) -> tuple[list[News], bool]:
-        """All unread news, oldest first, and whether some were lost before them."""
-        with self._bus._lock:
-            news, missed = list(self._unread), self._missed
-            self._unread.clear()
-            self._missed = False
-        return news, missed
-
-    def close(self) -> None:
-        """No more news; ``notify`` is not called again, though a call may be under way."""
-        self.closed = True
-        self._bus._unsubscribe(self)
-
-    def __enter__(self) -> Subscription[P]:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def _add(self, news: News) -> None:
-        self._missed |= len(self._unread) == self._unread.maxlen
-        self._unread.append(news)
-
-
 class GateBus(Generic[P]):
     """All gates of one process. Thread-safe.
 
@@ -197,7 +143,7 @@ class GateBus(Generic[P]):
         self._open: dict[str, _Entry[P]] = {}
         self._finished: OrderedDict[str, _Entry[P]] = OrderedDict()
         self._with_pictures: deque[_Entry[P]] = deque()  # finished, oldest first
-        self._subscriptions: set[Subscription[P]] = set()
+        self._feed = Feed(self._lock)
         self._kept = kept
         self._seq = 0
 
@@ -232,7 +178,7 @@ class GateBus(Generic[P]):
             entry = _Entry(gate, self._seq, pictures, record, revoke, future)
             self._open[gate.id] = entry
             told = self._add_news("published", entry)
-        _notify(told)
+        tell(told)
         return Ticket(self, entry)
 
     def withdraw(self, gate_id: str, reason: str) -> bool:
@@ -315,7 +261,7 @@ class GateBus(Generic[P]):
             told = self._add_news("published", entry)
             snapshot = entry.snapshot()
         claim.set()
-        _notify(told)
+        tell(told)
         return snapshot
 
     def set_mask(self, gate_id: str, index: int, png: bytes) -> Snapshot:
@@ -336,7 +282,7 @@ class GateBus(Generic[P]):
             entry.masked = tuple(sorted(i for i, saved in entry.masks.items() if saved))
             told = self._add_news("masked", entry)
             snapshot = entry.snapshot()
-        _notify(told)
+        tell(told)
         return snapshot
 
     # -- looking
@@ -390,18 +336,14 @@ class GateBus(Generic[P]):
 
     def subscribe(
         self, notify: Callable[[], None] = lambda: None, *, limit: int = KEPT_NEWS
-    ) -> Subscription[P]:
+    ) -> Subscription:
         """Be told of everything from now on; see `Subscription`. Close it when done."""
-        subscription = Subscription(self, notify, limit)
-        with self._lock:
-            self._subscriptions.add(subscription)
-        return subscription
+        return self._feed.subscribe(notify, limit=limit)
 
     @property
     def listeners(self) -> int:
         """How many subscriptions are open."""
-        with self._lock:
-            return len(self._subscriptions)
+        return len(self._feed)
 
     # -- inside
 
@@ -440,7 +382,7 @@ class GateBus(Generic[P]):
             future.set_result(answer)
         else:
             future.set_exception(GateCancelled(state, reason or "stopped by a person"))
-        _notify(told)
+        tell(told)
         del dropped  # pictures are freed here, not under the lock
         return Verdict(Outcome.WON, decision or Decision(None))
 
@@ -482,17 +424,9 @@ class GateBus(Generic[P]):
             dropped.append(self._finished.popitem(last=False))
         return dropped
 
-    def _add_news(self, kind: str, entry: _Entry[P]) -> list[Subscription[P]]:
-        # In order, because the lock is held; the listeners are called after it is released.
+    def _add_news(self, kind: str, entry: _Entry[P]) -> list[Subscription]:
         entry.version += 1
-        news = News(kind, entry.snapshot())
-        for subscription in self._subscriptions:
-            subscription._add(news)
-        return list(self._subscriptions)
-
-    def _unsubscribe(self, subscription: Subscription[P]) -> None:
-        with self._lock:
-            self._subscriptions.discard(subscription)
+        return self._feed.add(News(kind, entry.snapshot()))
 
 
 def _signed(by: str, note: str) -> tuple[str, str]:
@@ -514,12 +448,3 @@ def _too_late(entry: _Entry[P], decision: Decision | None) -> Verdict:
 
 def _closed(entry: _Entry[P]) -> GateClosed:
     return GateClosed(f"gate {entry.gate.title!r} is {entry.state.value}: {entry.reason}")
-
-
-def _notify(told: list[Subscription[P]]) -> None:
-    for subscription in told:
-        try:
-            if not subscription.closed:
-                subscription.notify()
-        except Exception:  # one listener's trouble is not the others'
-            log.exception("a listener of the gate bus failed")

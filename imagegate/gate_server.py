@@ -15,8 +15,7 @@ from aiohttp import web
 from yarl import URL
 
 from .access import KEY_HEADER
-from .gate_bus import Subscription
-from .pictures import Pictures
+from .feed import Subscription
 from .service import PanelUnavailable, Service
 
 log = logging.getLogger("imagegate")
@@ -71,7 +70,7 @@ def attach(server: PromptServer, service: Service) -> None:
     _tell(server, service)
 
 
-def _tell(server: PromptServer, service: Service) -> Subscription[Pictures]:
+def _tell(server: PromptServer, service: Service) -> Subscription:
     in_order = threading.Lock()  # two threads may have news to tell at the same time
 
     def notify() -> None:
