@@ -195,6 +195,7 @@ class ImageGate:
             title=title.strip() or _node_title(node_id, extra_pnginfo),
             node_id=node_id,
             prompt_id=prompt_id,
+            workflow_id=str(_mapping(_mapping(extra_pnginfo).get("workflow")).get("id") or ""),
             created_at=now,
             deadline=now + timeout if timeout > 0 else None,
             on_timeout=check_timeout(timeout, on_timeout, routes),

@@ -124,6 +124,7 @@ class Gate:
         width, height: of the image in pixels. ``batch``: how many images, at least 1.
         node_id: of the node as the front end knows it (``"12"``, ``"4:2"`` in a subgraph).
         prompt_id: the running prompt; empty in folder mode.
+        workflow_id: of the workflow as the front end knows it; empty where it sent none.
         file: the path of the image relative to its folder; empty in ComfyUI.
         created_at: seconds since the epoch. ``deadline``: likewise, or None for never.
         on_timeout: the route taken at the deadline, or None for stop.
@@ -137,6 +138,7 @@ class Gate:
     batch: int = 1
     node_id: str = ""
     prompt_id: str = ""
+    workflow_id: str = ""
     mode: str = "wait"
     file: str = ""
     deadline: float | None = None
