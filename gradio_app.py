@@ -35,7 +35,7 @@ from imagegate.journal import JOURNAL
 from imagegate.ledger import BadFolder
 from imagegate.pictures import Pictures
 from imagegate.samples import write_samples
-from imagegate.service import PanelUnavailable
+from imagegate.service import PanelUnavailable, listen
 
 PORT = 7865
 GRACE = 1.0
@@ -257,9 +257,8 @@ def _panel(bus: GateBus[Pictures], door: Door, progress: Progress) -> FastAPI:
 
 def _listen(host: str, port: int | None) -> socket.socket:
     for wanted in (port,) if port is not None else (*range(PORT, PORT + 20), 0):
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
-            return socket.create_server((host, wanted), family=family, backlog=128)
+            return listen(host, wanted)
         except socket.gaierror:
             raise BadFolder(f"--host {host} is no address of this machine") from None
         except OSError as error:

@@ -9,11 +9,12 @@ import hmac
 import ipaddress
 import json
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+if TYPE_CHECKING:
+    from starlette.datastructures import Headers
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 KEY_HEADER = "x-imagegate-key"
 MAX_BODY = 40 * 2**20
@@ -77,6 +78,9 @@ class Guard:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
+        # Not above: ComfyUI's side needs KEY_HEADER when it loads the pack, and no web framework.
+        from starlette.datastructures import Headers
+
         headers = Headers(scope=scope)
         try:
             self._door.check(headers)

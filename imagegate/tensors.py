@@ -43,6 +43,7 @@ def preview(image: torch.Tensor, index: int) -> Picture:
     wide, high = preview_size(width, height)
     if (wide, high) != (width, height):
         one = F.interpolate(one, size=(high, wide), mode="area")
+        return encode_preview(_to_pil(one[0].permute(1, 2, 0), own=True))
     return encode_preview(_to_pil(one[0].permute(1, 2, 0)))
 
 
@@ -132,9 +133,10 @@ class TensorPictures:
         return image
 
 
-def _to_pil(image: torch.Tensor) -> Image.Image:
-    # nan_to_num makes the one copy that the rest then changes in place.
-    image = torch.nan_to_num(image.float(), nan=0.0, posinf=1.0, neginf=0.0)
+def _to_pil(image: torch.Tensor, own: bool = False) -> Image.Image:
+    """``[H,W,C]`` as 8-bit pixels. ``own``: nobody else has the tensor, it may be changed."""
+    image = image.float() if own else image.float().clone()
+    image = image.nan_to_num_(nan=0.0, posinf=1.0, neginf=0.0)
     pixels = image.clamp_(0, 1).mul_(255).round_().to(torch.uint8).cpu().contiguous().numpy()
     mode = _MODES[pixels.shape[-1]]
     return Image.fromarray(pixels[..., 0] if mode == "L" else pixels)

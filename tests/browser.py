@@ -17,6 +17,7 @@ from playwright.sync_api import Browser, sync_playwright
 from imagegate.access import HostDoor
 from imagegate.gate_bus import GateBus
 from imagegate.panel import create_panel
+from imagegate.service import listen
 
 CHROMIUM_FLAGS = [
     "--no-sandbox",
@@ -55,7 +56,6 @@ class PanelServer:
 
     def __init__(self, bus: GateBus[Any], progress: Any = None) -> None:
         self.app = create_panel(bus, HostDoor(), progress)
-        self._listener: socket.socket | None = None
         self.port = 0
         self.start()
 
@@ -71,7 +71,7 @@ class PanelServer:
                 await super().startup(sockets)
                 started.set()
 
-        listener = socket.create_server(("127.0.0.1", self.port))
+        listener = listen("127.0.0.1", self.port)
         self.port = listener.getsockname()[1]
         config = uvicorn.Config(self.app, log_level="warning", timeout_graceful_shutdown=1)
         self._server = Server(config)

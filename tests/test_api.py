@@ -767,14 +767,14 @@ def test_a_listener_that_left_is_forgotten(server: str, bus: GateBus[Any], watch
     """Tabs that are closed leave no listener behind, within a heartbeat."""
     own = bus.listeners
     left = threading.Event()
-    unsubscribe = bus._unsubscribe
+    unsubscribe = bus._feed.remove
 
     def counted(subscription: Any) -> None:
         unsubscribe(subscription)
         if bus.listeners == own:
             left.set()
 
-    bus._unsubscribe = counted  # type: ignore[method-assign]
+    bus._feed.remove = counted  # type: ignore[method-assign]
     with httpx.Client(timeout=PATIENCE) as client:
         for _ in range(20):
             with client.stream("GET", f"{server}/events") as stream:

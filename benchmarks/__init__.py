@@ -1,0 +1,1 @@
+"""How fast Image Gate is, beside the plain way of doing it: ``python -m benchmarks``."""
