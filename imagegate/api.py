@@ -21,6 +21,7 @@ from .gate_bus import GateBus
 from .model import (
     BadAnswer,
     BadPicture,
+    Gate,
     GateClosed,
     ImageGateError,
     NotRecorded,
@@ -87,7 +88,11 @@ def create_app(bus: GateBus[Pictures], door: Door, progress: Progress | None = N
 
     @app.get(f"{PREFIX}/api/events")
     async def events(request: Request, node: str = "") -> StreamingResponse:
-        """Server-sent events: published, masked, decided, withdrawn; each a gate."""
+        """Server-sent events: published, masked, decided, withdrawn; each with its gate.
+
+        ``reload`` comes first, and whenever news were lost: read the lists anew. ``alive`` comes
+        when nothing happened for a while.
+        """
         return StreamingResponse(
             _events(request, bus, node, progress),
             media_type="text/event-stream",
@@ -220,8 +225,10 @@ async def _events(
     def wake() -> None:
         loop.call_soon_threadsafe(woken.set)
 
-    def told(**more: Any) -> dict[str, Any]:
+    def told(gate: Gate | None = None, **more: Any) -> dict[str, Any]:
         more["waiting"] = bus.count(node)
+        if gate is not None:
+            more["node_waiting"] = bus.count(gate.node_id)
         if progress is not None:
             more["progress"] = progress()
         return more
@@ -233,8 +240,8 @@ async def _events(
             try:
                 await asyncio.wait_for(woken.wait(), HEARTBEAT)
             except asyncio.TimeoutError:
-                # A sign of life; of a session also news that no gate brings ("all was decided").
-                yield b": still here\n\n" if progress is None else _event("progress", told())
+                # A sign of life, by which a page knows that its connection is not dead.
+                yield _event("alive", told())
                 continue
             woken.clear()
             news, missed = subscription.drain()
@@ -242,8 +249,9 @@ async def _events(
                 yield _event("reload", told())
                 continue
             for item in news:
-                if node in ("", item.gate.gate.node_id):
-                    yield _event(item.kind, told(gate=item.gate.to_json()))
+                gate = item.gate.gate
+                if node in ("", gate.node_id):
+                    yield _event(item.kind, told(gate) | {"gate": item.gate.to_json()})
 
 
 def _event(kind: str, content: dict[str, Any]) -> bytes:

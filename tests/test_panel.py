@@ -547,3 +547,21 @@ def test_no_listener_stays_behind(bus: GateBus[Any], new_page: Callable[..., Pag
     while bus.listeners and time.monotonic() < deadline:
         gone.wait(0.1)
     assert bus.listeners == 0
+
+
+def test_all_pages_of_a_browser_share_one_connection(
+    bus: GateBus[Any], server: PanelServer, browser: Browser
+) -> None:
+    """Ten panels leave a browser its other five connections: they have one stream together."""
+    context = browser.new_context()
+    ticket = publish(bus, "Everywhere")
+    pages = [context.new_page() for _ in range(10)]
+    for page in pages:
+        page.goto(server.url)
+    for page in pages:
+        shown(page, "Everywhere")
+    assert bus.listeners == 1
+    ticket.withdraw("over")
+    for page in pages:
+        expect(page.locator("#ig-empty")).to_be_visible()
+    context.close()

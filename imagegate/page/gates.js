@@ -5,6 +5,8 @@
  * it current; an answer is sent until the server has said what became of it.
  */
 
+import { subscribe } from "./stream.js";
+
 const PAGE = 50;
 const LOW = 5; // fewer known gates than this: read the next page
 const HISTORY = 30;
@@ -35,8 +37,8 @@ export class Gates extends EventTarget {
   #cursor = null;
   #reading = null;
   #sending = new Map(); // gate id -> answer on its way
+  #over = new Map(); // gate id -> its version when it ended, for lists that were read before
   #wake = null;
-  #retry = RETRY_FIRST;
   #mine = []; // ids this page decided, newest last
 
   /**
@@ -71,30 +73,18 @@ export class Gates extends EventTarget {
 
   /** Listen for as long as the page lives. */
   listen() {
-    const source = new EventSource(this.#filtered("events"));
-    const on = (kind, act) =>
-      source.addEventListener(kind, (event) => act.call(this, JSON.parse(event.data)));
-    on("reload", () => {
-      this.#setOnline(true);
-      this.reload();
+    subscribe(this.#base, (kind, content) => {
+      this.#setOnline(kind !== "lost");
+      if (kind === "lost" || (content.gate && !this.#concerns(content.gate))) return;
+      // `waiting` counts all gates; `node_waiting` those of the gate's node.
+      if (content.gate) this.waiting = this.#node ? content.node_waiting : content.waiting;
+      this.progress = content.progress ?? this.progress;
+      if (kind === "reload") this.reload();
+      else if (kind === "published") this.#published(content.gate);
+      else if (kind === "masked") this.#masked(content.gate);
+      else if (content.gate) this.#ended(content.gate);
+      else this.#changed();
     });
-    on("progress", ({ waiting, progress }) => {
-      Object.assign(this, { waiting, progress });
-      this.#changed();
-    });
-    on("published", this.#published);
-    on("masked", this.#masked);
-    on("decided", this.#ended);
-    on("withdrawn", this.#ended);
-    source.onerror = () => {
-      this.#setOnline(false);
-      // A browser gives up for good on an error status, as a proxy sends while its server starts.
-      if (source.readyState === EventSource.CLOSED) {
-        setTimeout(() => this.listen(), this.#retry);
-        this.#retry = Math.min(this.#retry * 2, RETRY_MOST);
-      }
-    };
-    globalThis.addEventListener?.("pagehide", () => source.close(), { once: true });
   }
 
   /** Read the list and the history anew; what is on show stays on show while it waits. */
@@ -105,7 +95,7 @@ export class Gates extends EventTarget {
         this.#get(this.#filtered(`gates?limit=${PAGE}`)),
         this.#get(this.url(`history?limit=${HISTORY}`)),
       ]);
-      const open = page.gates.filter((gate) => !this.#sending.has(gate.id));
+      const open = page.gates.filter((gate) => this.#isOpen(gate));
       const put_off = new Set(this.skipped.map((gate) => gate.id));
       this.queue = open.filter((gate) => !put_off.has(gate.id));
       this.skipped = open.filter((gate) => put_off.has(gate.id));
@@ -114,7 +104,7 @@ export class Gates extends EventTarget {
       this.waiting = page.waiting;
       this.progress = page.progress ?? null;
       this.clock = page.now - Date.now() / 1000;
-      if (shown && !this.#sending.has(shown.id)) await this.#keepInFront(shown);
+      if (shown && this.#isOpen(shown)) await this.#keepInFront(shown);
     } catch {
       return; // the event stream notices too, and calls again
     }
@@ -188,6 +178,7 @@ export class Gates extends EventTarget {
     this.#changed();
     const [status, reply] = await this.#send(gate, path, body);
     this.#sending.delete(gate.id);
+    if (status < 422) this.#ends(gate);
     if (status === 200) {
       this.#say(`${said} recorded for ${gate.title}.`, "good");
     } else if (status === 409 && reply.decision) {
@@ -226,9 +217,7 @@ export class Gates extends EventTarget {
 
   // -- news
 
-  #published({ gate, waiting, progress }) {
-    this.waiting = waiting;
-    this.progress = progress ?? this.progress;
+  #published(gate) {
     this.history = this.history.filter((one) => one.id !== gate.id);
     const known = [...this.queue, ...this.skipped].some((one) => one.id === gate.id);
     // With unread pages before it, it will be read in its turn.
@@ -236,7 +225,7 @@ export class Gates extends EventTarget {
     this.#changed();
   }
 
-  #masked({ gate }) {
+  #masked(gate) {
     for (const list of [this.queue, this.skipped]) {
       const at = list.findIndex((one) => one.id === gate.id);
       if (at >= 0) list[at] = gate;
@@ -245,9 +234,8 @@ export class Gates extends EventTarget {
     this.#changed();
   }
 
-  #ended({ gate, waiting, progress }) {
-    this.waiting = waiting;
-    this.progress = progress ?? this.progress;
+  #ended(gate) {
+    this.#ends(gate);
     const shown = this.current?.id === gate.id;
     this.#drop(gate.id);
     this.history = [gate, ...this.history.filter((one) => one.id !== gate.id)].slice(0, HISTORY);
@@ -260,6 +248,15 @@ export class Gates extends EventTarget {
   }
 
   // -- inside
+
+  #ends(gate) {
+    this.#over.set(gate.id, Math.max(gate.version, this.#over.get(gate.id) ?? 0));
+  }
+
+  /** Whether a gate of a list still waits; an undo gives it a higher version. */
+  #isOpen(gate) {
+    return !this.#sending.has(gate.id) && gate.version > (this.#over.get(gate.id) ?? -1);
+  }
 
   #concerns(gate) {
     return !this.#node || gate.node_id === this.#node;
@@ -309,7 +306,7 @@ export class Gates extends EventTarget {
       if (cursor !== this.#cursor) return; // reloaded meanwhile
       const known = new Set([...this.queue, ...this.skipped].map((gate) => gate.id));
       this.queue.push(
-        ...page.gates.filter((gate) => !known.has(gate.id) && !this.#sending.has(gate.id)),
+        ...page.gates.filter((gate) => !known.has(gate.id) && this.#isOpen(gate)),
       );
       this.#cursor = page.next;
       this.waiting = page.waiting;
@@ -320,7 +317,6 @@ export class Gates extends EventTarget {
 
   #setOnline(online) {
     if (online) {
-      this.#retry = RETRY_FIRST;
       this.#wake?.(); // what could not be sent is sent now
     }
     if (this.online === online) return;
