@@ -91,14 +91,19 @@ class Service:
 
             app = self._build(self)
             listener = listen("127.0.0.1", 0)
-        except Exception as error:  # a broken gradio can raise anything on import
+        except BaseException as error:  # a broken gradio can raise anything on import, exits too
             log.exception("the panel could not be started")
             ready.set_exception(PanelUnavailable(INSTALL.format(error=error)))
             return
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         with listener:
             try:
-                Server(uvicorn.Config(app, log_level="warning", lifespan="on")).run([listener])
+                # ComfyUI's proxy keeps idle connections for 15 s. This end keeps them longer: it
+                # must never close one on which a click is just under way.
+                config = uvicorn.Config(
+                    app, log_level="warning", lifespan="on", timeout_keep_alive=75
+                )
+                Server(config).run([listener])
             except BaseException:  # this is a thread's end; uvicorn leaves by SystemExit, too
                 log.exception("the panel's server failed")
         with self._lock:

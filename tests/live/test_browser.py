@@ -1,0 +1,353 @@
+"""ComfyUI's own page in Chromium, with the node, its marks and the panel in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Locator, expect
+from playwright.sync_api import TimeoutError as PlaywrightTimeoutError
+
+from tests.browser import chromium as open_chromium
+from tests.live.comfyui import Comfy, node, until
+from tests.live.front import GATE, Front
+
+VUE_NODES_SINCE = (0, 4)
+
+
+@pytest.fixture(scope="session")
+def chromium(comfyui: Comfy) -> Iterator[Browser]:
+    """One Chromium for all tests."""
+    with open_chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def front(
+    request: pytest.FixtureRequest, comfy: Comfy, chromium: Browser, tmp_path: Path
+) -> Iterator[Front]:
+    """The front end, on the canvas or with Vue nodes, dark or light, as the test's parameter says.
+
+    After the test, nothing of ours may have complained in the browser's console.
+    """
+    kind: str = getattr(request, "param", "canvas")
+    system = comfy.http.get("/system_stats").json()["system"]
+    version = tuple(int(part) for part in system["comfyui_version"].split(".")[:2])
+    if kind == "vue" and version < VUE_NODES_SINCE:
+        pytest.skip(f"ComfyUI {system['comfyui_version']} has no Vue nodes")
+    for setting, value in {
+        "Comfy.TutorialCompleted": True,
+        "Comfy.VueNodes.Enabled": kind == "vue",
+        "Comfy.ColorPalette": "light" if kind == "light" else "dark",
+    }.items():
+        comfy.http.post(f"/settings/{setting}", content=json.dumps(value))
+    shots = Path(os.environ.get("IMAGEGATE_SHOTS") or tmp_path)
+    shots.mkdir(parents=True, exist_ok=True)
+    context = chromium.new_context(viewport={"width": 1500, "height": 950})
+    front = Front(context.new_page(), comfy, kind == "vue", shots)
+    front.open()
+    yield front
+    context.close()
+    assert front.complaints == []
+
+
+both = pytest.mark.parametrize("front", ["canvas", "vue"], indirect=True)
+
+
+@pytest.mark.parametrize("front", ["canvas", "light", "vue"], indirect=True)
+def test_from_the_queue_to_the_click(
+    front: Front, comfy: Comfy, request: pytest.FixtureRequest
+) -> None:
+    """The example pauses, says so, shows image and routes in its node, and goes the way clicked."""
+    shot = f"{request.node.callspec.id}-{_version(comfy)}"
+    front.load_example()
+    size = front.do(f"[...{GATE}.size]")
+    assert front.page.locator("iframe").count() == 0, "no panel before it is needed"
+    assert not front.marked()
+    front.shot(f"{shot}-1-before")
+    run = front.run()
+    expect(front.page.get_by_text("An image waits for you")).to_be_visible()
+    panel = front.panel()
+    expect(panel.locator("#ig-title")).to_contain_text("Keep or fix?")
+    expect(panel.locator("#ig-route-1")).to_have_text("1 · keep")
+    expect(panel.locator("#ig-route-2")).to_have_text("2 · fix")
+    expect(panel.locator("#ig-stop")).to_be_visible()
+    until(lambda: panel.locator("#ig-image").evaluate("(image) => image.naturalWidth > 0"), "image")
+    front.see_mark(True)
+    front.shot(f"{shot}-2-waiting")
+    saved = front.do(f"{GATE}.serialize()")
+    assert list(saved["size"]) == size, "the panel is not saved with the workflow"
+    assert saved["widgets_values"] == [2, "keep, fix", "Keep or fix?", 0, "stop"]
+    assert not {"color", "bgcolor"} & set(saved), "nor is the mark"
+    front.click_route(1)
+    outputs = comfy.finished(run).outputs
+    assert "3" in outputs
+    assert "4" not in outputs
+    front.see_mark(False)
+    front.shot(f"{shot}-3-after")
+
+
+@both
+def test_two_runs_pause_twice_in_the_same_panel(front: Front, comfy: Comfy) -> None:
+    """The panel stays in the node; the second run appears in it, and goes its own way."""
+    front.load_example()
+    run = front.run()
+    front.click_route(1)
+    assert "4" not in comfy.finished(run).outputs
+    front.see_mark(False)
+    again = front.run()
+    front.see_mark(True)
+    assert front.page.locator('iframe[title="Image Gate"]').count() == 1
+    front.click_route(2)
+    outputs = comfy.finished(again).outputs
+    assert "4" in outputs
+    assert "3" not in outputs
+
+
+@both
+def test_the_outputs_follow_routes(front: Front) -> None:
+    """`routes` 2 -> 4, clicked in the widget, shows two more outputs; 4 -> 2 takes them away."""
+    front.load_example()
+    _step(front, +1)
+    _step(front, +1)
+    front.see_outputs(["mask", "keep", "fix", "3", "4"])
+    front.shot(f"routes-{'vue' if front.vue else 'canvas'}-{_version(front.comfy)}")
+    _step(front, -1)
+    _step(front, -1)
+    front.see_outputs(["mask", "keep", "fix"])
+
+
+@both
+def test_a_connected_output_is_never_hidden(front: Front) -> None:
+    """`routes` 2 -> 1 keeps route 2 as long as something hangs on it."""
+    front.load_example()
+    _step(front, -1)
+    front.see("live.widget(live.node(2), 'routes').value", 1, "routes")
+    front.see_outputs(["mask", "keep", "fix"])
+    assert front.do(f"live.linked({GATE})") == [0, 1, 1]
+    front.do("live.node(4).disconnectInput(0)")
+    front.see_outputs(["mask", "keep"])
+
+
+@both
+def test_a_label_is_edited_on_its_output(front: Front, comfy: Comfy) -> None:
+    """A double click on an output renames its route everywhere; a reload and undo know it."""
+    front.load_example()
+    dialog = _double_click_output(front, 1)
+    expect(dialog.get_by_role("textbox")).to_have_value("keep")
+    front.shot(f"rename-{'vue' if front.vue else 'canvas'}-{_version(comfy)}")
+    dialog.get_by_role("textbox").fill("yes, please")  # a comma would make two labels
+    front.page.keyboard.press("Enter")
+    front.see_outputs(["mask", "yes please", "fix"])
+    front.see("live.widget(live.node(2), 'labels').value", "yes please, fix", "labels")
+    expect(dialog).to_have_count(0)
+
+    _until_kept(front, "yes please")
+    front.open()
+    front.see(f"{GATE}?.type", "ImageGate", "workflow after the reload")
+    front.see_outputs(["mask", "yes please", "fix"])
+    run = front.run()
+    assert comfy.waiting(run)[0]["labels"] == ["yes please", "fix"]
+    expect(front.panel().locator("#ig-route-1")).to_have_text("1 · yes please")
+
+
+def test_undo_takes_back_a_label(front: Front) -> None:
+    """ComfyUI's undo and redo take outputs and widget along."""
+    front.load_example()
+    _double_click_output(front, 2).get_by_role("textbox").fill("redo")
+    front.page.keyboard.press("Enter")
+    front.see_outputs(["mask", "keep", "redo"])
+    _step(front, +1)
+    front.see_outputs(["mask", "keep", "redo", "3"])
+    for key, wanted in (
+        ("Control+z", ["mask", "keep", "redo"]),
+        ("Control+z", ["mask", "keep", "fix"]),
+        ("Control+y", ["mask", "keep", "redo"]),
+        ("Control+y", ["mask", "keep", "redo", "3"]),
+    ):
+        front.page.keyboard.press(key)
+        front.see_outputs(wanted)
+
+
+def test_the_built_in_rename_lands_in_the_widget(front: Front) -> None:
+    """ "Rename Slot" of ComfyUI's own menu changes the label that travels in the prompt."""
+    front.load_example()
+    front.page.mouse.click(*front.do(f"live.slot({GATE}, 2)"), button="right")
+    front.page.get_by_text("Rename Slot").click()
+    front.page.keyboard.press("Control+a")
+    front.page.keyboard.type("redo")
+    front.page.keyboard.press("Enter")
+    front.see_outputs(["mask", "keep", "redo"])
+    front.see("live.widget(live.node(2), 'labels').value", "keep, redo", "labels")
+
+
+@both
+def test_api_workflows_and_copies_keep_their_links(front: Front) -> None:
+    """An API workflow, and a copy of it, show the right outputs and lose no link."""
+    prompt = {
+        "1": node("PreviewImage", images=["2", 4]),
+        "2": node("ImageGate", image=["3", 0], routes=4, labels="a, b, c, d"),
+        "3": node("LoadImage", image="example.png"),
+        "4": node("PreviewImage", images=["5", 7]),  # beyond its routes, and still a link
+        "5": node("ImageGate", image=["3", 0], routes=2, labels="x"),
+    }
+    front.do("async (prompt) => { await app.loadApiJson(prompt, 'api') }", prompt)
+    front.see_outputs(["mask", "a", "b", "c", "d"])
+    front.see_outputs(["mask", "x", "2", "3", "4", "5", "6", "7"], of="live.node(5)")
+    assert front.do("live.linked(live.node(2))") == [0, 0, 0, 0, 1]
+    assert front.do("live.linked(live.node(5))")[7] == 1
+    front.do("app.canvas.selectItems(live.root().nodes)")
+    front.do("app.canvas.copyToClipboard()")
+    front.do("app.canvas.pasteFromClipboard()")
+    pasted = front.do(
+        "live.root().nodes.filter((n) => n.type === 'ImageGate' && ![2, 5].includes(Number(n.id)))"
+        ".map((n) => [live.outputs(n), live.linked(n).at(-1)])"
+    )
+    assert sorted(pasted) == [
+        [["mask", "a", "b", "c", "d"], 1],
+        [["mask", "x", "2", "3", "4", "5", "6", "7"], 1],
+    ]
+
+
+@both
+def test_a_reload_while_it_waits_loses_nothing(front: Front, comfy: Comfy) -> None:
+    """After a browser reload mark and panel are back, and a click still works."""
+    front.load_example()
+    run = front.run()
+    [gate] = comfy.waiting(run)
+    front.see_mark(True)
+    _until_kept(front, "ImageGate")
+    front.open()
+    front.see_mark(True)
+    assert [waiting["id"] for waiting in comfy.gates(run)] == [gate["id"]]
+    expect(front.panel().locator("#ig-route-2")).to_have_text("2 · fix")
+    front.click_route(2)
+    outputs = comfy.finished(run).outputs
+    assert "4" in outputs
+    assert "3" not in outputs
+    front.see_mark(False)
+
+
+@both
+def test_the_mark_goes_when_the_prompt_is_cancelled(front: Front, comfy: Comfy) -> None:
+    """ComfyUI's cancel takes the mark off the node, and the panel says that nothing waits."""
+    front.load_example()
+    run = front.run()
+    front.see_mark(True)
+    comfy.interrupt()
+    assert comfy.finished(run).interrupted
+    front.see_mark(False)
+    expect(front.panel().locator("#ig-route-1")).to_be_hidden()
+
+
+@both
+def test_a_gate_in_a_subgraph_marks_the_outside_too(front: Front, comfy: Comfy) -> None:
+    """The subgraph's node is marked outside; inside, the gate is, and shows its panel."""
+    front.load_example()
+    front.do(
+        "(() => { const made = app.canvas.graph.convertToSubgraph(new Set([live.node(2)]));"
+        " live.outer = made.node; })()"
+    )
+    assert front.do("live.outputs([...live.outer.subgraph.nodes][0])") == ["mask", "keep", "fix"]
+    run = front.run()
+    [gate] = comfy.waiting(run)
+    assert re.fullmatch(r"\d+:\d+", gate["node_id"])
+    front.see_mark(True)
+    shot = f"subgraph-{'vue' if front.vue else 'canvas'}-{_version(comfy)}"
+    front.shot(f"{shot}-outside")
+    front.do("app.canvas.openSubgraph(live.outer.subgraph, live.outer)")
+    expect(front.panel().locator("#ig-route-1")).to_have_text("1 · keep")
+    front.see_mark(True)
+    front.shot(f"{shot}-inside")
+    front.click_route(2)
+    assert "4" in comfy.finished(run).outputs
+    front.see_mark(False)
+
+
+@both
+def test_a_gate_of_another_workflow_marks_nothing_here(front: Front, comfy: Comfy) -> None:
+    """A node of the same id in another workflow waits: a toast says so, this workflow is left."""
+    front.load_example()
+    gate = node("ImageGate", image=["1", 0], routes=2)
+    prompt = {"1": node("LoadImage", image="example.png"), "2": gate}
+    prompt["3"] = node("PreviewImage", images=["2", 1])
+    comfy.queue(prompt, workflow={"id": "of-another-tab", "nodes": []})
+    expect(front.page.get_by_text("An image waits for you")).to_be_visible()
+    assert not front.marked()
+    assert front.page.locator("iframe").count() == 0
+
+
+@both
+def test_the_menu_opens_the_panel_in_a_tab(front: Front) -> None:
+    """The node's context menu has "Open panel"."""
+    front.load_example()
+    at = front.do(f"live.screen({GATE}, 60, -12)")
+    front.page.mouse.click(*at, button="right")
+    with front.page.expect_popup() as popup:
+        front.page.get_by_text("Open panel", exact=True).click()
+    popup.value.wait_for_url("**/imagegate/")
+
+
+def test_many_gates_at_once_are_said_once(front: Front, comfy: Comfy, name: str) -> None:
+    """The items of a list make one toast, not one each."""
+    sink = node("LiveSink", name=name, image=["2", 1])
+    images = node("LiveImages", seed=1, count=5)
+    gate = node("ImageGate", image=["1", 0], routes=1)
+    run = comfy.queue({"1": images, "2": gate, "3": sink})
+    expect(front.page.get_by_text("5 images wait for you")).to_be_visible()
+    assert front.page.locator(".p-toast-message").count() == 1
+    comfy.stop(comfy.waiting(run, 5)[0])
+
+
+def _double_click_output(front: Front, index: int) -> Locator:
+    """The dialog it opens. On a busy machine two clicks can be too slow to be a double one."""
+    dialog = front.page.get_by_role("dialog")
+
+    def opened() -> bool:
+        if front.vue:
+            slots = front.page.locator('[data-node-id="2"] .lg-slot--output')
+            slots.nth(index).locator("span").dblclick()
+        else:
+            front.page.mouse.dblclick(*front.do(f"live.slot({GATE}, {index})"))
+        with suppress(PlaywrightTimeoutError):
+            dialog.wait_for(timeout=2000)
+        return dialog.is_visible()
+
+    until(opened, "dialog")
+    return dialog
+
+
+def _step(front: Front, by: int) -> None:
+    """Click an arrow of the `routes` widget."""
+    before = front.do(f"live.widget({GATE}, 'routes').value")
+    if front.vue:
+        side = "increment" if by > 0 else "decrement"
+        front.page.locator(f'[data-node-id="2"] [data-testid="{side}"]').first.click()
+    else:
+        left = "width - 22" if by > 0 else "22"
+        at = front.do(
+            f"(() => {{ const n = {GATE}, width = n.size[0];"
+            f" return live.screen(n, {left}, live.widget(n, 'routes').y + 10); }})()"
+        )
+        front.page.mouse.click(*at)
+    front.see(f"live.widget({GATE}, 'routes').value", before + by, "routes")
+
+
+def _until_kept(front: Front, text: str) -> None:
+    """Wait until ComfyUI has put the workflow as it is now where a reload finds it."""
+    front.see(
+        "Object.entries({...localStorage, ...sessionStorage})"
+        f".some(([, kept]) => kept.includes({json.dumps(text)}))",
+        True,
+        "workflow kept by the browser",
+    )
+
+
+def _version(comfy: Comfy) -> str:
+    version: str = comfy.http.get("/system_stats").json()["system"]["comfyui_version"]
+    return version
