@@ -39,7 +39,7 @@ class Door(Protocol):
 
 
 class KeyDoor:
-    """Lets in who knows the key: ComfyUI's proxy, which has checked the browser already."""
+    """Lets in who knows the key: ComfyUI's own server, for whoever it lets in."""
 
     def __init__(self, key: str) -> None:
         self._key = key.encode()
@@ -140,7 +140,7 @@ def check_origin(headers: Headers) -> None:
             return
         raise Refused(403, f"a page of another origin ({site}) may not change anything here")
     origin = headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc.lower() != headers.get("host", "").lower():
+    if origin is not None and _netloc(origin) != headers.get("host", "").lower():
         raise Refused(
             403, f"a page of another origin ({origin[:100]}) may not change anything here"
         )
@@ -183,6 +183,13 @@ async def _refuse(refused: Refused, send: Send) -> None:
     ]
     await send({"type": "http.response.start", "status": refused.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+def _netloc(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return None
 
 
 def _hostname(host: str) -> str:

@@ -6,14 +6,17 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Annotated, Any
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, StrictInt, StrictStr
 from starlette.exceptions import HTTPException
+from starlette.routing import BaseRoute, Match, Route
+from starlette.types import Receive, Scope, Send
 
 from . import __version__
 from .access import Door, Guard
@@ -39,6 +42,9 @@ PAGE = 50
 MAX_PAGE = 500
 HEARTBEAT = 5.0
 """Seconds between signs of life on the event stream; a closed tab is noticed at the latest then."""
+
+AT_A_TIME = {"preview": 4, "full": 2}
+"""Images made at the same time: so many take neither all memory nor the threads of answers."""
 
 STATUS: dict[type[ImageGateError], int] = {
     UnknownGate: 404,
@@ -99,12 +105,34 @@ def create_app(bus: GateBus[Pictures], door: Door, progress: Progress | None = N
             headers={"cache-control": "no-cache", "x-accel-buffering": "no"},
         )
 
+    app.add_route(f"{PREFIX}/api/{{rest:path}}", _NoSuchCall(app.routes))  # type: ignore[arg-type]
+
     @app.get("/", include_in_schema=False)
     @app.get(PREFIX, include_in_schema=False)
-    def home() -> RedirectResponse:
-        return RedirectResponse(f"{PREFIX}/")
+    def home(request: Request) -> RedirectResponse:
+        query = request.url.query
+        return RedirectResponse(f"{PREFIX}/?{query}" if query else f"{PREFIX}/")
 
     return app
+
+
+class _NoSuchCall:
+    """Says what is wrong with a request that no call takes.
+
+    Without it the panel's page, which is mounted on this app, would answer for REST.
+    """
+
+    def __init__(self, calls: list[BaseRoute]) -> None:
+        self._calls = [call for call in calls if isinstance(call, Route)]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        method, path = scope["method"], scope["path"]
+        partly = [call for call in self._calls if call.matches(scope)[0] is Match.PARTIAL]
+        allowed = ", ".join(sorted({name for call in partly for name in call.methods or ()}))
+        if allowed:
+            message = f"{method} is not allowed on {path}; allowed are {allowed}"
+            raise HTTPException(405, message, {"Allow": allowed})
+        raise HTTPException(404, f"no call {path!r}; the README lists those there are")
 
 
 def _add_gates(app: FastAPI, bus: GateBus[Pictures], progress: Progress | None) -> None:
@@ -127,9 +155,9 @@ def _add_gates(app: FastAPI, bus: GateBus[Pictures], progress: Progress | None) 
         return answer
 
     @app.get(f"{PREFIX}/api/history")
-    def history(limit: Limit = PAGE, cursor: str = "") -> dict[str, Any]:
+    def history(limit: Limit = PAGE, cursor: str = "", node: str = "") -> dict[str, Any]:
         """Gates that ended, newest first."""
-        found = bus.finished(limit + 1, before=_cursor(cursor))
+        found = bus.finished(limit + 1, before=_cursor(cursor), node_id=node)
         return _page([gate.to_json() for gate in found], [gate.ended for gate in found], limit)
 
     @app.get(f"{PREFIX}/api/gates/{{gate_id}}")
@@ -145,13 +173,17 @@ def _add_pictures(app: FastAPI, bus: GateBus[Pictures]) -> None:
             raise GateClosed("the pictures of this gate are no longer kept")
         return found
 
+    limits: dict[str, CapacityLimiter] = {}  # each made within the loop that it is for
+
     @app.get(f"{PREFIX}/api/gates/{{gate_id}}/image/{{index}}")
-    def image(gate_id: str, index: int, size: str = "preview") -> Response:
+    async def image(gate_id: str, index: int, size: str = "preview") -> Response:
         """``size=preview``: JPEG or WebP; ``size=full``: lossless PNG at the true size."""
-        if size not in ("preview", "full"):
+        if size not in AT_A_TIME:
             raise BadAnswer(f"size is {size!r}; allowed are 'preview' and 'full'")
         source = pictures(gate_id, index)
-        picture = source.preview(index) if size == "preview" else source.full(index)
+        make = source.preview if size == "preview" else source.full
+        limiter = limits.setdefault(size, CapacityLimiter(AT_A_TIME[size]))
+        picture = await to_thread.run_sync(make, index, limiter=limiter)
         # An id is never used again and its image never changes.
         kept = {"cache-control": "private, max-age=86400, immutable"}
         return Response(picture.body, media_type=picture.media_type, headers=kept)
@@ -273,12 +305,12 @@ def _cursor(text: str) -> int | None:
 
 async def _explain(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ImageGateError)
-    return JSONResponse({"error": str(error)}, status_code=STATUS.get(type(error), 500))
+    return _error(str(error), STATUS.get(type(error), 500))
 
 
 async def _explain_http(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    return JSONResponse({"error": error.detail}, error.status_code, headers=error.headers)
+    return _error(error.detail, error.status_code, error.headers)
 
 
 async def _explain_input(_: Request, error: Exception) -> JSONResponse:
@@ -287,4 +319,9 @@ async def _explain_input(_: Request, error: Exception) -> JSONResponse:
         f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}"
         for problem in error.errors()
     ]
-    return JSONResponse({"error": "; ".join(problems)}, status_code=422)
+    return _error("; ".join(problems), 422)
+
+
+def _error(message: str, status: int, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    # Names of files come in messages, too, and need not be valid Unicode.
+    return JSONResponse({"error": sayable(message)}, status, headers)

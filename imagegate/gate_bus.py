@@ -316,14 +316,17 @@ class GateBus(Generic[P]):
             entries.sort(key=lambda entry: entry.seq)  # an undo puts an old gate at the end
             return [entry.snapshot() for entry in entries[:limit]]
 
-    def finished(self, limit: int | None = None, before: int | None = None) -> list[Snapshot]:
+    def finished(
+        self, limit: int | None = None, before: int | None = None, node_id: str = ""
+    ) -> list[Snapshot]:
         """Finished gates, newest first: at most ``limit`` whose ``ended`` is below ``before``."""
         found: list[Snapshot] = []
         with self._lock:
             for entry in reversed(self._finished.values()):
                 if limit is not None and len(found) >= limit:
                     break
-                if before is None or entry.ended < before:
+                ours = node_id in ("", entry.gate.node_id)
+                if ours and (before is None or entry.ended < before):
                     found.append(entry.snapshot())
         return found
 

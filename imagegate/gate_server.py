@@ -37,6 +37,7 @@ _HOP_BY_HOP = frozenset(
         "upgrade",
     }
 )
+_ADDED_BY_AIOHTTP = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
 
 
 class PromptServer(Protocol):
@@ -62,9 +63,9 @@ def attach(server: PromptServer, service: Service) -> None:
         return web.json_response({"waiting": waiting})
 
     @server.routes.route("*", PREFIX)
-    async def home(_: web.Request) -> web.Response:
+    async def home(request: web.Request) -> web.Response:
         # Relative, because ComfyUI may itself be behind a path of somebody's proxy.
-        raise web.HTTPPermanentRedirect("imagegate/")
+        raise web.HTTPPermanentRedirect(URL("imagegate/").with_query(request.query))
 
     server.routes.route("*", PREFIX + "/{tail:.*}")(proxy.forward)
     _tell(server, service)
@@ -100,7 +101,7 @@ class _Proxy:
         try:
             return await self._stream(request, URL(base + _path(request), encoded=True))
         except aiohttp.ClientConnectionError as error:
-            log.warning("the panel did not answer: %s", error)
+            log.warning("the panel did not answer: %r", error)
             return web.json_response({"error": "the panel did not answer"}, status=502)
 
     async def _stream(self, request: web.Request, url: URL) -> web.StreamResponse:
@@ -113,6 +114,8 @@ class _Proxy:
             headers=headers,
             data=request.content if request.body_exists else None,
             allow_redirects=False,
+            # Else an answer could be compressed for a client that never said it can read that.
+            skip_auto_headers=_ADDED_BY_AIOHTTP,
         ) as answer:
             response = web.StreamResponse(status=answer.status, headers=_end_to_end(answer.headers))
             await response.prepare(request)
@@ -133,7 +136,7 @@ class _Proxy:
                 auto_decompress=False,
                 # Event streams stay open for as long as a page does.
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=10),
-                connector=aiohttp.TCPConnector(limit=0),
+                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=15),
                 cookie_jar=aiohttp.DummyCookieJar(),
             )
         return self._session
@@ -149,7 +152,8 @@ def _path(request: web.Request) -> str:
 
 
 def _end_to_end(headers: Any) -> Any:
-    named = {name.strip().lower() for name in headers.get("Connection", "").split(",")}
+    connection = ",".join(headers.getall("Connection", []))
+    named = {name.strip().lower() for name in connection.split(",")}
     kept = headers.copy()
     for name in {name for name in kept if name.lower() in _HOP_BY_HOP | named | {KEY_HEADER}}:
         kept.popall(name)

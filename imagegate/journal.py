@@ -93,6 +93,7 @@ class Journal:
 
     def _read(self) -> None:
         with open(self._file, "rb", closefd=False) as file:
+            file.seek(0)  # on Windows `disk.lock` leaves it far behind the end
             text = file.read()
         end = text.rfind(b"\n") + 1
         whole, torn = text[:end], text[end:]

@@ -220,8 +220,8 @@ class Verdict:
 class Snapshot:
     """A gate as it stands at one moment; ``masked`` lists the images a mask was saved for.
 
-    ``seq`` orders gates by age, ``version`` grows with each change of this one, ``reason`` says
-    why a withdrawn gate was.
+    ``seq`` orders gates by age, ``ended`` the finished ones by their end, ``version`` grows with
+    each change of this one, ``reason`` says why a withdrawn gate was.
     """
 
     gate: Gate

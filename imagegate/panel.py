@@ -7,6 +7,7 @@ REST; Gradio gives the frame, the theme and the mask editor. The only module tha
 from __future__ import annotations
 
 import io
+import mimetypes
 import os
 import re
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 from fastapi import FastAPI
 from PIL import Image
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -51,7 +52,9 @@ def create_panel(bus: GateBus[Pictures], door: Door, progress: Progress | None =
         progress: what a folder session says of itself.
     """
     app = create_app(bus, door, progress)
-    app.mount(f"{PREFIX}/page", StaticFiles(directory=PAGE))
+    # A Windows registry may call it plain text, which no browser runs as a module.
+    mimetypes.add_type("text/javascript", ".js")
+    app.mount(f"{PREFIX}/page", _Page(directory=PAGE))
     app.add_middleware(_PageOnly)
     whole: FastAPI = gr.mount_gradio_app(
         app,
@@ -213,6 +216,15 @@ def _target(wanted: str) -> tuple[str, int, str]:
     return gate_id, int(index), how
 
 
+class _Page(StaticFiles):
+    """The page's own files, asked for anew each time: an update comes as a whole or not at all."""
+
+    def file_response(self, *args: Any, **options: Any) -> Response:
+        response = super().file_response(*args, **options)
+        response.headers["cache-control"] = "no-cache"
+        return response
+
+
 class _PageOnly:
     """Lets through what Gradio's page itself asks for, and keeps the page to this server.
 
@@ -221,10 +233,13 @@ class _PageOnly:
     """
 
     _USED = re.compile(
-        r"/gradio_api/(run/predict/?|upload/?|upload_progress|file=.*|queue/(join/?|data)"
+        # A file that is a URL would be answered by a redirect to it, wherever it leads.
+        r"/gradio_api/(run/predict/?|upload/?|upload_progress|file=(?!https?:).*|queue/(join/?|data)"
         r"|heartbeat/\w+|app_id/?|startup-events|theme\.css)$"
     )
-    _UNUSED = re.compile(r"/(monitoring|pwa_icon|manifest\.json|svelte|login|logout)(/|$)")
+    _UNUSED = re.compile(
+        r"/(monitoring|pwa_icon|manifest\.json|openapi\.json|svelte|login|logout)(/|$)"
+    )
     _ELSEWHERE = re.compile(
         rb'<link\s+rel="preconnect"[^>]*>|<script\s+src="https://[^>]*></script>'
         rb'|<link\s+rel="manifest"[^>]*>|<meta\s+(?:property|name)="(?:og|twitter):[^>]*>'

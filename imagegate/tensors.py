@@ -101,7 +101,7 @@ class TensorPictures:
     def __init__(self, image: torch.Tensor, mask: torch.Tensor | None = None) -> None:
         self._image: torch.Tensor | None = image
         self._mask = mask
-        self._lock = threading.Lock()  # guards _previews
+        self._lock = threading.Lock()  # guards _previews, which grow only until `release`
         self._previews = {0: preview(image, 0)}
 
     def preview(self, index: int) -> Picture:
@@ -110,7 +110,8 @@ class TensorPictures:
         if made is None:
             made = preview(self._tensor(), index)
             with self._lock:
-                self._previews[index] = made
+                if self._image is not None:
+                    self._previews[index] = made
         return made
 
     def full(self, index: int) -> Picture:
@@ -123,8 +124,10 @@ class TensorPictures:
         return encode_png(_to_pil(mask[index][..., None])).body
 
     def release(self) -> None:
-        """Let the tensors go; what was made of them so far can still be looked at."""
-        self._image = self._mask = None
+        """Let the tensors go, and with them all previews but the first: batches can be large."""
+        with self._lock:
+            self._image = self._mask = None
+            self._previews = {0: self._previews[0]}
 
     def _tensor(self) -> torch.Tensor:
         image = self._image

@@ -1,7 +1,8 @@
-"""The REST contract (DESIGN.md, section 5). Streaming is tested over a real uvicorn."""
+"""The REST contract. Streaming is tested over a real uvicorn."""
 
 from __future__ import annotations
 
+import http.client
 import io
 import json
 import socket
@@ -10,6 +11,7 @@ import threading
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx2 as httpx
 import pytest
@@ -21,7 +23,7 @@ from imagegate import api as api_module
 from imagegate.access import MAX_BODY, HostDoor, KeyDoor
 from imagegate.api import create_app
 from imagegate.gate_bus import GateBus, Ticket
-from imagegate.model import Answer, Gate, State
+from imagegate.model import Answer, Gate, State, TooLate
 from imagegate.pictures import Picture, encode_png, encode_preview
 from tests.conftest import PATIENCE, Watch
 
@@ -133,11 +135,17 @@ def test_an_exact_page_has_no_next(client: TestClient, bus: GateBus[Any]) -> Non
 
 
 def test_the_gates_of_one_node(client: TestClient, bus: GateBus[Any]) -> None:
-    """The node filter lists and counts the gates of that node only."""
-    publish(bus, node_id="1")
+    """The node filter lists and counts the gates of that node only, in the history too."""
+    other = publish(bus, node_id="1").gate.id
     mine = publish(bus, node_id="4:2").gate.id
     answer = client.get(f"{API}/gates", params={"node": "4:2"}).json()
     assert [gate["id"] for gate in answer["gates"]] == [mine]
+    assert answer["waiting"] == 1
+    bus.decide(mine, 1)
+    bus.decide(other, 1)
+    answer = client.get(f"{API}/history", params={"node": "4:2", "limit": 1}).json()
+    assert [gate["id"] for gate in answer["gates"]] == [mine]
+    assert answer["next"] is None
 
 
 def test_the_history(client: TestClient, bus: GateBus[Any]) -> None:
@@ -228,6 +236,37 @@ def test_the_prefix_is_where_one_lands(client: TestClient) -> None:
         response = client.get(path)
         assert response.is_redirect
         assert response.headers["location"] == "/imagegate/"
+        assert client.get(f"{path}?node=4").headers["location"] == "/imagegate/?node=4"
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "TRACE", "PATCH", "MAKE-IT-SO"])
+def test_a_wrong_method_names_the_right_ones(client: TestClient, method: str) -> None:
+    """Whatever the method, 405 says which ones a call takes."""
+    headers = {"content-type": "application/json"}
+    response = client.request(method, f"{API}/gates/x/decision", headers=headers)
+    assert (response.status_code, response.headers["allow"]) == (405, "POST")
+    if method != "HEAD":
+        assert response.json()["error"].endswith("allowed are POST")
+    allowed = client.request(method, f"{API}/gates/x/mask/0").headers.get("allow")
+    assert allowed in ("DELETE, GET, PUT", None if method == "GET" else "DELETE, GET, PUT")
+
+
+@pytest.mark.parametrize("path", ["", "gates/", "/gates", "nothing", "gates/x/y/z"])
+def test_an_unknown_call(client: TestClient, path: str) -> None:
+    """A path that is no call gets 404 from REST itself, naming it."""
+    assert path in error(client.get(f"{API}/{path}"), 404)
+
+
+def test_an_error_with_half_a_character(client: TestClient, bus: GateBus[Any]) -> None:
+    """An error that names a file whose name is no valid Unicode is still told."""
+
+    def revoke(_: Answer) -> None:
+        raise TooLate("there is a caf\udce9.png in its old place")
+
+    ticket = publish(bus, record=lambda _: None, revoke=revoke, undoable=True)
+    bus.decide(ticket.gate.id, 1)
+    response = client.post(f"{API}/gates/{ticket.gate.id}/undo", json={})
+    assert error(response, 409) == "there is a caf?.png in its old place"
 
 
 # -- answers
@@ -554,6 +593,7 @@ CHANGES: list[tuple[str, str, bytes, str]] = [
         {"origin": "http://localhost:1"},
         {"origin": "http://localhost.evil.example"},
         {"origin": "nonsense"},
+        {"origin": "http://[::1"},
         {"sec-fetch-site": "cross-site"},
         {"sec-fetch-site": "same-site"},
         {"sec-fetch-site": "cross-site", "origin": "http://localhost"},
@@ -728,6 +768,42 @@ def events(lines: Iterator[str]) -> Iterator[tuple[str, dict[str, Any]]]:
             kind = line[7:]
         elif line.startswith("data: "):
             yield kind, json.loads(line[6:])
+
+
+def test_an_answer_never_waits_for_pictures(server: str, bus: GateBus[Any]) -> None:
+    """However many full images are asked for, few are made at a time; a click counts at once."""
+    most = api_module.AT_A_TIME["full"]
+    begun, go_on = threading.Semaphore(0), threading.Event()
+    made_at_once: list[int] = []
+    busy: set[int] = set()
+
+    class Slow(Photos):
+        def full(self, index: int) -> Picture:
+            busy.add(threading.get_ident())
+            made_at_once.append(len(busy))
+            begun.release()
+            assert go_on.wait(PATIENCE)
+            busy.discard(threading.get_ident())
+            return Picture(b"png", "image/png")
+
+    gate = Gate(("keep", "fix"), WIDTH, HEIGHT)
+    bus.publish(gate, Slow())
+    url = urlsplit(server)
+    asked = [http.client.HTTPConnection(str(url.hostname), url.port) for _ in range(60)]
+    try:
+        for connection in asked:
+            connection.request("GET", f"{API}/gates/{gate.id}/image/0?size=full")
+        assert all(begun.acquire(timeout=PATIENCE) for _ in range(most))
+        with httpx.Client(timeout=PATIENCE) as client:
+            answer = client.post(f"{server}/gates/{gate.id}/decision", json={"route": 1})
+        assert answer.json() == {"outcome": "won"}
+        go_on.set()
+        assert [connection.getresponse().read() for connection in asked] == [b"png"] * len(asked)
+    finally:
+        go_on.set()
+        for connection in asked:
+            connection.close()
+    assert max(made_at_once) == most
 
 
 def test_events(server: str, bus: GateBus[Any]) -> None:

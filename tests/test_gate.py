@@ -1,4 +1,4 @@
-"""The node's contract (DESIGN.md, section 2), against a stand-in for ComfyUI's executor."""
+"""The node's contract, against a stand-in for ComfyUI's executor."""
 
 from __future__ import annotations
 

@@ -266,6 +266,23 @@ async def test_headers(front: Front) -> None:
     assert ("x-forwarded-proto", "http") in got
 
 
+async def test_connection_may_be_said_twice(front: Front) -> None:
+    """What any of several Connection headers names stays behind."""
+    sent = [("Connection", "X-One"), ("Connection", "X-Two"), ("X-One", "1"), ("X-Two", "2")]
+    async with front.call("GET", "/imagegate/echo/x", headers=sent) as answer:
+        names = {name.lower() for name, _ in (await answer.json())["headers"]}
+    assert not {"x-one", "x-two"} & names
+
+
+async def test_the_proxy_asks_for_nothing_of_its_own(front: Front) -> None:
+    """A client that does not say it can read compressed answers is not sent any."""
+    own = ("Accept", "Accept-Encoding", "User-Agent", "Content-Type")
+    ask = front.call("POST", "/imagegate/echo/x", data=b"body", skip_auto_headers=own)
+    async with ask as answer:
+        names = {name.lower() for name, _ in (await answer.json())["headers"]}
+    assert not {name.lower() for name in own} & names
+
+
 async def test_the_key_never_comes_out(front: Front) -> None:
     """No answer tells the browser the key."""
     async with front.call("GET", "/imagegate/cookies") as answer:
@@ -324,6 +341,14 @@ async def test_the_bare_prefix_leads_to_the_panel(front: Front, prefix: str) -> 
         assert answer.url.join(URL(answer.headers["Location"])).path == f"{prefix}/imagegate/"
 
 
+async def test_the_bare_prefix_keeps_its_query(front: Front) -> None:
+    """A node named in the address is not lost on the way to the slash."""
+    asked = "/imagegate?node=4:2&embed=1"
+    async with front.call("GET", asked, allow_redirects=False) as answer:
+        there = answer.url.join(URL(answer.headers["Location"]))
+    assert dict(there.query) == {"node": "4:2", "embed": "1"}
+
+
 # -- streams
 
 
@@ -377,13 +402,14 @@ async def test_a_panel_that_dies_in_the_middle(front: Front) -> None:
 # -- the panel's life
 
 
-async def test_a_panel_that_cannot_start(caplog: Any) -> None:
+@pytest.mark.parametrize("kind", [ImportError, SystemExit])
+async def test_a_panel_that_cannot_start(kind: type[BaseException]) -> None:
     """Without a panel the proxy answers 503 with what to install, and tries again next time."""
     tries: list[int] = []
 
     def broken(_: Service) -> FastAPI:
         tries.append(1)
-        raise ImportError("No module named 'gradio'")
+        raise kind("No module named 'gradio'")
 
     async with Front(Service(broken)) as front:
         for count in (1, 2):

@@ -101,16 +101,29 @@ def test_the_first_preview_is_there_at_once(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_released_pictures() -> None:
-    """Once released, previews made before are still shown, and all else says it is gone."""
+    """Once released the first preview is still shown, and all else is gone and says so."""
     pictures = TensorPictures(torch.zeros(3, 2, 2, 3), torch.ones(3, 2, 2))
     pictures.preview(1)
     pictures.release()
     assert pictures.preview(0).body
-    assert pictures.preview(1).body
-    for gone in (lambda: pictures.preview(2), lambda: pictures.full(0)):
+    for gone in (lambda: pictures.preview(1), lambda: pictures.full(0)):
         with pytest.raises(GateClosed):
             gone()
     assert pictures.start_mask(0) is None
+
+
+def test_a_preview_that_comes_after_the_release(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A preview that was being made while the pictures were released is shown, but not kept."""
+    pictures = TensorPictures(torch.zeros(2, 2, 2, 3))
+
+    def late(_: torch.Tensor, index: int) -> Picture:
+        pictures.release()
+        return Picture(b"x", "y")
+
+    monkeypatch.setattr(tensors, "preview", late)
+    assert pictures.preview(1).body == b"x"
+    with pytest.raises(GateClosed):
+        pictures.preview(1)
 
 
 def test_pictures_from_many_threads() -> None:
