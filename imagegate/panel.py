@@ -95,7 +95,6 @@ def _blocks(bus: GateBus[Pictures]) -> Any:
         title="Image Gate", fill_width=True, analytics_enabled=False, delete_cache=(600, 3600)
     ) as blocks:
         gr.HTML('<div id="ig-top"></div>', js_on_load=None, apply_default_css=False)
-        paint = ("#ffffff", PAINT_ALPHA / 255)
         editor = gr.ImageEditor(
             type="pil",
             image_mode="RGBA",
@@ -103,9 +102,7 @@ def _blocks(bus: GateBus[Pictures]) -> Any:
             sources=(),
             transforms=(),
             layers=False,
-            brush=gr.Brush(
-                colors=[paint], default_color=paint, default_size=32, color_mode="fixed"
-            ),
+            brush=_brush(32),
             eraser=gr.Eraser(default_size=32),
             buttons=["fullscreen"],
             show_label=False,
@@ -141,6 +138,12 @@ def _blocks(bus: GateBus[Pictures]) -> Any:
     return blocks
 
 
+def _brush(size: int) -> gr.Brush:
+    """White, and nothing else. ``size``: the brush's radius in pixels of the canvas."""
+    white = ("#ffffff", PAINT_ALPHA / 255)
+    return gr.Brush(colors=[white], default_color=white, default_size=size, color_mode="fixed")
+
+
 def _open_editor(bus: GateBus[Pictures], wanted: str) -> Any:
     """The editor over the preview of the image, with the mask so far as its layer.
 
@@ -162,7 +165,14 @@ def _open_editor(bus: GateBus[Pictures], wanted: str) -> Any:
     layer[painted] = (255, 255, 255, PAINT_ALPHA)
     # Always with a layer, an empty one too: without it Undo takes the background away.
     value = {"background": background, "layers": [Image.fromarray(layer)], "composite": None}
-    return gr.update(visible=True, canvas_size=size, value=value)
+    radius = max(2, round(max(size) / 40))
+    return gr.update(
+        visible=True,
+        canvas_size=size,
+        value=value,
+        brush=_brush(radius),
+        eraser=gr.Eraser(default_size=radius),
+    )
 
 
 def _save_editor(bus: GateBus[Pictures], wanted: str, value: dict[str, Any] | None) -> str:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import io
+import mimetypes
 import re
 import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from playwright.sync_api import Browser, Page, Request, expect
 
+from imagegate.access import HostDoor
 from imagegate.gate_bus import GateBus, GateCancelled, Ticket
 from imagegate.model import Gate, Outcome, State
+from imagegate.panel import create_panel
 from imagegate.pictures import read_mask
 from imagegate.tensors import TensorPictures
 from tests.browser import PanelServer, chromium
@@ -142,6 +146,7 @@ def test_keys_work_unless_somebody_types(bus: GateBus[Any], new_page: Callable[.
     page.keyboard.press("0")
     assert tickets["Two"].wait(5).decision.route == 10
     shown(page, "Three")
+    status(page, "recorded for Two")  # else it may come after what zooming says
     page.keyboard.press("Space")
     status(page, "Full size, 96 × 64")
     page.keyboard.press("Space")
@@ -163,6 +168,131 @@ def test_a_double_click_decides_one_gate(bus: GateBus[Any], new_page: Callable[.
     shown(page, "Second")
     status(page, "recorded for First")
     assert not second.future.done()
+
+
+def test_a_rhythm_of_four_clicks_a_second_loses_none(
+    bus: GateBus[Any], new_page: Callable[..., Page]
+) -> None:
+    """Whoever clicks four times a second decides a gate with each click."""
+    tickets = [publish(bus, f"Gate {i}") for i in range(9)]
+    page = new_page()
+    shown(page, "Gate 0")
+    settled(page)
+    page.evaluate(
+        "() => new Promise((done) => { let left = 8; const beat = setInterval(() => {"
+        " document.querySelector('#ig-route-1').click();"
+        " if (!--left) done(clearInterval(beat)); }, 250) })"
+    )
+    assert [ticket.wait(5).decision.route for ticket in tickets[:8]] == [1] * 8
+    assert not tickets[8].future.done()
+
+
+def test_undo_means_the_answer_that_is_still_on_its_way(
+    bus: GateBus[Any], new_page: Callable[..., Page]
+) -> None:
+    """U right after a click takes that one back; each further U the one before it."""
+    tickets = [publish(bus, f"Gate {i}", undoable=True) for i in range(4)]
+    page = new_page()
+    for i in range(2):
+        shown(page, f"Gate {i}")
+        settled(page)
+        page.keyboard.press("1")
+    shown(page, "Gate 2")
+    settled(page)
+    held = []
+    page.route("**/decision", lambda route: held.append(route))
+    page.keyboard.press("1")
+    page.keyboard.press("u")
+    page.keyboard.press("u")
+    page.wait_for_function("() => document.querySelector('#ig-title').textContent === 'Gate 3'")
+    settled(page)
+    held[0].continue_()
+    shown(page, "Gate 1")
+    expect(page.locator("#ig-pending")).to_have_text("3 waiting")
+    assert bus.get(tickets[0].gate.id).state is State.DECIDED
+
+
+def test_a_gate_published_while_the_list_is_read_is_not_lost(
+    bus: GateBus[Any], new_page: Callable[..., Page]
+) -> None:
+    """News that overtake the list they are not in yet still count."""
+    publish(bus, "Listed")
+    page = new_page()
+    shown(page, "Listed")
+
+    def late(route: Any) -> None:  # the list as it was a moment ago
+        answer = route.fetch()
+        publish(bus, "Overtaking")
+        page.wait_for_timeout(300)
+        route.fulfill(response=answer)
+
+    page.route("**/api/gates?**", late, times=1)
+    page.reload()
+    shown(page, "Listed")
+    page.keyboard.press("n")
+    shown(page, "Overtaking")
+
+
+def test_undo_does_not_throw_away_what_is_painted(
+    bus: GateBus[Any], new_page: Callable[..., Page]
+) -> None:
+    """While a mask is painted another gate does not come to the front."""
+    done = publish(bus, "Done", undoable=True)
+    publish(bus, "Painted", undoable=True)
+    page = new_page()
+    shown(page, "Done")
+    settled(page)
+    page.keyboard.press("1")
+    shown(page, "Painted")
+    page.keyboard.press("m")
+    page.keyboard.press("u")
+    status(page, "Save or cancel the mask first")
+    assert bus.get(done.gate.id).state is State.DECIDED
+
+
+def test_another_gate_never_shows_under_the_picture_before_it(
+    bus: GateBus[Any], new_page: Callable[..., Page]
+) -> None:
+    """Until its own image is there the stage is empty."""
+    publish(bus, "First")
+    page = new_page()
+    shown(page, "First")
+    held = []
+    page.route("**/image/0?**", lambda route: held.append(route))
+    publish(bus, "Second")
+    expect(page.locator("#ig-pending")).to_have_text("2 waiting")
+    page.keyboard.press("n")
+    expect(page.locator("#ig-title")).to_have_text("Second")
+    expect(page.locator("#ig-image")).to_be_hidden()
+    for route in held:
+        route.continue_()
+    page.unroute("**/image/0?**")
+    shown(page, "Second")
+    expect(page.locator("#ig-image")).to_be_visible()
+
+
+def test_focus_and_note_stay_where_they_are(
+    bus: GateBus[Any], new_page: Callable[..., Page]
+) -> None:
+    """Tab and Enter decide one gate after the other; a note waits with its gate."""
+    first = publish(bus, "First")
+    publish(bus, "Second"), publish(bus, "Third")
+    page = new_page()
+    shown(page, "First")
+    settled(page)
+    page.focus("#ig-route-2")
+    page.keyboard.press("Enter")
+    assert first.wait(5).decision.route == 2
+    shown(page, "Second")
+    expect(page.locator("#ig-route-2")).to_be_focused()
+    page.fill("#ig-note", "look again")
+    page.keyboard.press("Escape")
+    page.keyboard.press("n")
+    shown(page, "Third")
+    expect(page.locator("#ig-note")).to_have_value("")
+    page.keyboard.press("n")
+    shown(page, "Second")
+    expect(page.locator("#ig-note")).to_have_value("look again")
 
 
 def test_a_new_gate_appears_by_itself(bus: GateBus[Any], new_page: Callable[..., Page]) -> None:
@@ -411,6 +541,40 @@ def test_nothing_is_asked_of_another_server_and_no_event_is_an_api(
     context.close()
 
 
+def test_the_page_leads_nowhere_else(server: PanelServer) -> None:
+    """No address below the panel redirects to another server or lists Gradio's own API."""
+    for path in ("gradio_api/file=https://evil.example/", "gradio_api/file=%68ttp://evil.example/",
+                 "openapi.json", "openapi.json/"):  # fmt: skip
+        response = httpx.get(server.url + path)
+        assert (response.status_code, response.headers.get("location")) == (404, None), path
+
+
+def test_the_page_is_never_half_old(
+    bus: GateBus[Any], server: PanelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A browser asks for the page's scripts anew each time, and may run them: also where the
+    system takes them for plain text, as some Windows registries do.
+    """
+    mimetypes.init()
+    monkeypatch.setattr(mimetypes, "_db", mimetypes.MimeTypes())
+    mimetypes.add_type("text/plain", ".js")
+    create_panel(bus, HostDoor())
+    for name in ("panel.js", "gates.js"):
+        response = httpx.get(f"{server.url}page/{name}")
+        assert response.headers["cache-control"] == "no-cache"
+        assert response.headers["content-type"].startswith("text/javascript")
+        unchanged = {"if-none-match": response.headers["etag"]}
+        again = httpx.get(f"{server.url}page/{name}", headers=unchanged)
+        assert (again.status_code, again.headers["cache-control"]) == (304, "no-cache")
+
+
+def test_rest_answers_for_itself(server: PanelServer) -> None:
+    """Beside the page, too, a wrong method or path of REST gets an answer of REST."""
+    response = httpx.get(f"{server.url}api/gates/x/decision")
+    assert (response.status_code, response.headers["allow"]) == (405, "POST")
+    assert "nothing" in httpx.get(f"{server.url}api/nothing").json()["error"]
+
+
 # -- masks
 
 
@@ -480,12 +644,12 @@ def test_a_mask_comes_back_pixel_by_pixel(bus: GateBus[Any], new_page: Callable[
     png = ticket.wait(10).masks[0]
     got = np.asarray(read_mask(png, *size)).astype(int)
     before = (start[0] * 255).round().int().numpy()
-    drawn = capsule(size, (150, 150), (250, 150), 32)
-    far = ~capsule(size, (150, 150), (250, 150), 36)
+    drawn = capsule(size, (150, 150), (250, 150), 8)
+    far = ~capsule(size, (150, 150), (250, 150), 11)
     assert (got[far] == before[far]).all()
     painted = got >= 128
     both = painted & ~(before >= 128)
-    assert (both & drawn).sum() / (both | drawn).sum() > 0.96
+    assert (both & drawn).sum() / (both | drawn).sum() > 0.93
 
 
 def test_a_route_clicked_while_painting_takes_the_mask_along(
@@ -521,9 +685,10 @@ def test_painting_can_be_cleared_cancelled_and_interrupted(
     expect(page.locator("#ig-editor")).to_have_count(0)
     assert bus.get(ticket.gate.id).masked == ()
     open_editor(page, size)
-    page.click("#ig-mask-clear")
+    with page.expect_response("**/image.png", timeout=PAINT):  # the empty layer
+        page.click("#ig-mask-clear")
     status(page, "Paint what the mask shall cover", timeout=PAINT)
-    page.wait_for_load_state("networkidle")
+    settled(page)
     page.click("#ig-mask-save")
     status(page, "Mask saved for Cleared", timeout=PAINT)
     png = bus.mask(ticket.gate.id, 0)

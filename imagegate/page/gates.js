@@ -12,6 +12,8 @@ const LOW = 5; // fewer known gates than this: read the next page
 const HISTORY = 30;
 const RETRY_FIRST = 400; // ms
 const RETRY_MOST = 5000;
+const SLOW = 300; // ms after which an answer that is still on its way is spoken of
+const FIRST = 1; // version of a gate that was just published
 const GONE_FOR_NOW = new Set([502, 503, 504]);
 
 /** @typedef {{id: string, title: string, labels: string[], state: string, batch: number}} Gate */
@@ -28,6 +30,8 @@ export class Gates extends EventTarget {
   /** What a folder session says of itself; null in ComfyUI. */
   progress = null;
   online = false;
+  /** Whether more gates are on their way to this page. */
+  reading = false;
   loaded = false;
   /** Server's clock minus this one's, in seconds. */
   clock = 0;
@@ -35,11 +39,12 @@ export class Gates extends EventTarget {
   #base;
   #node;
   #cursor = null;
-  #reading = null;
+  #news = Promise.resolve(); // what the server tells is taken in one after the other
+  #undone = Promise.resolve();
   #sending = new Map(); // gate id -> answer on its way
   #over = new Map(); // gate id -> its version when it ended, for lists that were read before
-  #wake = null;
-  #mine = []; // ids this page decided, newest last
+  #asleep = new Set(); // answers that wait for the connection
+  #mine = []; // gates decided here that can be taken back, newest last
 
   /**
    * @param {URL} base of the panel, ends with a slash
@@ -75,25 +80,30 @@ export class Gates extends EventTarget {
   listen() {
     subscribe(this.#base, (kind, content) => {
       this.#setOnline(kind !== "lost");
-      if (kind === "lost" || (content.gate && !this.#concerns(content.gate))) return;
-      // `waiting` counts all gates; `node_waiting` those of the gate's node.
-      if (content.gate) this.waiting = this.#node ? content.node_waiting : content.waiting;
-      this.progress = content.progress ?? this.progress;
-      if (kind === "reload") this.reload();
-      else if (kind === "published") this.#published(content.gate);
-      else if (kind === "masked") this.#masked(content.gate);
-      else if (content.gate) this.#ended(content.gate);
-      else this.#changed();
+      if (kind !== "lost") this.#inOrder(() => this.#take(kind, content));
     });
   }
 
+  #take(kind, content) {
+    if (kind === "reload") return this.#readAll();
+    if (content.gate && !this.#concerns(content.gate)) return null;
+    // `waiting` counts all gates; `node_waiting` those of the gate's node.
+    if (content.gate) this.waiting = this.#node ? content.node_waiting : content.waiting;
+    this.progress = content.progress ?? this.progress;
+    if (kind === "published") this.#published(content.gate);
+    else if (kind === "masked") this.#masked(content.gate);
+    else if (content.gate) this.#ended(content.gate);
+    this.#changed();
+    return null;
+  }
+
   /** Read the list and the history anew; what is on show stays on show while it waits. */
-  async reload() {
+  async #readAll() {
     const shown = this.current;
     try {
       const [page, past] = await Promise.all([
         this.#get(this.#filtered(`gates?limit=${PAGE}`)),
-        this.#get(this.url(`history?limit=${HISTORY}`)),
+        this.#get(this.#filtered(`history?limit=${HISTORY}`)),
       ]);
       const open = page.gates.filter((gate) => this.#isOpen(gate));
       const put_off = new Set(this.skipped.map((gate) => gate.id));
@@ -124,9 +134,7 @@ export class Gates extends EventTarget {
   }
 
   decide(gate, route, signed) {
-    const label = gate.labels[route - 1];
-    this.#mine.push(gate.id);
-    return this.#answer(gate, "decision", { route, ...signed }, `“${label}”`);
+    return this.#answer(gate, "decision", { route, ...signed }, `“${gate.labels[route - 1]}”`);
   }
 
   stop(gate, signed) {
@@ -135,12 +143,20 @@ export class Gates extends EventTarget {
 
   /** The gate that Undo would take back: this page's last decision, else the newest of all. */
   get undoable() {
-    const open = this.history.filter((gate) => gate.state === "decided" && gate.undoable);
-    const mine = this.#mine.findLast((id) => open.some((gate) => gate.id === id));
-    return open.find((gate) => gate.id === mine) ?? open[0] ?? null;
+    const newest = this.history.find((gate) => gate.state === "decided" && gate.undoable);
+    return this.#mine.at(-1) ?? newest ?? null;
   }
 
-  async undo(gate = this.undoable) {
+  /** One after the other, and after the answers on their way: it is the last one that is meant. */
+  undo(gate = null) {
+    this.#undone = this.#undone.then(async () => {
+      await Promise.all(this.#sending.values());
+      await this.#undo(gate ?? this.undoable);
+    });
+    return this.#undone;
+  }
+
+  async #undo(gate) {
     if (!gate) {
       const last = this.history.find((one) => one.state === "decided");
       this.#say(
@@ -150,16 +166,17 @@ export class Gates extends EventTarget {
       return;
     }
     const [status, body] = await this.#send(gate, "undo", {});
+    this.#mine = this.#mine.filter((one) => one.id !== gate.id);
     if (status !== 200) {
       this.#say(`Not undone: ${body.error}`, "bad");
-      return;
+    } else {
+      this.#waitsAgain(gate);
+      this.#drop(gate.id);
+      this.queue.unshift(body);
+      this.#say(`Taken back: ${gate.title} waits again.`);
     }
-    this.#mine = this.#mine.filter((id) => id !== gate.id);
-    this.history = this.history.filter((one) => one.id !== gate.id);
-    this.#drop(gate.id);
-    this.queue.unshift(body);
-    this.#say(`Taken back: ${gate.title} waits again.`);
     this.#changed();
+    if (!this.undoable) this.#inOrder(() => this.#readAll()); // for older decisions
   }
 
   async clearMask(gate, index) {
@@ -170,16 +187,23 @@ export class Gates extends EventTarget {
 
   // -- answers
 
-  async #answer(gate, path, body, said) {
-    this.#sending.set(gate.id, said);
+  #answer(gate, path, body, said) {
+    const answer = this.#deliver(gate, path, body, said);
+    this.#sending.set(gate.id, answer);
     this.#drop(gate.id);
     this.#refill();
-    this.#say(`${said} for ${gate.title}: sending …`, "busy");
     this.#changed();
+    return answer;
+  }
+
+  async #deliver(gate, path, body, said) {
+    const slow = setTimeout(() => this.#say(`${said} for ${gate.title}: sending …`, "busy"), SLOW);
     const [status, reply] = await this.#send(gate, path, body);
+    clearTimeout(slow);
     this.#sending.delete(gate.id);
     if (status < 422) this.#ends(gate);
     if (status === 200) {
+      if (path === "decision" && gate.undoable) this.#mine.push(gate);
       this.#say(`${said} recorded for ${gate.title}.`, "good");
     } else if (status === 409 && reply.decision) {
       this.#say(`Too late for ${gate.title}: ${told(reply.decision)} first.`, "bad");
@@ -208,9 +232,9 @@ export class Gates extends EventTarget {
         // no connection: said below, tried again
       }
       this.#setOnline(false);
-      await new Promise((resolve) => {
-        this.#wake = resolve;
-        setTimeout(resolve, pause);
+      await new Promise((wake) => {
+        this.#asleep.add(wake);
+        setTimeout(wake, pause);
       });
     }
   }
@@ -218,11 +242,17 @@ export class Gates extends EventTarget {
   // -- news
 
   #published(gate) {
-    this.history = this.history.filter((one) => one.id !== gate.id);
     const known = [...this.queue, ...this.skipped].some((one) => one.id === gate.id);
-    // With unread pages before it, it will be read in its turn.
-    if (!known && this.#cursor === null && !this.#sending.has(gate.id)) this.queue.push(gate);
-    this.#changed();
+    if (known || !this.#isOpen(gate)) return;
+    const again = gate.version > FIRST; // taken back: its place may be on a page long read
+    if (again) this.#waitsAgain(gate);
+    // A new one with unread pages before it will be read in its turn.
+    if (again || this.#cursor === null) this.queue.push(gate);
+  }
+
+  #waitsAgain(gate) {
+    this.history = this.history.filter((one) => one.id !== gate.id);
+    this.#mine = this.#mine.filter((one) => one.id !== gate.id);
   }
 
   #masked(gate) {
@@ -230,8 +260,6 @@ export class Gates extends EventTarget {
       const at = list.findIndex((one) => one.id === gate.id);
       if (at >= 0) list[at] = gate;
     }
-    this.dispatchEvent(new CustomEvent("masked", { detail: gate }));
-    this.#changed();
   }
 
   #ended(gate) {
@@ -244,7 +272,6 @@ export class Gates extends EventTarget {
       this.#say(`${gate.title}: ${why}.`, "bad");
     }
     this.#refill();
-    this.#changed();
   }
 
   // -- inside
@@ -281,6 +308,11 @@ export class Gates extends EventTarget {
     if (["waiting", "parked"].includes(reply.state)) this.queue = [reply, ...rest];
   }
 
+  /** A list that is read and the news about it must not overtake each other. */
+  #inOrder(act) {
+    this.#news = this.#news.then(act).catch((error) => console.error(error));
+  }
+
   #drop(id) {
     this.queue = this.queue.filter((gate) => gate.id !== id);
     this.skipped = this.skipped.filter((gate) => gate.id !== id);
@@ -288,11 +320,9 @@ export class Gates extends EventTarget {
 
   /** See to it that the queue goes on: with the next page, or with what was skipped. */
   #refill() {
-    if (this.queue.length < LOW && this.#cursor !== null && !this.#reading) {
-      this.#reading = this.#readOn().finally(() => {
-        this.#reading = null;
-        this.#changed();
-      });
+    if (this.queue.length < LOW && this.#cursor !== null && !this.reading) {
+      this.reading = true;
+      this.#inOrder(() => this.#readOn());
     }
     if (this.queue.length === 0 && this.#cursor === null) {
       [this.queue, this.skipped] = [this.skipped, []];
@@ -300,24 +330,26 @@ export class Gates extends EventTarget {
   }
 
   async #readOn() {
-    const cursor = this.#cursor;
     try {
-      const page = await this.#get(this.#filtered(`gates?limit=${PAGE}&cursor=${cursor}`));
-      if (cursor !== this.#cursor) return; // reloaded meanwhile
+      const page = await this.#get(this.#filtered(`gates?limit=${PAGE}&cursor=${this.#cursor ?? ""}`));
       const known = new Set([...this.queue, ...this.skipped].map((gate) => gate.id));
       this.queue.push(
         ...page.gates.filter((gate) => !known.has(gate.id) && this.#isOpen(gate)),
       );
       this.#cursor = page.next;
       this.waiting = page.waiting;
+      this.reading = false;
+      this.#refill(); // perhaps it knew all of them
     } catch {
-      // the next change tries again
+      this.reading = false; // the next change tries again
     }
+    this.#changed();
   }
 
   #setOnline(online) {
     if (online) {
-      this.#wake?.(); // what could not be sent is sent now
+      for (const wake of this.#asleep) wake(); // what could not be sent is sent now
+      this.#asleep.clear();
     }
     if (this.online === online) return;
     this.online = online;

@@ -8,7 +8,9 @@
 import { Gates } from "./gates.js";
 
 const AHEAD = 3; // previews kept ready
-const SETTLE = 250; // ms in which a double click does not decide the gate that has just come
+const PAN = 80; // px an arrow key moves a zoomed image
+const SETTLE = 200; // ms in which a double click does not decide the gate that has just come
+const ENLARGED = 4; // times at most a small image is
 const SURE = 4000; // ms to confirm a Stop
 const SAVE_MOST = 90_000; // ms; a small machine takes seconds to read a large canvas
 const NAME = "imagegate.name";
@@ -27,6 +29,10 @@ const view = {
   painting: null, // {gate, index, opened} while the mask editor is open
   stopAsked: 0,
   ahead: [],
+  online: false,
+  history: null, // as it was last rendered
+  notes: new Map(), // gate id -> what is written but not sent
+  noted: "", // the gate that the note on show is about
 };
 
 let saves = 0;
@@ -43,7 +49,7 @@ const TOP = `
     <span id="ig-pending"></span>
   </header>
   <div id="ig-offline" role="alert" hidden>Connection lost. Trying again; nothing you clicked is lost.</div>
-  <div id="ig-stage" tabindex="-1">
+  <div id="ig-stage">
     <div class="ig-frame"><img id="ig-image" alt="" draggable="false"><div id="ig-mask"></div></div>
     <div id="ig-empty" hidden><h2></h2><p></p></div>
   </div>
@@ -78,21 +84,23 @@ function build() {
   $("ig-top").innerHTML = TOP;
   $("ig-bottom").innerHTML = BOTTOM;
   document.body.classList.toggle("ig-embed", query.get("embed") === "1");
-  $("ig-name").value = localStorage.getItem(NAME) ?? "";
+  $("ig-name").value = remembered();
   $("ig-past").open = innerWidth > 700 && query.get("embed") !== "1";
 
   $("ig-skip").onclick = () => leaveEditor() && gates.skip();
-  $("ig-undo").onclick = () => gates.undo();
+  $("ig-undo").onclick = () => undo();
   $("ig-stop").onclick = stop;
   $("ig-mask-edit").onclick = openEditor;
   $("ig-mask-save").onclick = saveMask;
   $("ig-mask-cancel").onclick = closeEditor;
   $("ig-mask-clear").onclick = clearMask;
   $("ig-zoom").onclick = () => zoom();
-  $("ig-image").onclick = (event) => zoom(event);
+  $("ig-image").onclick = (event) => !view.dragged && zoom(event);
+  $("ig-image").onload = () => $("ig-image").classList.remove("ig-old");
   $("ig-image").onerror = () =>
     view.gate && say({ text: `The image of ${view.gate.title} could not be loaded.`, tone: "bad" });
-  $("ig-name").onchange = (event) => localStorage.setItem(NAME, event.target.value.trim());
+  $("ig-stage").onpointerdown = drag;
+  $("ig-name").onchange = (event) => remembered(event.target.value.trim());
   document.addEventListener("keydown", key);
   addEventListener("beforeunload", (event) => {
     if (gates.unsent) event.preventDefault(); // an answer is still on its way
@@ -100,9 +108,9 @@ function build() {
 
   gates.addEventListener("change", render);
   gates.addEventListener("said", (event) => say(event.detail));
-  gates.addEventListener("masked", (event) => masked(event.detail));
   setInterval(clock, 1000);
-  new ResizeObserver(fit).observe($("ig-bottom"));
+  const sizes = new ResizeObserver(fit);
+  for (const part of [$("ig-title").parentNode, $("ig-offline"), $("ig-thumbs"), $("ig-bottom")]) sizes.observe(part);
   addEventListener("resize", fit);
   gates.listen();
   render();
@@ -121,7 +129,7 @@ function element(tag, text = "", attributes = {}) {
 function render() {
   const gate = gates.current;
   if (gate?.id !== view.gate?.id) show(gate);
-  else if (gate && gate.version !== view.version) showMask(gate);
+  else if (gate && gate.version !== view.version && !view.painting) showMask(gate);
   view.gate = gate;
   view.version = gate?.version ?? -1;
   document.body.classList.toggle("ig-idle", gate === null);
@@ -129,6 +137,9 @@ function render() {
   $("ig-pending").textContent = gates.loaded ? `${count} waiting` : "";
   document.title = count ? `(${count}) Image Gate` : "Image Gate";
   $("ig-offline").hidden = gates.online || !gates.loaded;
+  const image = $("ig-image");
+  if (gates.online && !view.online && gate && image.complete && !image.naturalWidth) look(view.index); // try again
+  view.online = gates.online;
   // Gradio, finding its server gone, would reload the page and with it what is painted.
   for (const id of ["ig-mask-edit", "ig-mask-save", "ig-mask-cancel"]) $(id).disabled = !gates.online;
   $("ig-undo").disabled = gates.undoable === null;
@@ -144,15 +155,18 @@ function render() {
 /** Another gate, or none, comes to the front. */
 function show(gate) {
   if (view.painting && view.painting.gate.id !== gate?.id) closeEditor();
+  const focused = document.activeElement.closest("#ig-routes button")?.id;
   Object.assign(view, { gate, index: 0, shownAt: performance.now(), stopAsked: 0 });
   unzoom();
   $("ig-title").textContent = gate?.title ?? "";
-  $("ig-note").value = "";
+  keepNote(gate);
   $("ig-stop").textContent = "Stop";
+  $("ig-title").title = gate?.title ?? ""; // a long one is cut off
   const facts = gate ? [gate.file === gate.title ? "" : gate.file, `${gate.width} × ${gate.height}`] : [];
   if (gate?.mode === "park") facts.push("parked");
   $("ig-facts").textContent = facts.filter(Boolean).join(" · ");
   $("ig-routes").replaceChildren(...(gate?.labels ?? []).map((label, i) => routeButton(gate, label, i + 1)));
+  $(focused)?.focus({ preventScroll: true }); // whoever decides by Tab and Enter goes on from here
   const thumbs = gate && gate.batch > 1 ? [...Array(gate.batch).keys()] : [];
   $("ig-thumbs").replaceChildren(...thumbs.map((index) => thumb(gate, index)));
   if (gate) look(0);
@@ -161,7 +175,7 @@ function show(gate) {
 
 function routeButton(gate, label, route) {
   const button = element("button", `${route} · ${label}`, { id: `ig-route-${route}`, type: "button" });
-  button.onclick = () => decide(gate, route);
+  button.onclick = (event) => decide(gate, route, event.timeStamp);
   return button;
 }
 
@@ -179,10 +193,13 @@ function look(index) {
   unzoom();
   const image = $("ig-image");
   image.alt = gate.batch > 1 ? `${gate.title}, image ${index + 1} of ${gate.batch}` : gate.title;
-  image.style.aspectRatio = `${gate.width} / ${gate.height}`;
+  $("ig-stage").style.setProperty("--ig-ratio", gate.width / gate.height);
+  $("ig-stage").style.setProperty("--ig-most", `${gate.width * ENLARGED}px`);
   image.src = gates.image(gate, index);
+  image.classList.toggle("ig-old", !image.complete); // the one before is not to be judged for it
+  $("ig-mask").hidden = true;
   $("ig-full").href = gates.image(gate, index, "full");
-  $("ig-full").download = `${(gate.file || gate.title).replace(/[^\w.-]+/g, "_")}-${index}.png`;
+  $("ig-full").download = `${(gate.file || gate.title).replace(/[^\p{L}\p{N}.-]+/gu, "_")}-${index}.png`;
   showMask(gate);
 }
 
@@ -226,9 +243,9 @@ function clock() {
 /** The image gets what the screen has left, with all that is needed to decide still in sight. */
 function fit() {
   const stage = document.body.classList.contains("ig-painting") ? $("ig-editor") : $("ig-stage");
-  const embedded = document.body.classList.contains("ig-embed");
-  const last = innerWidth <= 640 && !embedded ? $("ig-tools") : $("ig-status");
-  if (!stage || !last.offsetHeight) return;
+  if (!stage) return;
+  const beside = $("ig-bottom").getBoundingClientRect().left >= stage.getBoundingClientRect().right;
+  const last = !beside ? $("ig-status") : $("ig-thumbs").offsetHeight ? $("ig-thumbs") : stage;
   const others = last.getBoundingClientRect().bottom + scrollY - stage.offsetHeight;
   const least = Math.min(innerHeight / 2, 320);
   const height = `${Math.round(Math.max(least, innerHeight - others - 8))}px`;
@@ -249,6 +266,7 @@ function renderEmpty(gate) {
   const [head, text] = $("ig-empty").children;
   const session = gates.progress;
   if (!gates.loaded) [head.textContent, text.textContent] = ["Connecting …", ""];
+  else if (gates.reading) [head.textContent, text.textContent] = ["Reading more …", ""];
   else if (session?.ended) [head.textContent, text.textContent] = ["The session has ended.", `Everything decided so far is in ${session.out}.`];
   else if (session?.scanning) [head.textContent, text.textContent] = ["Reading the folder …", session.folder];
   else if (session) [head.textContent, text.textContent] = ["All done.", `Everything is sorted into ${session.out}. Undo still works; Ctrl+C in the terminal ends the session.`];
@@ -271,6 +289,8 @@ function renderProgress() {
 }
 
 function renderHistory() {
+  if (view.history === gates.history) return; // a button under the pointer, or with the focus, stays
+  view.history = gates.history;
   const rows = gates.history.map((gate) => {
     const row = element("li", "", { "data-gate": gate.id });
     const answer = gate.state === "withdrawn" ? "withdrawn" : gate.decision.route === null ? "Stop" : gate.decision.label;
@@ -281,9 +301,9 @@ function renderHistory() {
     const about = [gate.decision?.by, gate.decision && when(gate.decision.at), gate.decision?.note, gate.reason];
     row.append(element("small", about.filter(Boolean).join(" · ")));
     if (gate.state === "decided" && gate.undoable) {
-      const undo = element("button", "Undo", { type: "button" });
-      undo.onclick = () => gates.undo(gate);
-      row.append(undo);
+      const button = element("button", "Undo", { type: "button", "aria-label": `Undo ${gate.title}` });
+      button.onclick = () => undo(gate);
+      row.append(button);
     }
     return row;
   });
@@ -303,16 +323,44 @@ function say({ text, tone }) {
 
 // -- deciding
 
+/** A note waits with its gate while another one is on show. */
+function keepNote(gate) {
+  const note = $("ig-note").value;
+  if (note) view.notes.set(view.noted, note);
+  else view.notes.delete(view.noted);
+  view.noted = gate?.id ?? "";
+  $("ig-note").value = view.notes.get(view.noted) ?? "";
+}
+
+/** The name, kept where the browser allows it. */
+function remembered(name) {
+  try {
+    if (name !== undefined) localStorage.setItem(NAME, name);
+    return localStorage.getItem(NAME) ?? "";
+  } catch {
+    return name ?? "";
+  }
+}
+
 function signed() {
   return { by: $("ig-name").value.trim(), note: $("ig-note").value.trim() };
 }
 
 /** Decide the gate that the button was made for, with the mask that is being painted. */
-async function decide(gate, route) {
-  if (gate.id !== view.gate?.id || performance.now() - view.shownAt < SETTLE) return;
+async function decide(gate, route, at) {
+  if (gate.id !== view.gate?.id || at - view.shownAt < SETTLE) return;
   const words = signed();
   if (view.painting && !(await saveMask())) return;
-  if (gate.id === view.gate?.id) gates.decide(gate, route, words);
+  if (gate.id !== view.gate?.id) return;
+  $("ig-note").value = ""; // it goes with the decision
+  gates.decide(gate, route, words);
+  // Counted from the click itself: a page that was busy does not lose the next one of a rhythm.
+  if (performance.now() - at < SETTLE) view.shownAt = at;
+}
+
+/** Undo brings another gate to the front, which would throw away what is being painted. */
+function undo(gate) {
+  if (leaveEditor()) gates.undo(gate);
 }
 
 /** The first click asks, the second one, not of the same double click, acts. */
@@ -364,6 +412,22 @@ function zoom(event) {
   );
 }
 
+/** Pan with the mouse; fingers and wheels scroll by themselves. */
+function drag(start) {
+  view.dragged = false;
+  if (!view.zoomed || start.pointerType !== "mouse" || start.button !== 0) return;
+  const stage = $("ig-stage");
+  let [x, y] = [start.clientX, start.clientY];
+  const move = (event) => {
+    if (!view.dragged && Math.hypot(event.clientX - x, event.clientY - y) < 4) return;
+    view.dragged = true;
+    stage.scrollBy({ left: x - event.clientX, top: y - event.clientY, behavior: "instant" });
+    [x, y] = [event.clientX, event.clientY];
+  };
+  addEventListener("pointermove", move);
+  addEventListener("pointerup", () => removeEventListener("pointermove", move), { once: true });
+}
+
 function unzoom() {
   if (!view.zoomed) return;
   view.zoomed = false;
@@ -391,6 +455,7 @@ function openEditor() {
 function opened() {
   if (!view.painting) return;
   view.painting.opened = true;
+  fit();
   say({ text: "Paint what the mask shall cover." });
 }
 
@@ -398,6 +463,7 @@ function opened() {
 function clearMask() {
   if (!view.painting) return view.gate && gates.clearMask(view.gate, view.index);
   view.painting.how = "blank";
+  say({ text: "Clearing …", tone: "busy" });
   press("ig-edit-open");
 }
 
@@ -437,16 +503,13 @@ function maskSaved(result, saved = view.painting?.saved) {
   saved?.resolve(!error);
 }
 
-function masked(gate) {
-  if (gate.id === view.gate?.id && !view.painting) showMask(gate);
-}
-
 function closeEditor() {
   if (!view.painting) return;
   view.painting.saved?.resolve(false);
   view.painting = null;
   painting(false);
   press("ig-edit-close");
+  if (view.gate) showMask(view.gate);
 }
 
 /** False, and a word, where going on would throw away what is being painted. */
@@ -477,14 +540,31 @@ const KEYS = {
   n: () => $("ig-skip").click(),
   u: () => $("ig-undo").click(),
   " ": () => zoom(),
+  arrowleft: () => arrow(-1, 0),
+  arrowright: () => arrow(1, 0),
+  arrowup: () => arrow(0, -1),
+  arrowdown: () => arrow(0, 1),
 };
 
+/** Pan what is zoomed, else go through the images of a batch. */
+function arrow(x, y) {
+  if (view.zoomed) return $("ig-stage").scrollBy(x * PAN, y * PAN);
+  const thumb = $("ig-thumbs").children[view.index + x];
+  if (x && document.activeElement.closest("#ig-thumbs")) thumb?.focus();
+  if (x) thumb?.click();
+}
+
 function key(event) {
+  if (!event.key) return; // a browser that fills in a field
   const typing = event.target.closest?.("input:not([type=range]), textarea, select, [contenteditable]");
-  if (typing || event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
+  if (typing && event.key === "Escape") event.target.blur(); // back to the keys
+  const arrows = event.key.startsWith("Arrow");
+  if (typing || event.ctrlKey || event.metaKey || event.altKey || (event.repeat && !arrows)) return;
+  if (view.painting && (arrows || event.key === " ")) return; // the editor's own controls
+  if (arrows && !view.zoomed && (view.gate?.batch ?? 1) === 1) return; // scrolls the page
   const route = /^[0-9]$/.test(event.key) ? Number(event.key) || 10 : 0;
-  const act = route ? () => $(`ig-route-${route}`)?.click() : KEYS[event.key.toLowerCase()];
-  if (!act) return;
+  const act = route ? () => decide(view.gate, route, event.timeStamp) : KEYS[event.key.toLowerCase()];
+  if (!act || route > (view.gate?.labels.length ?? 0)) return;
   event.preventDefault(); // Space would scroll, or press the button that has the focus
   act();
 }
