@@ -24,9 +24,9 @@ from imagegate.panel import create_panel
 from imagegate.pictures import read_mask
 from imagegate.tensors import TensorPictures
 from tests.browser import PanelServer, chromium
+from tests.painting import PAINT, capsule, open_editor, stroke
 
 WAIT = 15_000  # ms
-PAINT = 90_000  # ms; Gradio's editor on a small machine without a GPU
 
 
 @pytest.fixture(scope="module")
@@ -578,50 +578,6 @@ def test_rest_answers_for_itself(server: PanelServer) -> None:
 # -- masks
 
 
-def open_editor(page: Page, size: tuple[int, int]) -> None:
-    page.keyboard.press("m")
-    status(page, "Paint what the mask shall cover", timeout=PAINT)
-    # `window.editor` is Gradio's own handle; the tests only read from it when it is ready.
-    page.wait_for_function(
-        "([w, h]) => window.editor?.background_image"
-        " && window.editor.dimensions_value.width === w"
-        " && window.editor.dimensions_value.height === h"
-        " && window.editor.layer_manager.layers.length > 0",
-        arg=list(size),
-        timeout=PAINT,
-    )
-
-
-def stroke(page: Page, start: tuple[float, float], end: tuple[float, float]) -> None:
-    """Draw a straight line between two points of the image, in image pixels."""
-    place = page.evaluate(
-        """() => {
-          const canvas = document.querySelector('#ig-editor .pixi-target canvas');
-          const box = canvas.getBoundingClientRect();
-          const e = window.editor;
-          return [box.x + e.position_value.x, box.y + e.position_value.y, e.scale_value];
-        }"""
-    )
-
-    def at(point: tuple[float, float]) -> tuple[float, float]:
-        return place[0] + point[0] * place[2], place[1] + point[1] * place[2]
-
-    page.mouse.move(*at(start))
-    page.mouse.down()
-    page.mouse.move(*at(end), steps=12)
-    page.mouse.up()
-
-
-def capsule(
-    size: tuple[int, int], start: tuple[float, float], end: tuple[float, float], radius: float
-) -> Any:
-    """What a round brush covers between two points, bool ``[H,W]``."""
-    ys, xs = np.mgrid[0 : size[1], 0 : size[0]] + 0.5
-    dx, dy = end[0] - start[0], end[1] - start[1]
-    along = np.clip(((xs - start[0]) * dx + (ys - start[1]) * dy) / (dx**2 + dy**2), 0, 1)
-    return np.hypot(xs - start[0] - along * dx, ys - start[1] - along * dy) <= radius
-
-
 def test_a_mask_comes_back_pixel_by_pixel(bus: GateBus[Any], new_page: Callable[..., Page]) -> None:
     """What was there before stays to the pixel, soft edges too; a stroke is where it was drawn."""
     size = (320, 240)
@@ -635,8 +591,8 @@ def test_a_mask_comes_back_pixel_by_pixel(bus: GateBus[Any], new_page: Callable[
     expect(page.locator("#ig-mask")).to_be_visible()
     expect(page.locator("#ig-editor")).to_have_count(0)
     settled(page)
-    open_editor(page, size)
-    stroke(page, (150, 150), (250, 150))
+    open_editor(page.main_frame, size)
+    stroke(page.main_frame, (150, 150), (250, 150))
     page.click("#ig-mask-save")
     status(page, "Mask saved for Masked", timeout=PAINT)
     expect(page.locator("#ig-editor")).to_have_count(0)
@@ -662,8 +618,8 @@ def test_a_route_clicked_while_painting_takes_the_mask_along(
     shown(page, "Hurried")
     page.click("#ig-thumbs button:nth-child(2)")
     settled(page)
-    open_editor(page, size)
-    stroke(page, (60, 60), (100, 60))
+    open_editor(page.main_frame, size)
+    stroke(page.main_frame, (60, 60), (100, 60))
     page.click("#ig-route-2")
     answer = ticket.wait(PAINT / 1000)
     assert answer.decision.route == 2
@@ -680,11 +636,11 @@ def test_painting_can_be_cleared_cancelled_and_interrupted(
     page = new_page()
     shown(page, "Cleared")
     settled(page)
-    open_editor(page, size)
+    open_editor(page.main_frame, size)
     page.click("#ig-mask-cancel")
     expect(page.locator("#ig-editor")).to_have_count(0)
     assert bus.get(ticket.gate.id).masked == ()
-    open_editor(page, size)
+    open_editor(page.main_frame, size)
     with page.expect_response("**/image.png", timeout=PAINT):  # the empty layer
         page.click("#ig-mask-clear")
     status(page, "Paint what the mask shall cover", timeout=PAINT)
@@ -694,7 +650,7 @@ def test_painting_can_be_cleared_cancelled_and_interrupted(
     png = bus.mask(ticket.gate.id, 0)
     assert png
     assert np.asarray(read_mask(png, *size)).max() == 0
-    open_editor(page, size)
+    open_editor(page.main_frame, size)
     threading.Thread(target=bus.stop, args=(ticket.gate.id,), kwargs={"by": "Ada"}).start()
     status(page, "Ada stopped it")
     expect(page.locator("#ig-editor")).to_have_count(0)

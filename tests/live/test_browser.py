@@ -14,8 +14,9 @@ from playwright.sync_api import Browser, Locator, expect
 from playwright.sync_api import TimeoutError as PlaywrightTimeoutError
 
 from tests.browser import chromium as open_chromium
-from tests.live.comfyui import Comfy, node, until
+from tests.live.comfyui import Comfy, gated, node, noise, until
 from tests.live.front import GATE, Front
+from tests.painting import PAINT, capsule, open_editor, stroke
 
 VUE_NODES_SINCE = (0, 4)
 
@@ -107,6 +108,31 @@ def test_two_runs_pause_twice_in_the_same_panel(front: Front, comfy: Comfy) -> N
     outputs = comfy.finished(again).outputs
     assert "4" in outputs
     assert "3" not in outputs
+
+
+@both
+def test_a_mask_painted_in_the_node_comes_out_where_it_was_drawn(
+    front: Front, comfy: Comfy, request: pytest.FixtureRequest
+) -> None:
+    """A stroke in the node's panel covers the same pixels in what the mask output gives."""
+    name, size = f"painted-{request.node.callspec.id}", (320, 240)
+    front.load_example()  # its gate has the id of the gate that is queued here
+    run = comfy.queue(gated(name, noise(width=size[0], height=size[1])))
+    expect(front.panel().locator("#ig-route-1")).to_be_visible()
+    [frame] = [frame for frame in front.page.frames if "/imagegate/?node=2" in frame.url]
+    open_editor(frame, size)
+    stroke(frame, (100, 120), (220, 120))
+    front.shot(f"painted-{'vue' if front.vue else 'canvas'}-{_version(comfy)}")
+    frame.locator("#ig-mask-save").click()
+    expect(frame.locator("#ig-status")).to_contain_text("Mask saved", timeout=PAINT)
+    front.click_route(1)
+    comfy.finished(run)
+    [mask] = comfy.sunk(f"{name}-mask")
+    assert mask.shape == (1, size[1], size[0])
+    painted, drawn = mask[0] > 0.5, capsule(size, (100, 120), (220, 120), 8)
+    assert (painted & drawn).sum() / (painted | drawn).sum() > 0.9
+    [kept], [source] = comfy.sunk(f"{name}-keep"), comfy.sunk(f"{name}-source")
+    assert (kept == source).all()
 
 
 @both
