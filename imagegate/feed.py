@@ -104,6 +104,12 @@ class Feed:
             subscription.unread.append(news)
         return list(self._subscriptions)
 
+    def lose(self) -> list[Subscription]:
+        """Have everybody read the current state anew. The caller does as after `add`."""
+        for subscription in self._subscriptions:
+            subscription.missed = True
+        return list(self._subscriptions)
+
 
 def tell(subscriptions: list[Subscription]) -> None:
     """Call the listeners that `Feed.add` named."""

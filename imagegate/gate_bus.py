@@ -14,14 +14,11 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, field, replace
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from .feed import KEPT_NEWS, Feed, News, Subscription, tell
 from .model import (
-    MAX_NAME,
-    MAX_NOTE,
     Answer,
-    BadAnswer,
     Decision,
     Gate,
     GateCancelled,
@@ -34,7 +31,11 @@ from .model import (
     TooLate,
     UnknownGate,
     Verdict,
-    sayable,
+    check_undo,
+    closed,
+    second,
+    signed,
+    timed_out,
 )
 
 __all__ = ["GateBus", "GateCancelled", "News", "Subscription", "Ticket"]
@@ -43,6 +44,7 @@ log = logging.getLogger("imagegate")
 
 P = TypeVar("P")
 
+TIME_IS_UP = "nobody answered in time"
 KEPT_GATES = 10_000
 """Finished gates whose record is kept in memory."""
 KEPT_PICTURES = 100
@@ -88,18 +90,28 @@ class _Entry(Generic[P]):
         )
 
 
-class Ticket(Generic[P]):
+class Asked(Protocol):
+    """A gate that somebody waits for."""
+
+    @property
+    def gate(self) -> Gate: ...
+
+    @property
+    def future(self) -> Future[Answer]: ...
+
+
+class Ticket:
     """What the waiter holds. ``future`` may be waited for in any way, but not cancelled."""
 
-    def __init__(self, bus: GateBus[P], entry: _Entry[P]) -> None:
-        self._bus = bus
-        self._entry = entry
-        self.gate = entry.gate
+    def __init__(self, asked: Asked, withdraw: Callable[[str, str], bool]) -> None:
+        self._asked = asked
+        self._withdraw = withdraw
+        self.gate = asked.gate
 
     @property
     def future(self) -> Future[Answer]:
         """Resolves to the `Answer`, or to `GateCancelled`."""
-        return self._entry.future
+        return self._asked.future
 
     def wait(self, timeout: float | None = None) -> Answer:
         """Block until somebody answers.
@@ -124,7 +136,7 @@ class Ticket(Generic[P]):
 
     def withdraw(self, reason: str) -> bool:
         """Take the question back; False if it was already answered."""
-        return self._bus.withdraw(self.gate.id, reason)
+        return self._withdraw(self.gate.id, reason)
 
 
 class GateBus(Generic[P]):
@@ -156,7 +168,7 @@ class GateBus(Generic[P]):
         *,
         record: Callable[[Answer], None] | None = None,
         revoke: Callable[[Answer], None] | None = None,
-    ) -> Ticket[P]:
+    ) -> Ticket:
         """Put a question.
 
         Args:
@@ -179,7 +191,7 @@ class GateBus(Generic[P]):
             self._open[gate.id] = entry
             told = self._add_news("published", entry)
         tell(told)
-        return Ticket(self, entry)
+        return Ticket(entry, self.withdraw)
 
     def withdraw(self, gate_id: str, reason: str) -> bool:
         """Take a question back; False if it was answered, withdrawn or forgotten already."""
@@ -196,11 +208,9 @@ class GateBus(Generic[P]):
 
     def expire(self, gate_id: str) -> None:
         """End a gate whose time is up, by its own rule. An answer recorded before it wins."""
-        gate = self.get(gate_id).gate
-        route = gate.on_timeout
-        decision = Decision(route, gate.labels[route - 1] if route else "", by="timeout")
+        decision = timed_out(self.get(gate_id).gate)
         try:
-            self._end(gate_id, State.EXPIRED, decision, "nobody answered in time")
+            self._end(gate_id, State.EXPIRED, decision, TIME_IS_UP)
         except GateClosed:
             return
 
@@ -223,12 +233,12 @@ class GateBus(Generic[P]):
         """
         gate = self.get(gate_id).gate
         number = gate.route(route)
-        decision = Decision(number, gate.labels[number - 1], *_signed(by, note))
+        decision = Decision(number, gate.labels[number - 1], *signed(by, note))
         return self._end(gate_id, State.DECIDED, decision)
 
     def stop(self, gate_id: str, *, by: str = "", note: str = "") -> Verdict:
         """Answer with Stop; returns and raises as `decide` does."""
-        return self._end(gate_id, State.STOPPED, Decision(None, "", *_signed(by, note)))
+        return self._end(gate_id, State.STOPPED, Decision(None, "", *signed(by, note)))
 
     def undo(self, gate_id: str) -> Snapshot:
         """Take an answer back: the gate waits again, with the masks it had.
@@ -242,10 +252,10 @@ class GateBus(Generic[P]):
             with self._lock:
                 entry = self._entry(gate_id)
                 if entry.claim is None:
-                    if entry.state is not State.DECIDED or entry.answer is None:
-                        raise TooLate(f"{entry.gate.title!r} is {entry.state.value}, not decided")
-                    if not entry.gate.undoable or entry.revoke is None:
-                        raise TooLate("too late: the prompt already went on with this decision")
+                    check_undo(entry.snapshot())
+                    assert entry.answer is not None
+                    if entry.revoke is None:
+                        raise TooLate("too late: nobody can take this decision back")
                     entry.claim = claim = threading.Event()
                     answer, revoke = entry.answer, entry.revoke
                     break
@@ -275,7 +285,7 @@ class GateBus(Generic[P]):
             entry = self._entry(gate_id)
             entry.gate.index(index)
             if entry.state in (State.EXPIRED, State.WITHDRAWN):
-                raise _closed(entry)
+                raise closed(entry.snapshot())
             if not entry.state.open or entry.claim is not None:
                 raise TooLate(f"gate {entry.gate.title!r} was decided before the mask was saved")
             entry.masks[index] = png
@@ -358,7 +368,7 @@ class GateBus(Generic[P]):
             with self._lock:
                 entry = self._entry(gate_id)
                 if not entry.state.open:
-                    return _too_late(entry, decision)
+                    return second(entry.snapshot(), decision)
                 if entry.claim is None:
                     entry.claim = claim = threading.Event()
                     answer = Answer(decision, dict(entry.masks)) if decision else None
@@ -430,24 +440,3 @@ class GateBus(Generic[P]):
     def _add_news(self, kind: str, entry: _Entry[P]) -> list[Subscription]:
         entry.version += 1
         return self._feed.add(News(kind, entry.snapshot()))
-
-
-def _signed(by: str, note: str) -> tuple[str, str]:
-    for name, text, most in (("by", by, MAX_NAME), ("note", note, MAX_NOTE)):
-        if len(text) > most:
-            raise BadAnswer(f"{name} has {len(text)} characters; at most {most} are kept")
-        if sayable(text) != text:
-            raise BadAnswer(f"{name} holds half a character (a lone surrogate)")
-    return by.strip(), note.strip()
-
-
-def _too_late(entry: _Entry[P], decision: Decision | None) -> Verdict:
-    if entry.answer is None or entry.state is State.EXPIRED:
-        raise _closed(entry)
-    first = entry.answer.decision
-    replay = decision is not None and first.same_answer(decision)
-    return Verdict(Outcome.REPLAY if replay else Outcome.LOST, first)
-
-
-def _closed(entry: _Entry[P]) -> GateClosed:
-    return GateClosed(f"gate {entry.gate.title!r} is {entry.state.value}: {entry.reason}")

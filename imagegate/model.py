@@ -12,6 +12,7 @@ The errors::
     ├── BadPicture      a mask that is broken, too big or of another shape    (HTTP 422)
     ├── TooLate         an undo, or a mask, after it could still count        (HTTP 409)
     ├── NotRecorded     the answer could not be made durable; the gate waits  (HTTP 507)
+    ├── StoreError      the store cannot be used: full, locked, broken, away  (HTTP 503)
     └── GateCancelled   what a waiter gets when its gate ends without a route
 """
 
@@ -56,6 +57,17 @@ class TooLate(ImageGateError):
 
 class NotRecorded(ImageGateError):
     """The answer could not be made durable, so it does not count and the gate still waits."""
+
+
+class StoreError(ImageGateError):
+    """The store, or the place of its pictures, cannot be used; the message says which and why.
+
+    ``passing``: it may be well again in a moment, so trying again makes sense.
+    """
+
+    def __init__(self, message: str, *, passing: bool = False) -> None:
+        super().__init__(message)
+        self.passing = passing
 
 
 class GateCancelled(ImageGateError):
@@ -125,7 +137,9 @@ class Gate:
         node_id: of the node as the front end knows it (``"12"``, ``"4:2"`` in a subgraph).
         prompt_id: the running prompt; empty in folder mode.
         workflow_id: of the workflow as the front end knows it; empty where it sent none.
+        mode: ``wait`` holds the prompt, ``park`` lets it end and goes on after the answer.
         file: the path of the image relative to its folder; empty in ComfyUI.
+        worker: the name of the process that asks, where several share a store.
         created_at: seconds since the epoch. ``deadline``: likewise, or None for never.
         on_timeout: the route taken at the deadline, or None for stop.
         undoable: whether an answer may be taken back.
@@ -141,6 +155,7 @@ class Gate:
     workflow_id: str = ""
     mode: str = "wait"
     file: str = ""
+    worker: str = ""
     deadline: float | None = None
     on_timeout: int | None = None
     undoable: bool = False
@@ -221,7 +236,9 @@ class Snapshot:
     """A gate as it stands at one moment; ``masked`` lists the images a mask was saved for.
 
     ``seq`` orders gates by age, ``ended`` the finished ones by their end, ``version`` grows with
-    each change of this one, ``reason`` says why a withdrawn gate was.
+    each change of this one, ``reason`` says why a withdrawn gate was, or why one was put back.
+    ``attempts`` counts how often a parked gate was taken up to go on, ``resuming`` names the worker
+    that does so now; ``reusable`` says that an equal image is not asked for again.
     """
 
     gate: Gate
@@ -232,6 +249,14 @@ class Snapshot:
     masked: tuple[int, ...] = ()
     reason: str = ""
     ended: int = 0
+    attempts: int = 0
+    resuming: str = ""
+    reusable: bool = False
+
+    @property
+    def undoable(self) -> bool:
+        """Whether the answer can be taken back now."""
+        return self.gate.undoable and self.state is State.DECIDED and not self.resuming
 
     def to_json(self) -> dict[str, Any]:
         """The gate as REST, the event stream and ComfyUI's websocket tell it."""
@@ -244,12 +269,71 @@ class Snapshot:
             "state": self.state.value,
             "version": self.version,
             "masked": list(self.masked),
+            "undoable": self.gate.undoable if self.state.open else self.undoable,
         }
+        if self.attempts:
+            record |= {"attempts": self.attempts, "resuming": self.resuming}
+        if self.reusable:
+            record["reusable"] = True
         if self.decision is not None:
             record["decision"] = asdict(self.decision) | {"label": sayable(self.decision.label)}
         if self.reason:
             record["reason"] = self.reason
         return record
+
+
+def signed(by: str, note: str) -> tuple[str, str]:
+    """A name and a note as they are kept.
+
+    Raises:
+        BadAnswer: too long, or not text.
+    """
+    for name, text, most in (("by", by, MAX_NAME), ("note", note, MAX_NOTE)):
+        if len(text) > most:
+            raise BadAnswer(f"{name} has {len(text)} characters; at most {most} are kept")
+        if sayable(text) != text:
+            raise BadAnswer(f"{name} holds half a character (a lone surrogate)")
+    return by.strip(), note.strip()
+
+
+def second(gate: Snapshot, decision: Decision | None) -> Verdict:
+    """What becomes of an answer to a gate that has ended.
+
+    Raises:
+        GateClosed: it ended without anybody's answer.
+    """
+    if gate.decision is None or gate.state is State.EXPIRED:
+        raise closed(gate)
+    replay = decision is not None and gate.decision.same_answer(decision)
+    return Verdict(Outcome.REPLAY if replay else Outcome.LOST, gate.decision)
+
+
+def closed(gate: Snapshot) -> GateClosed:
+    """The error for whoever comes after the end."""
+    return GateClosed(f"gate {gate.gate.title!r} is {gate.state.value}: {gate.reason}")
+
+
+def check_undo(gate: Snapshot) -> None:
+    """Whether an answer can be taken back.
+
+    Raises:
+        TooLate: it cannot; the message says why.
+    """
+    title = gate.gate.title
+    if gate.resuming:
+        raise TooLate(f"too late: {gate.resuming} has taken {title!r} up to go on with it")
+    if gate.state is State.RESUMED:
+        raise TooLate(f"too late: {title!r} has gone on with this decision")
+    if gate.state is not State.DECIDED:
+        raise TooLate(f"{title!r} is {gate.state.value}, not decided")
+    if not gate.gate.undoable:
+        raise TooLate("too late: the prompt already went on with this decision")
+
+
+def timed_out(gate: Gate) -> Decision:
+    """The answer that the gate itself gives when its time is up."""
+    label = gate.labels[gate.on_timeout - 1] if gate.on_timeout else ""
+    return Decision(gate.on_timeout, label, by="timeout")
 
 
 def sayable(text: str) -> str:

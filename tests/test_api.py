@@ -47,7 +47,7 @@ class Photos:
         return None
 
 
-def publish(bus: GateBus[Any], batch: int = 1, **given: Any) -> Ticket[Any]:
+def publish(bus: GateBus[Any], batch: int = 1, **given: Any) -> Ticket:
     hooks = {key: given.pop(key) for key in ("record", "revoke") if key in given}
     given = {"labels": ("keep", "fix", "same", "same"), "width": WIDTH, "height": HEIGHT, **given}
     return bus.publish(Gate(batch=batch, **given), Photos(batch), **hooks)

@@ -444,7 +444,7 @@ def test_no_call_back_happens_under_the_lock(bus: GateBus[Any]) -> None:
 # -- undo
 
 
-def undoable(bus: GateBus[Any], revoke: Callable[[Answer], None], **given: Any) -> Ticket[Any]:
+def undoable(bus: GateBus[Any], revoke: Callable[[Answer], None], **given: Any) -> Ticket:
     return bus.publish(gate(undoable=True, **given), "pictures", revoke=revoke)
 
 
@@ -779,7 +779,7 @@ class AnyOrder(RuleBasedStateMachine):
         super().__init__()
         self.bus: GateBus[Any] = GateBus()
         self.news = self.bus.subscribe(limit=10_000)
-        self.tickets: dict[str, Ticket[Any]] = {}
+        self.tickets: dict[str, Ticket] = {}
         self.ends: dict[str, tuple[State, Decision | None] | None] = {}
         self.masks: dict[str, dict[int, bytes]] = {}
         self.recorded: dict[str, list[Answer]] = {}
