@@ -4,18 +4,34 @@ from __future__ import annotations
 
 import io
 import math
+import random
 import threading
+from contextlib import suppress
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from imagegate import tensors
 from imagegate.gate import mask_from_stash
 from imagegate.model import BadPicture, GateClosed
 from imagegate.pictures import Picture
-from imagegate.tensors import TensorPictures, fit_mask, full, mask_from_png, preview
+from imagegate.tensors import (
+    TensorPictures,
+    decode_exact,
+    decode_mask,
+    digest,
+    encode_exact,
+    encode_mask,
+    fit_mask,
+    full,
+    mask_from_png,
+    preview,
+)
 
 
 def opened(picture: Picture) -> Image.Image:
@@ -183,3 +199,184 @@ def test_a_mask_input_with_wild_values_fits() -> None:
     assert fitted[0].tolist() == [[0, 1], [0, 1]]
     assert torch.equal(fitted[1], mask[1])
     assert torch.equal(fitted[2], mask[1])
+
+
+def bits(tensor: torch.Tensor) -> tuple[torch.dtype, torch.Size, bytes]:
+    """All that makes a tensor what it is."""
+    content = tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    return tensor.dtype, tensor.shape, content
+
+
+def loaded(height: int, width: int, channels: int, seed: int = 0) -> torch.Tensor:
+    """``[H,W,C]`` as ComfyUI's LoadImage makes it of an 8-bit picture."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, channels), np.uint8)
+    return torch.from_numpy(pixels.astype(np.float32) / 255.0)
+
+
+def wild(dtype: torch.dtype, shape: tuple[int, ...], seed: int) -> torch.Tensor:
+    """Any bits at all: NaN with its payload, infinities, denormals, -0.0."""
+    size = math.prod(shape) * dtype.itemsize
+    content = bytearray(random.Random(seed).randbytes(size))
+    return torch.frombuffer(content, dtype=dtype).reshape(shape)
+
+
+KEPT = [torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.uint8]
+SHAPES = st.tuples(st.integers(1, 20), st.integers(1, 20), st.sampled_from([1, 3, 4]))
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.sampled_from(KEPT), SHAPES, st.integers(0, 2**32), st.booleans())
+def test_any_bits_are_kept(
+    dtype: torch.dtype, shape: tuple[int, int, int], seed: int, turned: bool
+) -> None:
+    """An image of any dtype, shape and order in memory comes back bit for bit."""
+    image = wild(dtype, shape, seed)
+    if turned:
+        image = image.transpose(0, 1)
+    with torch.inference_mode():
+        suffix, body = encode_exact(image)
+        assert bits(decode_exact(suffix, body)) == bits(image)
+
+
+@settings(deadline=None, max_examples=200)
+@given(SHAPES, st.integers(0, 2**32), st.booleans(), st.data())
+def test_an_8_bit_image_is_kept_as_png(
+    shape: tuple[int, int, int], seed: int, turned: bool, data: st.DataObject
+) -> None:
+    """What LoadImage made of a picture is a PNG, which Pillow reads as just that picture; one
+    value that is off by a bit makes it safetensors, and both come back bit for bit.
+    """
+    image = loaded(*shape, seed)
+    if turned:
+        image = image.transpose(0, 1)
+    suffix, body = encode_exact(image)
+    assert suffix == "png"
+    assert bits(decode_exact(suffix, body)) == bits(image)
+    pixels = np.asarray(Image.open(io.BytesIO(body))).reshape(image.shape)
+    assert np.array_equal(pixels, (image * 255).round().to(torch.uint8).numpy())
+
+    off = image.contiguous().clone()
+    flat = off.view(torch.int32).reshape(-1)
+    flat[data.draw(st.integers(0, flat.numel() - 1))] ^= 1 << data.draw(st.integers(0, 30))
+    suffix, body = encode_exact(off)
+    assert bits(decode_exact(suffix, body)) == bits(off)
+    assert (suffix == "png") is bool((off.view(torch.int32) == _nearest(off)).all())
+
+
+def _nearest(image: torch.Tensor) -> torch.Tensor:
+    level = (image.double().nan_to_num(0, 0, 0).clamp(0, 1) * 255).round()
+    return (level.float() / 255).view(torch.int32)
+
+
+@pytest.mark.parametrize("value", [-0.0, 1e-45, math.nan, math.inf, -math.inf, 1.0000001, -1, 256])
+def test_a_single_odd_value_is_kept(value: float) -> None:
+    """One value in a large image that no 8-bit picture has is found, and kept."""
+    image = loaded(700, 900, 3)
+    image[641, 17, 2] = value
+    suffix, body = encode_exact(image)
+    assert suffix == "safetensors"
+    assert bits(decode_exact(suffix, body)) == bits(image)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_a_large_8_bit_image_is_kept(channels: int) -> None:
+    """An image of many bands, whose last is not full, is one sound PNG."""
+    image = loaded(1201, 1003, channels)
+    suffix, body = encode_exact(image)
+    assert suffix == "png"
+    assert bits(decode_exact(suffix, body)) == bits(image)
+
+
+def test_an_image_larger_than_pillow_trusts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An image so large that Pillow would take it for an attack comes back."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    image = loaded(16, 16, 3)
+    suffix, body = encode_exact(image)
+    assert bits(decode_exact(suffix, body)) == bits(image)
+
+
+def test_a_kept_image_is_plain_safetensors() -> None:
+    """Both files are what safetensors itself reads, and the tensors may be written to."""
+    image = torch.rand(5, 7, 3)
+    _, body = encode_exact(image)
+    assert torch.equal(safetensors.torch.load(body)["image"], image)
+    mask = torch.rand(2, 5, 7)
+    assert torch.equal(safetensors.torch.load(encode_mask(mask))["mask"], mask)
+    decode_exact("safetensors", body).add_(1)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64])
+def test_what_is_no_image_is_not_kept(dtype: torch.dtype) -> None:
+    """A dtype that no image has is refused by its name."""
+    with pytest.raises(BadPicture, match=str(dtype)):
+        encode_exact(torch.zeros(2, 2, 3, dtype=dtype))
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.tuples(*[st.integers(1, 9)] * 3), st.integers(0, 2**32))
+@example((1, 1, 1), 0)
+def test_a_mask_is_kept(shape: tuple[int, int, int], seed: int) -> None:
+    """A mask comes back bit for bit."""
+    mask = wild(torch.float32, shape, seed)
+    assert bits(decode_mask(encode_mask(mask))) == bits(mask)
+
+
+def test_a_broken_png_is_noticed() -> None:
+    """A stored PNG that is cut anywhere, or in which any bit is wrong, gives no other image."""
+    image = loaded(6, 5, 3)
+    _, body = encode_exact(image)
+    for end in range(len(body) - 12):  # the last twelve bytes only say that it ends
+        with pytest.raises(BadPicture):
+            decode_exact("png", body[:end])
+    for at in range(len(body)):
+        broken = bytearray(body)
+        broken[at] ^= 1 << at % 8
+        with suppress(BadPicture):
+            assert bits(decode_exact("png", bytes(broken))) == bits(image)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"no",
+        b"\xff" * 40,
+        encode_mask(torch.zeros(1, 2, 3)),
+        encode_exact(torch.rand(4, 4, 3))[1][:-1],
+        safetensors.torch.save({"image": torch.zeros(2)}),
+        safetensors.torch.save({"image": torch.zeros(2, 2, 3, dtype=torch.int64)}),
+    ],
+)
+def test_broken_safetensors_are_noticed(body: bytes) -> None:
+    """What is cut, or is not an image, is refused."""
+    with pytest.raises(BadPicture):
+        decode_exact("safetensors", body)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"no", encode_exact(torch.rand(4, 4, 3))[1], encode_mask(torch.ones(1, 2, 3))[:-1]],
+)
+def test_a_broken_stored_mask_is_noticed(body: bytes) -> None:
+    """What is cut, or is not a mask, is refused."""
+    with pytest.raises(BadPicture):
+        decode_mask(body)
+
+
+def test_a_digest_tells_tensors_apart() -> None:
+    """The digest depends on bits, shape and dtype, and not on the order in memory."""
+    image = torch.rand(2, 6, 6, 3)
+    assert digest(image) == digest(image.clone())
+    assert digest(image) == digest(image.permute(3, 2, 1, 0).contiguous().permute(3, 2, 1, 0))
+    others = [
+        image.transpose(1, 2),
+        image.reshape(2, 4, 9, 3),
+        image.view(torch.int32),
+        image.double(),
+        image[:1],
+        image * -1,
+    ]
+    assert len({digest(each) for each in [image, *others]}) == 7
+    assert digest(torch.zeros(1)) != digest(-torch.zeros(1))
+    with torch.inference_mode():
+        assert digest(image * 1) == digest(image)
