@@ -1,0 +1,56 @@
+"""What the panel, REST and ComfyUI's side need of a bus, whatever remembers the gates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from .feed import Subscription
+from .model import Snapshot, Verdict
+from .pictures import Pictures
+
+
+class Bus(Protocol):
+    """`imagegate.gate_bus.GateBus` says what each of these does, returns and raises."""
+
+    def decide(self, gate_id: str, route: object, *, by: str = "", note: str = "") -> Verdict: ...
+
+    def stop(self, gate_id: str, *, by: str = "", note: str = "") -> Verdict: ...
+
+    def undo(self, gate_id: str) -> Snapshot: ...
+
+    def set_mask(self, gate_id: str, index: int, png: bytes) -> Snapshot: ...
+
+    def get(self, gate_id: str) -> Snapshot: ...
+
+    def pictures(self, gate_id: str) -> Pictures | None: ...
+
+    def mask(self, gate_id: str, index: int) -> bytes | None: ...
+
+    def pending(
+        self, limit: int | None = None, after: int = 0, node_id: str = ""
+    ) -> list[Snapshot]: ...
+
+    def finished(
+        self, limit: int | None = None, before: int | None = None, node_id: str = ""
+    ) -> list[Snapshot]: ...
+
+    def count(self, node_id: str = "") -> int: ...
+
+    def subscribe(self, notify: Callable[[], None] = ..., *, limit: int = ...) -> Subscription: ...
+
+
+class Line(Protocol):
+    """One line of a gate's history."""
+
+    def to_json(self) -> dict[str, Any]: ...
+
+
+class Records(Protocol):
+    """What a store knows beyond a bus; see `imagegate.stored_bus.StoredBus`."""
+
+    def lines(self, gate_id: str) -> Sequence[Line]: ...
+
+    def status(self) -> dict[str, Any]: ...
+
+    def ask_again(self, gate_id: str) -> Snapshot: ...

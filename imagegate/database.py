@@ -1,0 +1,219 @@
+"""One database, SQLite or PostgreSQL by URL: transactions, its migrations, its errors in words.
+
+SQLAlchemy Core. Whatever is written, is written in a transaction that takes the write lock at its
+start, and is told to other processes as part of it.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.pool import StaticPool
+
+from .migrations import MIGRATIONS
+from .model import StoreError
+
+CHANNEL = "imagegate"
+"""Of PostgreSQL's NOTIFY."""
+BUSY = 10.0
+"""Seconds that SQLite waits for another process's transaction."""
+
+lines = sa.table(
+    "lines",
+    *(sa.column(name) for name in ("id", "gate_id", "at", "kind", "origin", "body")),
+)
+migrations = sa.table("migrations", sa.column("name"), sa.column("at"))
+meta = sa.table("meta", sa.column("name"), sa.column("value"))
+
+_MIGRATING = 7_341_205  # PostgreSQL's advisory lock while a store is brought up to date
+_PASSING = ("locked", "busy", "connection", "server closed", "shutting down", "starting up",
+            "terminating", "timeout", "could not connect")  # fmt: skip
+
+
+class Database:
+    """An open store. Thread-safe.
+
+    Args:
+        url: ``sqlite://`` (in memory), ``sqlite:///FILE`` or ``postgresql+psycopg://...``.
+        origin: who writes here, so that a process can tell its own changes from others'.
+
+    Raises:
+        StoreError: it cannot be opened, or a newer Image Gate has changed it.
+    """
+
+    def __init__(self, url: str, origin: str) -> None:
+        self.origin = origin
+        try:
+            parsed = sa.make_url(url)
+            self.shown = parsed.render_as_string(hide_password=True)
+            self.engine = _engine(parsed)
+        except OSError as error:
+            raise StoreError(f"the store {self.shown} cannot be opened: {error}") from error
+        except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
+            raise StoreError(
+                f"the store {url.partition('@')[2] or url!r} cannot be opened: {error}; give "
+                'sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME (pip install "psycopg'
+                '[binary]")'
+            ) from error
+        self.postgresql = self.engine.dialect.name == "postgresql"
+        self.in_memory = isinstance(self.engine.pool, StaticPool)
+        # Beside SQLite's file: for the locks of the processes that use it.
+        self.folder: Path | None = None
+        if not self.postgresql and not self.in_memory:
+            self.folder = Path(f"{parsed.database}.workers").absolute()
+        # One connection serves all threads of a database that lives in memory.
+        self._one: Any = threading.RLock() if self.in_memory else nullcontext()
+        try:
+            self._migrate()
+            with self.read() as connection:
+                query = sa.select(meta.c.value).where(meta.c.name == "store")
+                self.id = str(connection.execute(query).scalar_one())
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Give all connections back."""
+        self.engine.dispose()
+
+    @contextmanager
+    def read(self) -> Iterator[sa.Connection]:
+        """A transaction that sees one state. Raises `StoreError`."""
+        with self._one, self._translated(), self.engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[sa.Connection]:
+        """A transaction that writes; durable once this context is left. Raises `StoreError`."""
+        with self._one, self._translated(), self.engine.connect() as connection:
+            connection = connection.execution_options(imagegate_writes=True)
+            with connection.begin():
+                yield connection
+
+    def now(self) -> sa.ColumnElement[float]:
+        """The database's own clock, in seconds since the epoch: machines' clocks differ."""
+        if self.postgresql:
+            return sa.cast(sa.extract("epoch", sa.func.clock_timestamp()), sa.Double)
+        return sa.literal(time.time())
+
+    def add_line(
+        self, connection: sa.Connection, gate_id: str, kind: str, body: dict[str, Any]
+    ) -> int:
+        """Write a line of history and tell other processes; returns its number."""
+        told: list[Any] = [lines.c.id]
+        if self.postgresql:
+            told.append(sa.func.pg_notify(CHANNEL, f"{self.origin} {kind} {gate_id}"))
+        line = lines.insert().values(
+            gate_id=gate_id, at=self.now(), kind=kind, origin=self.origin, body=json.dumps(body)
+        )
+        return int(connection.execute(line.returning(*told)).scalar_one())
+
+    def watch(self) -> Any:
+        """A connection of its own, in autocommit, by which other processes' changes are noticed.
+
+        psycopg's, which listens to `CHANNEL`; or sqlite3's, for ``PRAGMA data_version``.
+        """
+        with self._translated():
+            proxy = self.engine.raw_connection()
+            connection: Any = proxy.driver_connection
+            proxy.detach()
+        if self.postgresql:
+            try:
+                connection.autocommit = True
+                connection.execute(f"LISTEN {CHANNEL}")
+            except Exception as error:  # psycopg's own, which is not imported here
+                connection.close()
+                raise StoreError(f"the store {self.shown} cannot be used: {error}") from error
+        return connection
+
+    # -- opening
+
+    def _migrate(self) -> None:
+        for name, statements in MIGRATIONS:
+            with self.write() as connection:
+                if self.postgresql:  # two processes may open a new store at the same moment
+                    connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_MIGRATING})")
+                if name in self._migrated(connection):
+                    continue
+                for statement in statements:
+                    words = _TYPES[self.engine.dialect.name]
+                    connection.exec_driver_sql(statement.format_map(words))
+                connection.execute(migrations.insert().values(name=name, at=time.time()))
+
+    def _migrated(self, connection: sa.Connection) -> set[str]:
+        """The migrations it has. Raises `StoreError` if there are some that are not known here."""
+        connection.exec_driver_sql(
+            "CREATE TABLE IF NOT EXISTS migrations (name TEXT PRIMARY KEY, at REAL NOT NULL)"
+        )
+        done = set(connection.execute(sa.select(migrations.c.name)).scalars())
+        if strange := sorted(done - {name for name, _ in MIGRATIONS}):
+            raise StoreError(
+                f"the store {self.shown} was changed by a newer Image Gate ({', '.join(strange)}); "
+                "update this one, or give it another store"
+            )
+        return done
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except SQLAlchemyError as error:
+            raise self._told(error) from error
+
+    def _told(self, error: SQLAlchemyError) -> StoreError:
+        original = getattr(error, "orig", None) or error
+        reason = " ".join(str(original).split())[:300]
+        gone = isinstance(error, DBAPIError) and error.connection_invalidated
+        passing = bool(gone) or any(word in reason.lower() for word in _PASSING)
+        return StoreError(f"the store {self.shown} cannot be used: {reason}", passing=passing)
+
+
+_TYPES = {
+    "sqlite": {"key": "INTEGER PRIMARY KEY AUTOINCREMENT", "real": "REAL", "hex": "hex(randomblob(16))"},
+    "postgresql": {
+        "key": "BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
+        "real": "DOUBLE PRECISION",
+        "hex": "replace(gen_random_uuid()::text, '-', '')",
+    },
+}  # fmt: skip
+
+
+def _engine(url: sa.URL) -> sa.Engine:
+    if url.get_backend_name() == "postgresql":
+        if url.get_driver_name() != "psycopg":
+            raise ArgumentError(f"{url.drivername} is not supported")
+        settings = {"connect_timeout": 5, "application_name": "imagegate"}
+        return sa.create_engine(
+            url, pool_pre_ping=True, pool_size=5, max_overflow=20, connect_args=settings
+        )
+    if url.get_backend_name() != "sqlite":
+        raise ArgumentError(f"{url.drivername} is not supported")
+    options: dict[str, Any] = {"connect_args": {"timeout": BUSY, "check_same_thread": False}}
+    if url.database in (None, "", ":memory:"):
+        options["poolclass"] = StaticPool
+    else:
+        Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
+    engine = sa.create_engine(url, **options)
+
+    @event.listens_for(engine, "connect")
+    def prepare(connection: Any, _: Any) -> None:
+        connection.isolation_level = None  # transactions begin where it is said below
+        for setting in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+            connection.execute(f"PRAGMA {setting}")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: sa.Connection) -> None:
+        # A transaction that reads first and writes later could not wait for another writer.
+        writes = connection.get_execution_options().get("imagegate_writes")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine

@@ -1,0 +1,211 @@
+"""An open store with all that belongs to it: tables, the place of its pictures, watchers."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+
+import sqlalchemy as sa
+
+from .database import Database, meta
+from .model import Gate, ImageGateError, StoreError
+from .parked import LEASE, Claim, ParkedGates
+from .place import PicturePlace, StoredPictures
+from .settings import Settings
+from .store import GateStore
+from .watcher import Watcher
+from .workers import BEAT, DEAD, Workers
+
+SWEEP = 3600.0
+"""Seconds between looks for pictures that were kept long enough."""
+
+log = logging.getLogger("imagegate")
+
+
+class House:
+    """One process's part in a store. Thread-safe; raises as `GateStore` does.
+
+    Args:
+        worker: the id of this process. ``kind``: comfyui or panel.
+        classes: of the nodes that it can run.
+
+    Raises:
+        StoreError: the store, or the place of its pictures, cannot be used.
+    """
+
+    def __init__(
+        self, settings: Settings, worker: str, kind: str, classes: Collection[str]
+    ) -> None:
+        self.settings = settings
+        self._worker = worker
+        self._classes = frozenset(classes)
+        self.database = Database(settings.store, worker)
+        self.gates = GateStore(self.database)
+        self.parked = ParkedGates(self.database)
+        self.workers = Workers(self.database)
+        self.place = PicturePlace(settings.pictures)
+        try:
+            self._mark_place()
+            self.workers.enter(worker, settings.worker, kind, self._classes)
+            self.workers.bury(worker)
+        except BaseException:
+            self.database.close()
+            raise
+        self._closing = threading.Event()
+        self._seen_since = time.monotonic()  # without a gap
+        self._swept = -SWEEP
+        self._renewed = 0.0
+        self._watcher: Watcher | None = None
+        self._keeper: threading.Thread | None = None
+
+    @property
+    def kind(self) -> str:
+        """memory, sqlite or postgresql."""
+        if self.database.in_memory:
+            return "memory"
+        return "postgresql" if self.database.postgresql else "sqlite"
+
+    @property
+    def shared(self) -> bool:
+        """Whether other machines may look at its gates."""
+        return self.database.postgresql
+
+    def start(
+        self,
+        heard: Callable[[Mapping[str, str]], None],
+        lost_sight: Callable[[], None],
+        keep: Callable[[], None],
+    ) -> None:
+        """Hear of other processes, and look after the store now and then, in threads."""
+        if not self.database.in_memory:
+            self._watcher = Watcher(self.database, self.gates, heard, lost_sight)
+            self._watcher.start()
+        self._keeper = threading.Thread(
+            target=self._keep, args=(keep,), name="imagegate-keeper", daemon=True
+        )
+        self._keeper.start()
+
+    def close(self) -> None:
+        """Leave the store."""
+        self._closing.set()
+        if self._watcher is not None:
+            self._watcher.close()
+        if self._keeper is not None and self._keeper is not threading.current_thread():
+            self._keeper.join(BEAT)
+        with suppress(StoreError):
+            self.workers.leave(self._worker)
+        self.database.close()
+
+    def look_again(self) -> None:
+        """Have `lost_sight` called soon: something may have happened unseen."""
+        if self._watcher is not None:
+            self._watcher.look_again()
+
+    # -- pictures
+
+    def pictures(self, gate: Gate) -> StoredPictures:
+        """The pictures of a gate, from its files."""
+        return StoredPictures(self.place, gate)
+
+    @contextmanager
+    def files(
+        self,
+        gate_id: str,
+        files: Iterable[tuple[str, bytes]],
+        *,
+        durable: bool = False,
+        whole: bool = True,
+    ) -> Iterator[int]:
+        """Write files, and take them away again if what they are for fails. Gives their size.
+
+        Args:
+            whole: they are all that the gate has.
+        """
+        written: list[str] = []
+        size = 0
+        try:
+            for name, body in files:
+                self.place.write(gate_id, name, body, durable=durable)
+                written.append(name)
+                size += len(body)
+            yield size
+        except BaseException:
+            with suppress(ImageGateError):
+                if whole:
+                    self.place.remove(gate_id)
+                else:
+                    for name in written:
+                        self.place.remove_file(gate_id, name)
+            raise
+
+    def sweep(self) -> None:
+        """Remove the pictures of gates that ended long ago; now and then."""
+        if time.monotonic() - self._swept < SWEEP:
+            return
+        needed = self.parked.needed()
+        while stale := self.gates.stale(self.settings.keep, needed):
+            for gate_id in stale:
+                if self._closing.is_set():
+                    return
+                self.place.remove(gate_id)
+                self.gates.pictures_gone(gate_id)
+        self._swept = time.monotonic()
+
+    # -- other processes
+
+    def claim(self) -> Claim | None:
+        """Take up a parked gate that was decided, if this process can run it."""
+        ours, others = [], []
+        for worker in self.workers.each():
+            if worker.name == self.settings.worker:
+                ours.append(worker.id)
+            if worker.alive and worker.id != self._worker:
+                others.append(worker.classes)
+        return self.parked.claim(
+            self._worker, self.settings.worker, self._classes, ours=ours, others=others
+        )
+
+    def time_to_renew(self) -> bool:
+        """Whether claims were last renewed long enough ago."""
+        due = time.monotonic() - self._renewed > LEASE / 4
+        if due:
+            self._renewed = time.monotonic()
+        return due
+
+    def orphans(self) -> list[tuple[str, str]]:
+        """Gates whose worker has ended: (gate id, the worker's name)."""
+        self.workers.bury(self._worker)
+        return self.workers.orphans(time.monotonic() - self._seen_since > DEAD)
+
+    # -- inside
+
+    def _keep(self, keep: Callable[[], None]) -> None:
+        failing = False
+        while not self._closing.is_set():
+            try:
+                self.workers.beat(self._worker)
+                if failing:
+                    self._seen_since = time.monotonic()
+                    failing = False
+                    log.info("the store is back")
+                keep()
+            except ImageGateError as error:
+                if not failing:
+                    log.warning("%s", error)
+                failing = True
+            except Exception:  # it is tried again, so one failure must not end it
+                log.exception("looking after the store failed")
+            self._closing.wait(BEAT)
+
+    def _mark_place(self) -> None:
+        marked = sa.select(meta.c.value).where(meta.c.name == "pictures")
+        with self.database.read() as connection:
+            known = connection.execute(marked).scalar() is not None
+        self.place.mark(self.database.id, first=not known)
+        if not known:
+            with self.database.write() as connection:
+                if connection.execute(marked).scalar() is None:
+                    connection.execute(meta.insert().values(name="pictures", value="1"))

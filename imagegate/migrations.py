@@ -1,0 +1,85 @@
+"""How the store's tables came to be. Append only: what stands here has run somewhere.
+
+``{key}``, ``{real}`` and ``{hex}`` are what each database calls them.
+"""
+
+from __future__ import annotations
+
+MIGRATIONS: list[tuple[str, list[str]]] = [
+    (
+        "0001_gates",
+        [
+            # What never changes of a gate is in `record`, as JSON; what is asked for has a column.
+            """CREATE TABLE gates (
+                seq {key},
+                id TEXT NOT NULL UNIQUE,
+                record TEXT NOT NULL,
+                mode TEXT NOT NULL,
+                node_id TEXT NOT NULL,
+                prompt_id TEXT NOT NULL,
+                worker TEXT NOT NULL,
+                deadline {real},
+                state TEXT NOT NULL,
+                open INTEGER NOT NULL,
+                version INTEGER NOT NULL,
+                decision TEXT,
+                reason TEXT NOT NULL,
+                masked TEXT NOT NULL,
+                ended BIGINT,
+                ended_at {real},
+                due INTEGER NOT NULL,
+                claimed_by TEXT NOT NULL,
+                resuming TEXT NOT NULL,
+                lease {real},
+                attempts INTEGER NOT NULL,
+                fingerprint TEXT NOT NULL,
+                reusable INTEGER NOT NULL,
+                bytes BIGINT NOT NULL,
+                kept INTEGER NOT NULL
+            )""",
+            "CREATE INDEX gates_open ON gates (open, seq)",
+            "CREATE INDEX gates_ended ON gates (ended)",
+            "CREATE INDEX gates_due ON gates (due, ended)",
+            "CREATE INDEX gates_kept ON gates (kept, ended_at)",
+            "CREATE INDEX gates_fingerprint ON gates (fingerprint, reusable)",
+            "CREATE INDEX gates_prompt ON gates (prompt_id)",
+            """CREATE TABLE lines (
+                id {key},
+                gate_id TEXT NOT NULL REFERENCES gates (id),
+                at {real} NOT NULL,
+                kind TEXT NOT NULL,
+                origin TEXT NOT NULL,
+                body TEXT NOT NULL
+            )""",
+            "CREATE INDEX lines_gate ON lines (gate_id, id)",
+            """CREATE TABLE masks (
+                gate_id TEXT NOT NULL REFERENCES gates (id),
+                image INTEGER NOT NULL,
+                file TEXT NOT NULL,
+                PRIMARY KEY (gate_id, image)
+            )""",
+            """CREATE TABLE parked (
+                gate_id TEXT PRIMARY KEY REFERENCES gates (id),
+                root TEXT NOT NULL,
+                node TEXT NOT NULL,
+                item INTEGER NOT NULL,
+                classes TEXT NOT NULL,
+                record TEXT NOT NULL
+            )""",
+            "CREATE INDEX parked_root ON parked (root)",
+            """CREATE TABLE workers (
+                id TEXT PRIMARY KEY,
+                name TEXT NOT NULL,
+                kind TEXT NOT NULL,
+                host TEXT NOT NULL,
+                pid INTEGER NOT NULL,
+                started_at {real} NOT NULL,
+                seen_at {real} NOT NULL,
+                classes TEXT NOT NULL,
+                ended INTEGER NOT NULL
+            )""",
+            "CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
+            "INSERT INTO meta (name, value) SELECT 'store', {hex}",
+        ],
+    ),
+]

@@ -1,0 +1,446 @@
+"""What is remembered of gates: their state, their answers, their history. SQLAlchemy Core.
+
+The row of a gate is the truth. An answer is one conditional UPDATE, so that the first one wins
+inside the database, whichever process it comes from. History only ever grows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from types import MappingProxyType
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
+
+from .database import Database, lines
+from .model import (
+    Decision,
+    Gate,
+    Outcome,
+    Snapshot,
+    State,
+    StoreError,
+    TooLate,
+    UnknownGate,
+    Verdict,
+    check_undo,
+    closed,
+    sayable,
+    second,
+)
+
+_COLUMNS = (
+    "seq", "id", "record", "mode", "node_id", "prompt_id", "worker", "deadline", "state", "open",
+    "version", "decision", "reason", "masked", "ended", "ended_at", "due", "claimed_by", "resuming",
+    "lease", "attempts", "fingerprint", "reusable", "bytes", "kept",
+)  # fmt: skip
+gates = sa.table("gates", *(sa.column(name) for name in _COLUMNS))
+mask_files = sa.table("masks", *(sa.column(name) for name in ("gate_id", "image", "file")))
+
+CLOSED: dict[str, Any] = {"open": 0, "version": gates.c.version + 1}
+REOPENED: dict[str, Any] = {
+    "open": 1, "version": gates.c.version + 1, "ended": None, "ended_at": None, "decision": None,
+    "due": 0, "claimed_by": "", "resuming": "", "lease": None,
+}  # fmt: skip
+_GATE_FIELDS = {field.name for field in fields(Gate)}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of history: what happened to a gate, and when (seconds since the epoch)."""
+
+    id: int
+    gate_id: str
+    at: float
+    kind: str
+    origin: str
+    body: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """The line as REST tells it."""
+        return {"id": self.id, "at": self.at, "kind": self.kind, **self.body}
+
+
+class GateStore:
+    """The gates of a database. Every call is a transaction of its own. Thread-safe.
+
+    All raise `StoreError` when the database cannot be used, `UnknownGate` for a gate it has not.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    # -- asking and answering
+
+    def add(
+        self,
+        gate: Gate,
+        *,
+        worker: str,
+        state: State = State.WAITING,
+        decision: Decision | None = None,
+        reason: str = "",
+        fingerprint: str = "",
+        masks: Mapping[int, str] = MappingProxyType({}),
+        size: int = 0,
+        also: Iterable[sa.Insert] = (),
+    ) -> Snapshot:
+        """Add a gate.
+
+        Args:
+            worker: the id of the process that asks.
+            decision: for one that needs no answer. ``masks``: the files that come with it.
+            size: bytes of its pictures.
+            also: what belongs to it and is added with it or not at all.
+        """
+        row: dict[str, Any] = {
+            "id": gate.id, "record": json.dumps(asdict(gate)), "mode": gate.mode,
+            "node_id": plain(gate.node_id), "prompt_id": plain(gate.prompt_id), "worker": worker,
+            "deadline": gate.deadline, "state": state.value, "open": int(state.open), "version": 1,
+            "decision": _dumped(decision), "reason": reason, "due": 0,
+            "masked": json.dumps(sorted(i for i, file in masks.items() if file)),
+            "claimed_by": "", "resuming": "", "attempts": 0, "fingerprint": fingerprint,
+            "reusable": int(decision is not None), "bytes": size, "kept": 1,
+        }  # fmt: skip
+        try:
+            with self.database.write() as connection:
+                added = connection.execute(gates.insert().values(row).returning(*gates.c)).one()
+                for insert in also:
+                    connection.execute(insert)
+                for image, file in masks.items():
+                    mask = {"gate_id": gate.id, "image": image, "file": file}
+                    connection.execute(mask_files.insert().values(mask))
+                body = {"worker": gate.worker} if gate.worker else {}
+                line = self._line(connection, gate.id, "published", body)
+                if decision is not None:
+                    body = _told(decision) | {"text": reason}
+                    line = self._line(connection, gate.id, "reused", body)
+                if not state.open:
+                    ending = {"ended": line, "ended_at": self.database.now()}
+                    added = self._changed(connection, gate.id, [], ending)
+        except StoreError as error:
+            if isinstance(error.__cause__, IntegrityError):
+                raise ValueError(f"gate {gate.id} is published already") from error
+            raise
+        return snapshot(added)
+
+    def end(
+        self, gate_id: str, state: State, decision: Decision | None, reason: str = ""
+    ) -> tuple[Verdict, Snapshot, dict[int, str]]:
+        """The only way a gate ends: by the first answer, its deadline, or by being withdrawn.
+
+        Returns:
+            What became of it, the gate as it is now, and the files of its masks by image.
+
+        Raises:
+            GateClosed: it ended before without an answer.
+        """
+        # The line comes first, because its number is the gate's place in the history.
+        kind = "withdrawn" if state is State.WITHDRAWN else state.value
+        body = _told(decision) | ({"text": reason} if reason else {})
+        routed = decision is not None and decision.route is not None
+        with self._attempt() as connection:
+            line = self._line(connection, gate_id, kind, body)
+            row = self._changed(
+                connection, gate_id, [gates.c.open == 1],
+                CLOSED | {
+                    "state": state.value, "decision": _dumped(decision), "reason": reason,
+                    "ended": line, "ended_at": self.database.now(),
+                    "due": sa.case((gates.c.mode == "park", int(routed)), else_=0),
+                    "reusable": int(routed and state is State.DECIDED),
+                },
+            )  # fmt: skip
+            if row is None:
+                raise _Lost
+            files = self._masks(connection, gate_id)
+            return Verdict(Outcome.WON, decision or Decision(None)), snapshot(row), files
+        now = self.get(gate_id)
+        return second(now, decision), now, {}
+
+    def undo(self, gate_id: str) -> Snapshot:
+        """Take an answer back, unless somebody has gone on with it. Raises `TooLate`."""
+        with self._attempt() as connection:
+            self._line(connection, gate_id, "undone", {})
+            free = [
+                gates.c.state == State.DECIDED.value,
+                gates.c.due == 1,
+                gates.c.claimed_by == "",
+            ]
+            again = REOPENED | {"state": State.PARKED.value, "reason": "", "reusable": 0}
+            row = self._changed(connection, gate_id, free, again)
+            if row is None:
+                raise _Lost
+            return snapshot(row)
+        check_undo(self.get(gate_id))
+        raise TooLate("too late: the prompt already went on with this decision")
+
+    def set_mask(self, gate_id: str, image: int, file: str, size: int) -> tuple[Snapshot, str]:
+        """Keep the name of a mask's file; an empty one says that the mask was cleared.
+
+        Returns:
+            The gate, and the file that was there before or an empty string.
+
+        Raises:
+            GateClosed, TooLate: the gate ended before.
+        """
+        with self._attempt() as connection:
+            row = self._changed(
+                connection, gate_id, [gates.c.open == 1],
+                {"version": gates.c.version + 1, "bytes": gates.c.bytes + size},
+            )  # fmt: skip
+            if row is None:
+                raise _Lost
+            here = (mask_files.c.gate_id == gate_id) & (mask_files.c.image == image)
+            before = connection.execute(
+                mask_files.delete().where(here).returning(mask_files.c.file)
+            ).scalar()
+            connection.execute(mask_files.insert().values(gate_id=gate_id, image=image, file=file))
+            masked = sorted(i for i, name in self._masks(connection, gate_id).items() if name)
+            row = self._changed(connection, gate_id, [], {"masked": json.dumps(masked)})
+            self._line(connection, gate_id, "masked", {"image": image, "cleared": not file})
+            assert row is not None
+            return snapshot(row), before or ""
+        now = self.get(gate_id)
+        if now.state in (State.EXPIRED, State.WITHDRAWN):
+            raise closed(now)
+        raise TooLate(f"gate {now.gate.title!r} was decided before the mask was saved")
+
+    def reopen(self, gate_id: str, worker: str) -> Snapshot | None:
+        """Its worker was taken for dead, and is not: the gate waits again. None if it ended."""
+        with self._attempt() as connection:
+            self._line(connection, gate_id, "reopened", {})
+            was = [gates.c.state == State.WITHDRAWN.value, gates.c.worker == worker]
+            again = REOPENED | {"state": State.WAITING.value, "reason": ""}
+            row = self._changed(connection, gate_id, was, again)
+            if row is None:
+                raise _Lost
+            return snapshot(row)
+        return None
+
+    # -- looking
+
+    def get(self, gate_id: str) -> Snapshot:
+        """One gate."""
+        found = self.several([gate_id])
+        if not found:
+            raise UnknownGate(f"no gate has the id {gate_id!r}")
+        return found[0]
+
+    def several(self, gate_ids: Iterable[str]) -> list[Snapshot]:
+        """Those of these gates that there are."""
+        wanted = [gate_id for gate_id in gate_ids if plain(gate_id) == gate_id]
+        return self._select(sa.select(*gates.c).where(gates.c.id.in_(wanted)))
+
+    def masks(self, gate_id: str) -> dict[int, str]:
+        """The files of its masks by image; empty for one that was cleared."""
+        with self.database.read() as connection:
+            return self._masks(connection, gate_id)
+
+    def pending(self, limit: int | None, after: int, node_id: str) -> list[Snapshot]:
+        """Open gates, oldest first: at most ``limit`` of those whose ``seq`` is above ``after``."""
+        query = sa.select(*gates.c).where(gates.c.open == 1, gates.c.seq > after)
+        return self._select(_of_node(query, node_id).order_by(gates.c.seq).limit(limit))
+
+    def finished(self, limit: int | None, before: int | None, node_id: str) -> list[Snapshot]:
+        """Finished gates, newest first: at most ``limit`` whose ``ended`` is below ``before``."""
+        query = sa.select(*gates.c).where(gates.c.ended.is_not(None))
+        if before is not None:
+            query = query.where(gates.c.ended < before)
+        return self._select(_of_node(query, node_id).order_by(gates.c.ended.desc()).limit(limit))
+
+    def count(self, node_id: str) -> int:
+        """How many gates wait for a person."""
+        query = sa.select(sa.func.count()).select_from(gates).where(gates.c.open == 1)
+        with self.database.read() as connection:
+            return int(connection.execute(_of_node(query, node_id)).scalar_one())
+
+    def waiting_of(self, worker: str) -> list[str]:
+        """Ids of the waiting (not parked) gates of a worker."""
+        query = sa.select(gates.c.id).where(
+            gates.c.open == 1, gates.c.state == State.WAITING.value, gates.c.worker == worker
+        )
+        with self.database.read() as connection:
+            return list(connection.execute(query).scalars())
+
+    def overdue(self) -> list[str]:
+        """Ids of parked gates whose time is up."""
+        query = sa.select(gates.c.id).where(
+            gates.c.open == 1,
+            gates.c.state == State.PARKED.value,
+            gates.c.deadline <= self.database.now(),
+        )
+        with self.database.read() as connection:
+            return list(connection.execute(query).scalars())
+
+    def lines(self, gate_id: str) -> list[Line]:
+        """The history of one gate, oldest first."""
+        self.get(gate_id)
+        query = sa.select(*lines.c).where(lines.c.gate_id == gate_id).order_by(lines.c.id)
+        with self.database.read() as connection:
+            return [_line(row) for row in connection.execute(query)]
+
+    def last_line(self) -> int:
+        """The number of the newest line; 0 before the first."""
+        with self.database.read() as connection:
+            return connection.execute(sa.select(sa.func.max(lines.c.id))).scalar() or 0
+
+    def lines_after(self, line: int, limit: int = 1000) -> list[Line]:
+        """Lines that came after one, oldest first. (Only SQLite commits them in this order.)"""
+        query = sa.select(*lines.c).where(lines.c.id > line).order_by(lines.c.id).limit(limit)
+        with self.database.read() as connection:
+            return [_line(row) for row in connection.execute(query)]
+
+    # -- answers used again
+
+    def set_fingerprint(self, gate_id: str, fingerprint: str) -> None:
+        """By which an equal question is known again."""
+        with self.database.write() as connection:
+            self._changed(connection, gate_id, [], {"fingerprint": fingerprint})
+
+    def decided_like(self, fingerprint: str) -> Snapshot | None:
+        """The newest gate that a person decided for an equal question, unless to be asked again."""
+        query = sa.select(*gates.c).where(
+            gates.c.fingerprint == fingerprint, gates.c.reusable == 1, gates.c.ended.is_not(None)
+        )
+        found = self._select(query.order_by(gates.c.ended.desc()).limit(1))
+        return found[0] if found else None
+
+    def ask_again(self, gate_id: str) -> Snapshot:
+        """Forget that questions like this one were answered."""
+        with self.database.write() as connection:
+            row = self._changed(connection, gate_id, [], {})
+            if row is None:
+                raise UnknownGate(f"no gate has the id {gate_id!r}")
+            alike = gates.c.id == gate_id
+            if row.fingerprint:
+                alike = alike | (gates.c.fingerprint == row.fingerprint)
+            changes = {"reusable": 0, "version": gates.c.version + 1}
+            connection.execute(gates.update().where(alike, gates.c.reusable == 1).values(changes))
+            self._line(connection, gate_id, "ask again", {})
+            row = self._changed(connection, gate_id, [], {})
+            assert row is not None
+            return snapshot(row)
+
+    # -- pictures
+
+    def stale(self, keep: float, needed: Iterable[str], limit: int = 100) -> list[str]:
+        """Ids of gates that ended more than ``keep`` seconds ago and still have pictures."""
+        query = sa.select(gates.c.id).where(
+            gates.c.kept == 1,
+            gates.c.ended_at < self.database.now() - keep,
+            gates.c.due == 0,
+            gates.c.id.not_in(list(needed)),
+        )
+        with self.database.read() as connection:
+            return list(connection.execute(query.limit(limit)).scalars())
+
+    def pictures_gone(self, gate_id: str) -> None:
+        """Its pictures are no longer kept."""
+        with self.database.write() as connection:
+            self._changed(connection, gate_id, [], {"kept": 0, "bytes": 0})
+
+    def add_bytes(self, gate_id: str, size: int) -> None:
+        """So many bytes more are kept for it."""
+        with self.database.write() as connection:
+            self._changed(connection, gate_id, [], {"bytes": gates.c.bytes + size})
+
+    def used_bytes(self) -> int:
+        """Bytes of all pictures that are kept."""
+        query = sa.select(sa.func.sum(gates.c.bytes)).where(gates.c.kept == 1)
+        with self.database.read() as connection:
+            return int(connection.execute(query).scalar() or 0)
+
+    # -- inside
+
+    @contextmanager
+    def _attempt(self) -> Iterator[sa.Connection]:
+        """A transaction that leaves nothing behind if what it attempts is lost."""
+        try:
+            with self.database.write() as connection:
+                yield connection
+        except _Lost:
+            return
+        except StoreError as error:
+            if not isinstance(error.__cause__, IntegrityError):
+                raise  # else there is no such gate
+
+    def _line(
+        self, connection: sa.Connection, gate_id: str, kind: str, body: dict[str, Any]
+    ) -> int:
+        return self.database.add_line(connection, gate_id, kind, body)
+
+    def _changed(
+        self,
+        connection: sa.Connection,
+        gate_id: str,
+        conditions: Iterable[Any],
+        values: Mapping[str, Any],
+    ) -> Any:
+        """The row after the change; None if there is none, or the conditions do not hold."""
+        mine = [gates.c.id == gate_id, *conditions]
+        if not values:
+            return connection.execute(sa.select(*gates.c).where(*mine)).one_or_none()
+        update = gates.update().where(*mine).values(dict(values))
+        return connection.execute(update.returning(*gates.c)).one_or_none()
+
+    def _masks(self, connection: sa.Connection, gate_id: str) -> dict[int, str]:
+        query = sa.select(mask_files.c.image, mask_files.c.file).where(
+            mask_files.c.gate_id == gate_id
+        )
+        return {int(image): str(file) for image, file in connection.execute(query)}
+
+    def _select(self, query: sa.Select[Any]) -> list[Snapshot]:
+        with self.database.read() as connection:
+            return [snapshot(row) for row in connection.execute(query)]
+
+
+class _Lost(Exception):
+    """What was attempted does not hold any more; the transaction is rolled back."""
+
+
+def snapshot(row: Any) -> Snapshot:
+    """A row of `gates` as the rest of the package knows it."""
+    record = {key: value for key, value in json.loads(row.record).items() if key in _GATE_FIELDS}
+    record["labels"] = tuple(record["labels"])
+    return Snapshot(
+        gate=Gate(**record),
+        state=State(row.state),
+        seq=row.seq,
+        version=row.version,
+        decision=Decision(**json.loads(row.decision)) if row.decision else None,
+        masked=tuple(json.loads(row.masked)),
+        reason=row.reason,
+        ended=row.ended or 0,
+        attempts=row.attempts,
+        resuming=row.resuming,
+        reusable=bool(row.reusable),
+    )
+
+
+def plain(text: str) -> str:
+    """``text`` as every database takes it: without halves of characters and without NUL."""
+    return sayable(text).replace("\0", "\ufffd")
+
+
+def _line(row: Any) -> Line:
+    return Line(row.id, row.gate_id, row.at, row.kind, row.origin, json.loads(row.body))
+
+
+def _dumped(decision: Decision | None) -> str | None:
+    return None if decision is None else json.dumps(asdict(decision))
+
+
+def _told(decision: Decision | None) -> dict[str, Any]:
+    if decision is None:
+        return {}
+    said = asdict(decision)
+    said.pop("at")
+    return {key: sayable(v) if isinstance(v, str) else v for key, v in said.items() if v != ""}
+
+
+def _of_node(query: sa.Select[Any], node_id: str) -> sa.Select[Any]:
+    return query.where(gates.c.node_id == plain(node_id)) if node_id else query

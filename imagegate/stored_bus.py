@@ -1,0 +1,552 @@
+"""The bus over a store: gates that outlive their process, shared by any number of them.
+
+It has the surface of `imagegate.gate_bus.GateBus`. The store is the truth; what is held here is
+who waits in this process and who listens. A change is told to listeners after it is durable, those
+of this process at once, those of others by their `imagegate.watcher`.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import secrets
+import threading
+from collections.abc import Callable, Collection, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from .feed import KEPT_NEWS, Feed, News, Subscription, tell
+from .gate_bus import TIME_IS_UP, Ticket
+from .model import (
+    Answer,
+    Decision,
+    Gate,
+    GateCancelled,
+    GateClosed,
+    Outcome,
+    Snapshot,
+    State,
+    StoreError,
+    UnknownGate,
+    Verdict,
+    signed,
+    timed_out,
+)
+from .pictures import Pictures
+from .settings import Settings
+
+if TYPE_CHECKING:  # SQLAlchemy takes a while; it is imported when the store is first used
+    from .house import House
+    from .parked import Claim, Parked
+    from .store import Line
+
+log = logging.getLogger("imagegate")
+
+
+@dataclass
+class _Held:
+    """A gate that somebody in this process waits for."""
+
+    gate: Gate
+    pictures: Pictures
+    future: Future[Answer] = field(default_factory=Future)
+
+    def __post_init__(self) -> None:
+        self.future.set_running_or_notify_cancel()  # from here on nobody can cancel it
+
+
+class StoredBus:
+    """All gates of a store, as one process sees them. Thread-safe.
+
+    Nothing is opened before it is needed. Beside what `GateBus` raises, every call may raise
+    `StoreError`: then nothing was changed, or it is found out as soon as the store is back.
+
+    Args:
+        settings: says where the store is, when it is first needed.
+        kind: of this process, ``comfyui`` or ``panel``.
+        classes: of the nodes that this process can run.
+    """
+
+    def __init__(
+        self,
+        settings: Callable[[], Settings],
+        *,
+        kind: str = "comfyui",
+        classes: Callable[[], Collection[str]] = tuple,
+    ) -> None:
+        self.id = secrets.token_hex(8)
+        self._settings = settings
+        self._kind = kind
+        self._classes = classes
+        # Guards the four below and all unread news. Nothing is read, written or called under it.
+        self._lock = threading.Lock()
+        self._held: dict[str, _Held] = {}
+        self._feed = Feed(self._lock)
+        self._counts: dict[str, int] = {}  # waiting gates by node, until something changes
+        self._changes = 0
+        self._opening = threading.Lock()  # held while the store is opened, and nothing else
+        self._house: House | None = None
+        self._background = ThreadPoolExecutor(1, "imagegate-pictures")
+
+    # -- the process
+
+    @property
+    def house(self) -> House:
+        """The store and what belongs to it, opened now if it was not."""
+        house = self._house
+        if house is not None:
+            return house
+        with self._opening:
+            if self._house is None:
+                from .house import House
+
+                house = House(self._settings(), self.id, self._kind, self._classes())
+                self._house = house
+                atexit.register(self.close)
+                house.start(self._heard, self._lost_sight, self._keep)
+            return self._house
+
+    @property
+    def opened(self) -> bool:
+        """Whether the store was needed yet."""
+        return self._house is not None
+
+    def exists(self) -> bool:
+        """Whether there is a store already, so that there may be something to do in it."""
+        return self._settings().exists
+
+    def later(self, work: Callable[[], object]) -> None:
+        """Do something in the background, one thing after the other."""
+
+        def logged() -> None:
+            try:
+                work()
+            except Exception:  # nobody waits for it
+                log.exception("work in the background failed")
+
+        with suppress(RuntimeError):  # it is being closed
+            self._background.submit(logged)
+
+    def close(self) -> None:
+        """Take back what is waited for here, and leave the store."""
+        for gate_id in self._waited_for():
+            self.withdraw(gate_id, "its worker was ended")
+        with self._opening:
+            house, self._house = self._house, None
+        self._background.shutdown(wait=True)
+        if house is not None:
+            atexit.unregister(self.close)
+            house.close()
+
+    # -- the waiter's side
+
+    def publish(self, gate: Gate, pictures: Pictures) -> Ticket:
+        """Put a question, and wait for its answer in this process.
+
+        Raises:
+            ValueError: there is a gate of this id already.
+        """
+        house = self.house
+        gate = replace(gate, worker=house.settings.worker)
+        held = _Held(gate, pictures)
+        first = pictures.preview(0).body
+        with house.files(gate.id, [("preview-0", first)]) as size:
+            with self._lock:
+                # Before anybody else can see it, and answer.
+                if gate.id in self._held:
+                    raise ValueError(f"gate {gate.id} is published already")
+                self._held[gate.id] = held
+            try:
+                snapshot = house.gates.add(gate, worker=self.id, size=size)
+            except BaseException:
+                with self._lock:
+                    self._held.pop(gate.id, None)
+                self._in_doubt()
+                raise
+        self._announce("published", snapshot)
+        if house.shared:
+            self.later(lambda: self._share(held))
+        return Ticket(held, self._take_back)
+
+    def park(
+        self,
+        gate: Gate,
+        files: Iterable[tuple[str, bytes]],
+        parked: Parked,
+        fingerprint: str = "",
+    ) -> Snapshot:
+        """Put a question that nobody waits for; whoever answers it makes the prompt go on.
+
+        Args:
+            files: its pictures by name, see `imagegate.place.StoredPictures`.
+            parked: what is needed to go on.
+        """
+        house = self.house
+        gate = replace(gate, mode="park", worker=house.settings.worker, undoable=True)
+        with house.files(gate.id, files, durable=True) as size:
+            snapshot = house.gates.add(
+                gate, worker=self.id, state=State.PARKED, fingerprint=fingerprint, size=size,
+                also=[parked.insert(gate.id)],
+            )  # fmt: skip
+        self._announce("published", snapshot)
+        return snapshot
+
+    def withdraw(self, gate_id: str, reason: str) -> bool:
+        """Take a question back; False if it was answered, withdrawn or forgotten already."""
+        try:
+            verdict = self._end(gate_id, State.WITHDRAWN, None, reason)
+        except (UnknownGate, GateClosed):
+            return False
+        except StoreError as error:
+            with self._lock:
+                held = self._held.pop(gate_id, None)
+            if held is None:
+                raise
+            # Nobody waits any more, whatever the store says; `_lost_sight` tells it later.
+            log.warning("gate %r was withdrawn, which is not recorded yet: %s", held.gate.title,
+                        error)  # fmt: skip
+            held.future.set_exception(GateCancelled(State.WITHDRAWN, reason))
+            return True
+        return verdict.outcome is Outcome.WON
+
+    def withdraw_prompt(self, prompt_id: str, reason: str) -> int:
+        """Take back all questions of one prompt that are waited for; says how many there were."""
+        with self._lock:
+            ids = [i for i, held in self._held.items() if held.gate.prompt_id == prompt_id]
+        return sum(self.withdraw(gate_id, reason) for gate_id in ids)
+
+    def expire(self, gate_id: str) -> None:
+        """End a gate whose time is up, by its own rule. An answer recorded before it wins."""
+        decision = timed_out(self.get(gate_id).gate)
+        with suppress(GateClosed):
+            self._end(gate_id, State.EXPIRED, decision, TIME_IS_UP)
+
+    # -- the person's side
+
+    def decide(self, gate_id: str, route: object, *, by: str = "", note: str = "") -> Verdict:
+        """Answer with a route; see `GateBus.decide`."""
+        gate = self.get(gate_id).gate
+        number = gate.route(route)
+        decision = Decision(number, gate.labels[number - 1], *signed(by, note))
+        return self._end(gate_id, State.DECIDED, decision)
+
+    def stop(self, gate_id: str, *, by: str = "", note: str = "") -> Verdict:
+        """Answer with Stop; see `GateBus.stop`. A parked gate merely ends."""
+        return self._end(gate_id, State.STOPPED, Decision(None, "", *signed(by, note)))
+
+    def undo(self, gate_id: str) -> Snapshot:
+        """Take the answer to a parked gate back, until a worker goes on with it."""
+        snapshot = self.house.gates.undo(gate_id)
+        self._announce("published", snapshot)
+        return snapshot
+
+    def set_mask(self, gate_id: str, index: int, png: bytes) -> Snapshot:
+        """Keep a mask; see `GateBus.set_mask`."""
+        house = self.house
+        house.gates.get(gate_id).gate.index(index)
+        # A new name each time: whoever reads the one before reads it whole.
+        name = f"mask-{index}-{secrets.token_hex(4)}.png" if png else ""
+        with house.files(gate_id, [(name, png)] if png else [], whole=False) as size:
+            snapshot, before = house.gates.set_mask(gate_id, index, name, size)
+        if before:
+            with suppress(StoreError):  # it only takes room, until the gate's pictures go
+                house.place.remove_file(gate_id, before)
+        self._announce("masked", snapshot)
+        return snapshot
+
+    # -- looking
+
+    def get(self, gate_id: str) -> Snapshot:
+        """One gate, open or finished. Raises `UnknownGate`."""
+        return self.house.gates.get(gate_id)
+
+    def pictures(self, gate_id: str) -> Pictures | None:
+        """The pictures of a gate: those in memory while it is waited for here, else its files."""
+        with self._lock:
+            held = self._held.get(gate_id)
+        return held.pictures if held is not None else self.house.pictures(self.get(gate_id).gate)
+
+    def mask(self, gate_id: str, index: int) -> bytes | None:
+        """The mask saved for an image; None if there is none, empty bytes if it was cleared."""
+        house = self.house
+        house.gates.get(gate_id).gate.index(index)
+        file = house.gates.masks(gate_id).get(index)
+        return house.place.read(gate_id, file) if file else None if file is None else b""
+
+    def pending(
+        self, limit: int | None = None, after: int = 0, node_id: str = ""
+    ) -> list[Snapshot]:
+        """Open gates, oldest first: at most ``limit`` of those whose ``seq`` is above ``after``."""
+        return self.house.gates.pending(limit, after, node_id)
+
+    def finished(
+        self, limit: int | None = None, before: int | None = None, node_id: str = ""
+    ) -> list[Snapshot]:
+        """Finished gates, newest first: at most ``limit`` whose ``ended`` is below ``before``."""
+        return self.house.gates.finished(limit, before, node_id)
+
+    def count(self, node_id: str = "") -> int:
+        """How many gates wait for a person."""
+        with self._lock:
+            known, changes = self._counts.get(node_id), self._changes
+        if known is None:
+            known = self.house.gates.count(node_id)
+            with self._lock:
+                if changes == self._changes:
+                    self._counts[node_id] = known
+        return known
+
+    def subscribe(
+        self, notify: Callable[[], None] = lambda: None, *, limit: int = KEPT_NEWS
+    ) -> Subscription:
+        """Be told of everything from now on; see `Subscription`. Close it when done."""
+        return self._feed.subscribe(notify, limit=limit)
+
+    @property
+    def listeners(self) -> int:
+        """How many subscriptions are open."""
+        return len(self._feed)
+
+    def lines(self, gate_id: str) -> list[Line]:
+        """The history of one gate, oldest first."""
+        return self.house.gates.lines(gate_id)
+
+    def status(self) -> dict[str, Any]:
+        """The store, its workers and how much disk its pictures take, as REST tells it."""
+        house = self.house
+        return {
+            "store": house.kind,
+            "workers": [worker.to_json() for worker in house.workers.all()],
+            "bytes": house.gates.used_bytes(),
+            "keep_days": house.settings.keep / 86400,
+        }
+
+    # -- going on
+
+    def answer_of(self, gate_id: str) -> tuple[Snapshot, Answer | None]:
+        """A gate, and its answer with the masks where it has one with a route."""
+        snapshot = self.get(gate_id)
+        if snapshot.decision is None or snapshot.decision.route is None:
+            return snapshot, None
+        return snapshot, self._answer(snapshot, self.house.gates.masks(gate_id))
+
+    def claim(self) -> Claim | None:
+        """Take up a parked gate that was decided, if there is one that this process can run."""
+        house = self.house
+        claim = house.claim()
+        if claim is not None:
+            self._announce("decided", claim.gate)
+        return claim
+
+    def renew(self, claims: Collection[Claim]) -> None:
+        """Hold claims for another while, if it is time."""
+        if claims and self.house.time_to_renew():
+            self.house.parked.renew(claims, self.id)
+
+    def finish(self, claim: Claim, text: str = "") -> bool:
+        """The claimed gate has gone on. False if somebody else holds the claim now."""
+        return self._settled("decided", self.house.parked.finish(claim, self.id, text))
+
+    def put_back(self, claim: Claim, why: str) -> bool:
+        """The claimed gate could not go on: it waits again. False as `finish`."""
+        return self._settled("published", self.house.parked.put_back(claim, self.id, why))
+
+    # -- answers used again
+
+    def remember(self, gate_id: str, fingerprint: str) -> None:
+        """By which an equal question is known again."""
+        self.house.gates.set_fingerprint(gate_id, fingerprint)
+
+    def reuse(
+        self, gate: Gate, fingerprint: str, files: Iterable[tuple[str, bytes]]
+    ) -> Answer | None:
+        """Answer a question as an equal one was answered; None if there was none.
+
+        Args:
+            files: pictures for the history, made only if they are needed.
+        """
+        house = self.house
+        source = house.gates.decided_like(fingerprint)
+        if source is None:
+            return None
+        assert source.decision is not None
+        names = house.gates.masks(source.gate.id)
+        try:
+            answer = self._answer(source, names)
+        except StoreError as error:
+            log.info("gate %r is asked again: %s", gate.title, error)
+            return None
+        gate = replace(gate, worker=house.settings.worker)
+        masks = [(name, answer.masks[i]) for i, name in names.items() if name]
+        with house.files(gate.id, [*files, *masks], durable=True) as size:
+            snapshot = house.gates.add(
+                gate, worker=self.id, state=State.DECIDED, decision=source.decision, masks=names,
+                reason="answered before: the decision was used again", fingerprint=fingerprint,
+                size=size,
+            )  # fmt: skip
+        self._announce("decided", snapshot)
+        return answer
+
+    def ask_again(self, gate_id: str) -> Snapshot:
+        """Forget that questions like this one were answered."""
+        snapshot = self.house.gates.ask_again(gate_id)
+        self._lost_news()  # several gates may have changed
+        return snapshot
+
+    # -- inside
+
+    def _end(
+        self, gate_id: str, state: State, decision: Decision | None, reason: str = ""
+    ) -> Verdict:
+        try:
+            verdict, snapshot, files = self.house.gates.end(gate_id, state, decision, reason)
+        except StoreError:
+            self._in_doubt()
+            raise
+        if verdict.outcome is Outcome.WON:
+            self._resolve(snapshot, files)
+            self._announce(_kind(snapshot), snapshot)
+        return verdict
+
+    def _take_back(self, gate_id: str, reason: str) -> bool:
+        """`withdraw` for a ticket: what is answered is known here, without asking the store."""
+        with self._lock:
+            waits = gate_id in self._held
+        return waits and self.withdraw(gate_id, reason)
+
+    def _resolve(self, snapshot: Snapshot, files: Mapping[int, str] | None = None) -> None:
+        """Wake whoever waits in this process."""
+        gate_id, decision = snapshot.gate.id, snapshot.decision
+        with self._lock:
+            if gate_id not in self._held:
+                return
+        routed = decision is not None and decision.route is not None
+        if routed:
+            try:
+                if files is None:
+                    files = self.house.gates.masks(gate_id)
+                answer = self._answer(snapshot, files)
+            except StoreError:
+                log.exception("gate %r is answered, but its mask cannot be read; trying again",
+                              snapshot.gate.title)  # fmt: skip
+                self._in_doubt()
+                return
+        with self._lock:
+            held = self._held.pop(gate_id, None)
+        if held is None:
+            return
+        if routed:
+            held.future.set_result(answer)
+        else:
+            reason = snapshot.reason or "stopped by a person"
+            held.future.set_exception(GateCancelled(snapshot.state, reason))
+
+    def _answer(self, snapshot: Snapshot, files: Mapping[int, str]) -> Answer:
+        assert snapshot.decision is not None
+        masks: dict[int, bytes] = {}
+        for index, file in files.items():
+            png = self.house.place.read(snapshot.gate.id, file) if file else b""
+            if png is None:
+                raise StoreError(f"the mask of gate {snapshot.gate.title!r} is no longer kept")
+            masks[index] = png
+        return Answer(snapshot.decision, masks)
+
+    def _settled(self, kind: str, snapshot: Snapshot | None) -> bool:
+        if snapshot is not None:
+            self._announce(kind, snapshot)
+        return snapshot is not None
+
+    def _announce(self, *news: Any) -> None:
+        """Tell listeners: a kind and a gate, or pairs of them."""
+        pairs = [news] if isinstance(news[0], str) else news
+        with self._lock:
+            self._counts.clear()
+            self._changes += 1
+            told: list[Subscription] = []
+            for kind, snapshot in pairs:
+                told = self._feed.add(News(kind, snapshot))
+        tell(told)
+
+    def _lost_news(self) -> None:
+        with self._lock:
+            self._counts.clear()
+            self._changes += 1
+            told = self._feed.lose()
+        tell(told)
+
+    def _share(self, held: _Held) -> None:
+        """Keep the full size for the panels of other processes, while people look at it here."""
+        try:
+            house, gate_id = self.house, held.gate.id
+            for index in range(held.gate.batch):
+                if held.future.done():
+                    return
+                body = held.pictures.full(index).body
+                house.place.write(gate_id, f"full-{index}.png", body)
+                house.gates.add_bytes(gate_id, len(body))
+        except GateClosed:  # answered meanwhile
+            return
+
+    def _waited_for(self) -> list[str]:
+        with self._lock:
+            return list(self._held)
+
+    # -- what other processes do
+
+    def _in_doubt(self) -> None:
+        """The store failed in the middle: look at what became of the gates, once it is back."""
+        if self._house is not None:
+            self._house.look_again()
+
+    def _heard(self, kinds: Mapping[str, str]) -> None:
+        """Other processes have changed these gates: gate id -> kind of its newest line."""
+        news = []
+        for snapshot in self.house.gates.several(kinds):
+            snapshot = self._follow(snapshot)
+            masked = kinds[snapshot.gate.id] == "masked" and snapshot.state.open
+            news.append(("masked" if masked else _kind(snapshot), snapshot))
+        if news:
+            self._announce(*news)
+
+    def _follow(self, snapshot: Snapshot) -> Snapshot:
+        """Do here what another process's change asks for."""
+        gate_id = snapshot.gate.id
+        with self._lock:
+            waits = gate_id in self._held
+        if not waits or snapshot.state.open:
+            return snapshot
+        if snapshot.state is State.WITHDRAWN:  # by one who took this process for dead
+            return self.house.gates.reopen(gate_id, self.id) or snapshot
+        self._resolve(snapshot)
+        return snapshot
+
+    def _lost_sight(self) -> None:
+        """Whatever may have happened unseen: look at all that concerns this process."""
+        house = self.house
+        before = house.gates.waiting_of(self.id)
+        held = self._waited_for()
+        for snapshot in house.gates.several(held):
+            self._follow(snapshot)
+        # `before` was read first, so a gate that is published right now is not in it.
+        for gate_id in set(before) - set(self._waited_for()) - set(held):
+            self.withdraw(gate_id, "its prompt ended")
+        self._lost_news()
+
+    def _keep(self) -> None:
+        """What has to be done now and then, by whichever process comes first."""
+        house = self.house
+        for gate_id in house.gates.overdue():
+            self.expire(gate_id)
+        for gate_id, name in house.orphans():
+            self.withdraw(gate_id, f"{name}, which it came from, has ended")
+        house.sweep()
+
+
+def _kind(snapshot: Snapshot) -> str:
+    """Of the news about a gate that has just come to this state."""
+    if snapshot.state.open:
+        return "published"
+    gone = snapshot.state in (State.WITHDRAWN, State.EXPIRED)
+    return "withdrawn" if gone else "decided"

@@ -1,0 +1,152 @@
+"""Hears what other processes do in a store: by NOTIFY from PostgreSQL, by a look from SQLite.
+
+A notice is a hint, the row is the truth. Whatever may have been missed (before the first look,
+while the connection was away) is made up for by looking at everything again.
+"""
+
+from __future__ import annotations
+
+import logging
+import selectors
+import socket
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from .database import Database
+from .model import StoreError
+from .store import GateStore
+
+LOOK = 0.05
+"""Seconds between looks at SQLite, which tells nobody of changes: one number, read from memory."""
+ALIVE = 10.0
+"""Seconds of silence after which a connection to PostgreSQL is tried."""
+PAUSES = (0.1, 0.5, 1.0, 2.0)
+"""Seconds between attempts to connect again."""
+MANY = 500
+"""More changes than this at once are not told one by one."""
+
+log = logging.getLogger("imagegate")
+
+
+class Watcher:
+    """A thread that calls back.
+
+    Args:
+        heard: called with changes of other processes: gate id -> kind of its newest line.
+        lost_sight: called when changes may have been missed.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        gates: GateStore,
+        heard: Callable[[Mapping[str, str]], None],
+        lost_sight: Callable[[], None],
+    ) -> None:
+        self._database = database
+        self._gates = gates
+        self._heard = heard
+        self._lost_sight = lost_sight
+        self._closing = threading.Event()
+        self._doubt = threading.Event()
+        self._failures = 0  # since it last had a connection
+        self._waker, self._woken = socket.socketpair()
+        self._thread = threading.Thread(target=self._run, name="imagegate-watcher", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """End, and wait until it has."""
+        self._closing.set()
+        self._waker.send(b"x")
+        if self._thread is not threading.current_thread():
+            self._thread.join(10)
+        self._waker.close()
+        self._woken.close()
+
+    def look_again(self) -> None:
+        """Something may have happened unseen."""
+        self._doubt.set()
+        if not self._closing.is_set():
+            self._waker.send(b"x")
+
+    def _run(self) -> None:
+        while not self._closing.is_set():
+            try:
+                connection = self._database.watch()
+                try:
+                    watch = self._listen if self._database.postgresql else self._look
+                    watch(connection)
+                finally:
+                    connection.close()
+            except Exception as error:
+                if not self._failures:
+                    unknown = not isinstance(error, StoreError)
+                    log.warning("no news of other processes for now: %s", error, exc_info=unknown)
+                self._closing.wait(PAUSES[min(self._failures, len(PAUSES) - 1)])
+                self._failures += 1
+
+    # -- PostgreSQL
+
+    def _listen(self, connection: Any) -> None:
+        """Until the connection breaks. It listens already, so nothing falls between."""
+        notices: list[str] = []
+        connection.add_notify_handler(lambda notice: notices.append(notice.payload))
+        self._lost_sight()
+        self._failures = 0
+        with selectors.DefaultSelector() as selector:
+            selector.register(connection.fileno(), selectors.EVENT_READ)
+            selector.register(self._woken, selectors.EVENT_READ)
+            while not self._closing.is_set():
+                ready = selector.select(ALIVE)
+                if any(key.fileobj is self._woken for key, _ in ready):
+                    self._woken.recv(64)
+                if not ready:
+                    connection.execute("SELECT 1")  # a dead network says nothing by itself
+                connection.pgconn.consume_input()
+                while notice := connection.pgconn.notifies():
+                    notices.append(notice.extra.decode())
+                if self._doubt.is_set():
+                    self._doubt.clear()
+                    self._lost_sight()
+                self._tell([tuple(notice.split(" ", 2)) for notice in notices])
+                notices.clear()
+
+    # -- SQLite
+
+    def _look(self, connection: Any) -> None:
+        """Until the database cannot be read."""
+        version = self._version(connection)
+        last = self._gates.last_line()
+        self._lost_sight()
+        self._failures = 0
+        while not self._closing.wait(LOOK):
+            if self._doubt.is_set():
+                self._doubt.clear()
+                self._lost_sight()
+            now = self._version(connection)
+            if now == version:
+                continue
+            version = now
+            while lines := self._gates.lines_after(last):
+                last = lines[-1].id
+                self._tell([(line.origin, line.kind, line.gate_id) for line in lines])
+
+    @staticmethod
+    def _version(connection: Any) -> int:
+        return int(connection.execute("PRAGMA data_version").fetchone()[0])
+
+    # -- both
+
+    def _tell(self, changes: list[Any]) -> None:
+        kinds: dict[str, str] = {}
+        for change in changes:
+            if len(change) == 3 and change[0] != self._database.origin:
+                kinds[change[2]] = change[1]
+        if len(kinds) > MANY:
+            self._lost_sight()
+        elif kinds:
+            self._heard(kinds)
