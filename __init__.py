@@ -15,8 +15,8 @@ if __package__:
         PromptServer = None
 
     if PromptServer is not None and getattr(PromptServer, "instance", None) is not None:
+        from .imagegate.comfyui import shared_service
         from .imagegate.gate_server import attach
-        from .imagegate.service import shared_service
 
         attach(PromptServer.instance, shared_service())
 

@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 
 from . import __version__
 from .access import Door, Guard
-from .gate_bus import GateBus
+from .bus import Bus, Records
 from .model import (
     BadAnswer,
     BadPicture,
@@ -29,7 +29,9 @@ from .model import (
     ImageGateError,
     NotRecorded,
     Outcome,
+    Snapshot,
     State,
+    StoreError,
     TooLate,
     UnknownGate,
     Verdict,
@@ -75,12 +77,15 @@ class Choice(Signed):
     route: StrictInt | StrictStr
 
 
-def create_app(bus: GateBus[Pictures], door: Door, progress: Progress | None = None) -> FastAPI:
+def create_app(
+    bus: Bus, door: Door, progress: Progress | None = None, records: Records | None = None
+) -> FastAPI:
     """The REST app, guarded, under the path prefix `PREFIX`.
 
     Args:
         door: who may enter.
         progress: what a session (of a folder) says of itself in the list of gates.
+        records: what a store knows beyond the bus.
     """
     app = FastAPI(title="Image Gate", version=__version__, docs_url=None, redoc_url=None,
                   openapi_url=f"{PREFIX}/api/openapi.json")  # fmt: skip
@@ -91,6 +96,8 @@ def create_app(bus: GateBus[Pictures], door: Door, progress: Progress | None = N
     _add_gates(app, bus, progress)
     _add_pictures(app, bus)
     _add_answers(app, bus)
+    if records is not None:
+        _add_records(app, records)
 
     @app.get(f"{PREFIX}/api/events")
     async def events(request: Request, node: str = "") -> StreamingResponse:
@@ -100,7 +107,7 @@ def create_app(bus: GateBus[Pictures], door: Door, progress: Progress | None = N
         when nothing happened for a while.
         """
         return StreamingResponse(
-            _events(request, bus, node, progress),
+            _while_it_lasts(_events(request, bus, node, progress)),
             media_type="text/event-stream",
             headers={"cache-control": "no-cache", "x-accel-buffering": "no"},
         )
@@ -135,7 +142,7 @@ class _NoSuchCall:
         raise HTTPException(404, f"no call {path!r}; the README lists those there are")
 
 
-def _add_gates(app: FastAPI, bus: GateBus[Pictures], progress: Progress | None) -> None:
+def _add_gates(app: FastAPI, bus: Bus, progress: Progress | None) -> None:
     @app.get(f"{PREFIX}/api/gates")
     def gates(
         state: str = "waiting",
@@ -165,7 +172,7 @@ def _add_gates(app: FastAPI, bus: GateBus[Pictures], progress: Progress | None) 
         return bus.get(gate_id).to_json()
 
 
-def _add_pictures(app: FastAPI, bus: GateBus[Pictures]) -> None:
+def _add_pictures(app: FastAPI, bus: Bus) -> None:
     def pictures(gate_id: str, index: int) -> Pictures:
         bus.get(gate_id).gate.index(index)
         found = bus.pictures(gate_id)
@@ -180,7 +187,7 @@ def _add_pictures(app: FastAPI, bus: GateBus[Pictures]) -> None:
         """``size=preview``: JPEG or WebP; ``size=full``: lossless PNG at the true size."""
         if size not in AT_A_TIME:
             raise BadAnswer(f"size is {size!r}; allowed are 'preview' and 'full'")
-        source = pictures(gate_id, index)
+        source = await to_thread.run_sync(pictures, gate_id, index)
         make = source.preview if size == "preview" else source.full
         limiter = limits.setdefault(size, CapacityLimiter(AT_A_TIME[size]))
         picture = await to_thread.run_sync(make, index, limiter=limiter)
@@ -211,14 +218,31 @@ def _add_pictures(app: FastAPI, bus: GateBus[Pictures]) -> None:
         return bus.set_mask(gate_id, index, b"").to_json()
 
 
-def save_mask(bus: GateBus[Pictures], gate_id: str, index: int, png: bytes) -> dict[str, Any]:
+def _add_records(app: FastAPI, records: Records) -> None:
+    @app.get(f"{PREFIX}/api/status")
+    def status() -> dict[str, Any]:
+        """The store, its workers, and how much disk its pictures take."""
+        return records.status()
+
+    @app.get(f"{PREFIX}/api/gates/{{gate_id}}/history")
+    def lines(gate_id: str) -> dict[str, Any]:
+        """All that ever happened to one gate, oldest first."""
+        return {"lines": [line.to_json() for line in records.lines(gate_id)]}
+
+    @app.post(f"{PREFIX}/api/gates/{{gate_id}}/ask-again")
+    def ask_again(gate_id: str, _: Signed) -> dict[str, Any]:
+        """Do not reuse this answer: the next equal image is asked for."""
+        return records.ask_again(gate_id).to_json()
+
+
+def save_mask(bus: Bus, gate_id: str, index: int, png: bytes) -> dict[str, Any]:
     """Check a mask and keep it with its gate; raises as `GateBus.set_mask` and `clean_mask` do."""
     gate = bus.get(gate_id).gate
     gate.index(index)
     return bus.set_mask(gate_id, index, clean_mask(png, gate.width, gate.height)).to_json()
 
 
-def _add_answers(app: FastAPI, bus: GateBus[Pictures]) -> None:
+def _add_answers(app: FastAPI, bus: Bus) -> None:
     @app.post(f"{PREFIX}/api/gates/{{gate_id}}/decision")
     def decide(gate_id: str, choice: Choice) -> JSONResponse:
         """Choose a route. The first answer wins; a later one gets 409 and learns which it was."""
@@ -249,7 +273,7 @@ def _answer(verdict: Verdict) -> JSONResponse:
 
 
 async def _events(
-    request: Request, bus: GateBus[Pictures], node: str, progress: Progress | None
+    request: Request, bus: Bus, node: str, progress: Progress | None
 ) -> AsyncIterator[bytes]:
     loop = asyncio.get_running_loop()
     woken = asyncio.Event()
@@ -257,33 +281,46 @@ async def _events(
     def wake() -> None:
         loop.call_soon_threadsafe(woken.set)
 
-    def told(gate: Gate | None = None, **more: Any) -> dict[str, Any]:
-        more["waiting"] = bus.count(node)
+    def told(gate: Gate | None) -> dict[str, Any]:
+        more: dict[str, Any] = {"waiting": bus.count(node)}
         if gate is not None:
             more["node_waiting"] = bus.count(gate.node_id)
         if progress is not None:
             more["progress"] = progress()
         return more
 
+    async def say(kind: str, gate: Snapshot | None = None) -> bytes:
+        # Counting may ask a database, which is not to hold up all other streams.
+        more = await to_thread.run_sync(told, gate.gate if gate else None)
+        return _event(kind, more | {"gate": gate.to_json()} if gate else more)
+
     with bus.subscribe(wake) as subscription:
         # A listener that has just (re)connected, or was too slow, reads the list anew.
-        yield _event("reload", told())
+        yield await say("reload")
         while not await request.is_disconnected():
             try:
                 await asyncio.wait_for(woken.wait(), HEARTBEAT)
             except asyncio.TimeoutError:
                 # A sign of life, by which a page knows that its connection is not dead.
-                yield _event("alive", told())
+                yield await say("alive")
                 continue
             woken.clear()
             news, missed = subscription.drain()
             if missed:
-                yield _event("reload", told())
+                yield await say("reload")
                 continue
             for item in news:
-                gate = item.gate.gate
-                if node in ("", gate.node_id):
-                    yield _event(item.kind, told(gate) | {"gate": item.gate.to_json()})
+                if node in ("", item.gate.gate.node_id):
+                    yield await say(item.kind, item.gate)
+
+
+async def _while_it_lasts(events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Ends the stream when the store is away: the page connects again, and asks what is so."""
+    try:
+        async for event in events:
+            yield event
+    except StoreError as error:
+        log.debug("a stream ends: %s", error)
 
 
 def _event(kind: str, content: dict[str, Any]) -> bytes:
@@ -305,6 +342,10 @@ def _cursor(text: str) -> int | None:
 
 async def _explain(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ImageGateError)
+    if isinstance(error, StoreError):
+        # A page asks again by itself after 503, and shows what is wrong after 507.
+        log.warning("%s", error)
+        return _error(str(error), 503 if error.passing else 507)
     return _error(str(error), STATUS.get(type(error), 500))
 
 

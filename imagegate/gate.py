@@ -16,10 +16,20 @@ from typing import Any, ClassVar
 
 import torch
 
-from .gate_bus import GateBus, Ticket
-from .model import MAX_ROUTES, Answer, Gate, GateCancelled, State, parse_labels
-from .pictures import Pictures
-from .service import Service, shared_service
+from .comfyui import running, shared_service
+from .gate_bus import Ticket
+from .model import (
+    MAX_ROUTES,
+    Answer,
+    Gate,
+    GateCancelled,
+    State,
+    UnknownGate,
+    parse_labels,
+)
+from .parking import as_queued, files_of, fingerprint, kept, preview_file, root_of
+from .service import INSTALL, Service
+from .stored_bus import StoredBus
 from .tensors import TensorPictures, check_image, empty_mask, fit_mask, mask_from_png
 
 log = logging.getLogger("imagegate")
@@ -29,6 +39,9 @@ INTERRUPT_LOOK = 0.1
 
 ON_TIMEOUT = ["stop", *(f"route {i}" for i in range(1, MAX_ROUTES + 1))]
 MAX_TIMEOUT = 30 * 24 * 3600
+LAZY = ("image", "mask")
+WAIT, PARK = MODES = ["wait", "park"]
+ASK_AGAIN, REUSE = REPEAT = ["ask again", "reuse decision"]
 
 
 def route_tuple(
@@ -112,7 +125,7 @@ class ImageGate:
                     "STRING",
                     {"default": "", "tooltip": "Shown above the image. Default: the node's title."},
                 ),
-                "mask": ("MASK", {"tooltip": "Painting starts from it."}),
+                "mask": ("MASK", {"lazy": True, "tooltip": "Painting starts from it."}),
                 "timeout": (
                     "INT",
                     {
@@ -123,8 +136,25 @@ class ImageGate:
                     },
                 ),
                 "on_timeout": (ON_TIMEOUT, {"tooltip": "What happens when the time is up."}),
+                "mode": (
+                    MODES,
+                    {
+                        "tooltip": "wait: the prompt stays in the queue until somebody answers. "
+                        "park: it ends, the queue goes on, and what hangs on the chosen route runs "
+                        "after the answer, also after a restart.",
+                    },
+                ),
+                "repeat": (
+                    REPEAT,
+                    {
+                        "tooltip": "reuse decision: an image that was decided before, with the "
+                        "same title and labels, takes the same route without a pause.",
+                    },
+                ),
             },
             "hidden": {
+                # The id of a gate that was decided: a prompt that goes on from a parked gate.
+                "decision": ("STRING", {"default": ""}),
                 "unique_id": "UNIQUE_ID",
                 "prompt": "PROMPT",
                 "extra_pnginfo": "EXTRA_PNGINFO",
@@ -142,66 +172,93 @@ class ImageGate:
         routes: int | None = None,
         timeout: int | None = None,
         on_timeout: str | None = None,
+        mode: str | None = None,
+        repeat: str | None = None,
     ) -> bool | str:
         """Refuse a prompt before it runs rather than after an hour. None: not known yet."""
         try:
             parse_labels("", MAX_ROUTES if routes is None else routes)
             check_timeout(timeout or 0, on_timeout or "stop", routes or MAX_ROUTES)
+            _check_choice("mode", mode or WAIT, MODES)
+            _check_choice("repeat", repeat or ASK_AGAIN, REPEAT)
         except ValueError as error:
             return str(error)
         return True
 
-    def check_lazy_status(self, image: Any = None, **_: Any) -> list[str]:
-        """Which inputs have to be computed before `run`."""
-        return ["image"] if image is None else []
+    def check_lazy_status(self, decision: str = "", **inputs: Any) -> list[str]:
+        """Which inputs have to be computed before `run`: none for a gate that was decided."""
+        if decision:
+            return []
+        lazy = {"image": None} | {name: value for name, value in inputs.items() if name in LAZY}
+        return [name for name, value in lazy.items() if value is None]
 
     async def run(
         self,
-        image: torch.Tensor,
-        routes: int,
+        image: torch.Tensor | None = None,
+        routes: int = 2,
         labels: str = "",
         title: str = "",
         mask: torch.Tensor | None = None,
         timeout: float = 0,
         on_timeout: str = "stop",
+        mode: str = WAIT,
+        repeat: str = ASK_AGAIN,
+        decision: str = "",
         unique_id: str | None = None,
         prompt: Mapping[str, Any] | None = None,
         extra_pnginfo: Mapping[str, Any] | None = None,
     ) -> tuple[Any, ...]:
-        """Ask, wait, route.
+        """Ask, wait or park, route.
 
         Args:
-            image: ``[B,H,W,C]``, C of 1, 3 or 4; a batch goes down one route whole.
+            image: ``[B,H,W,C]``, C of 1, 3 or 4; a batch goes down one route whole. None where
+                there is a ``decision``.
             timeout: seconds; 0 waits for ever.
             on_timeout: ``stop`` or ``route N``.
+            mode: ``wait`` or ``park``.
+            repeat: ``ask again`` or ``reuse decision``.
+            decision: the id of a gate that was decided; its image and its answer are used.
 
         Returns:
             ``(mask, route_1 .. route_10)``: the mask is float32 ``[B,H,W]``; the chosen route is
-            ``image`` itself, every other one blocked.
+            the image, every other one blocked. All are blocked where the gate was parked.
 
         Raises:
             ValueError: an input is not what it must be.
             RuntimeError: the panel cannot be shown; the message says what to install.
+            StoreError: the gate cannot be remembered; the message says why.
         """
-        check_image(image)
-        start_mask = None if mask is None else fit_mask(mask, image)
-        prompt_id, node_id = _place(unique_id)
-        now = time.time()
-        gate = Gate(
-            labels=parse_labels(labels, routes),
-            width=image.shape[2],
-            height=image.shape[1],
-            batch=image.shape[0],
-            title=title.strip() or _node_title(node_id, extra_pnginfo),
-            node_id=node_id,
-            prompt_id=prompt_id,
-            workflow_id=str(_mapping(_mapping(extra_pnginfo).get("workflow")).get("id") or ""),
-            created_at=now,
-            deadline=now + timeout if timeout > 0 else None,
-            on_timeout=check_timeout(timeout, on_timeout, routes),
-        )
+        try:
+            bus = self._service.bus
+            if decision:
+                # What comes from the cache may be a list again: the gate is one item of it.
+                return _decided(bus, decision) if _item() == 0 else _all_blocked()
+            image = check_image(image)
+            start_mask = None if mask is None else fit_mask(mask, image)
+            place = _place(unique_id)
+            gate = _question(
+                image, routes, labels, title, timeout, on_timeout, place, extra_pnginfo
+            )
+            if _check_choice("repeat", repeat, REPEAT) == REUSE:
+                answer = bus.reuse(gate, fingerprint(gate, image), preview_file(image))
+                if answer is not None:
+                    log.info("gate %r was answered before: %r again", gate.title,
+                             answer.decision.label)  # fmt: skip
+                    return _routed(answer, image, start_mask)
+            if _check_choice("mode", mode, MODES) == PARK:
+                return self._park(gate, image, start_mask, unique_id, prompt, extra_pnginfo)
+            return await self._ask(gate, image, start_mask)
+        except ModuleNotFoundError as error:  # SQLAlchemy, say
+            raise RuntimeError(INSTALL.format(error=error)) from error
+
+    async def _ask(
+        self, gate: Gate, image: torch.Tensor, start_mask: torch.Tensor | None
+    ) -> tuple[Any, ...]:
+        """The prompt waits for a person."""
+        bus = self._service.bus
         pictures = TensorPictures(image, start_mask)
-        ticket = self._service.bus.publish(gate, pictures)
+        ticket = bus.publish(gate, pictures)
+        bus.later(lambda: bus.remember(gate.id, fingerprint(gate, image)))
         log.info("gate %r waits for a person", gate.title)
         try:
             answer = await self._wait(ticket)
@@ -209,15 +266,43 @@ class ImageGate:
             # Reached too when the prompt ends in any other way; after an answer it does nothing.
             ticket.withdraw("its prompt ended")
             pictures.release()
-        chosen = answer.decision.route
-        assert chosen is not None  # a stop raises
         log.info("gate %r goes to %r", gate.title, answer.decision.label)
-        return (
-            _masks(answer, image, start_mask),
-            *route_tuple(chosen - 1, image, _blocker()),
-        )
+        return _routed(answer, image, start_mask)
 
-    async def _wait(self, ticket: Ticket[Pictures]) -> Answer:
+    def _park(
+        self,
+        gate: Gate,
+        image: torch.Tensor,
+        start_mask: torch.Tensor | None,
+        unique_id: str | None,
+        prompt: Mapping[str, Any] | None,
+        extra_pnginfo: Mapping[str, Any] | None,
+    ) -> tuple[Any, ...]:
+        """The prompt ends here, and goes on after the answer."""
+        from .parked import Parked
+
+        bus = self._service.bus
+        if not prompt or unique_id is None or unique_id not in prompt:
+            raise ValueError(
+                f"gate {gate.title!r} cannot park: it is made by another node (a loop, say), so no "
+                "prompt could go on from it; set mode to wait"
+            )
+        queued = running(gate.prompt_id, extra_pnginfo)
+        parked = Parked(
+            root=root_of(bus, prompt) or gate.prompt_id or gate.id,
+            node=unique_id,
+            item=_item(),
+            prompt=as_queued(prompt),
+            extra=queued.extra,
+            targets=queued.targets,
+            client=queued.client,
+        )
+        self._service.start()  # so that the panel is there when somebody opens it
+        bus.park(gate, files_of(image, start_mask), parked, fingerprint(gate, image))
+        log.info("gate %r is parked; its prompt goes on after the answer", gate.title)
+        return _all_blocked()
+
+    async def _wait(self, ticket: Ticket) -> Answer:
         """Wait for the answer, the deadline, the panel's failure or ComfyUI's interrupt."""
         bus, gate = self._service.bus, ticket.gate
         loop = asyncio.get_running_loop()
@@ -252,7 +337,7 @@ class ImageGate:
 
 
 @contextmanager
-def _stopping(bus: GateBus[Pictures], ticket: Ticket[Pictures]) -> Iterator[None]:
+def _stopping(bus: StoredBus, ticket: Ticket) -> Iterator[None]:
     """Within this context, a Stop of the gate stops its whole prompt at once.
 
     Another branch may be keeping ComfyUI's loop busy (a sampler, say), so that the gate cannot see
@@ -293,6 +378,69 @@ def check_timeout(timeout: float, on_timeout: str, routes: int) -> int | None:
     if on_timeout not in allowed:
         raise ValueError(f"on_timeout is {on_timeout!r}; allowed are {', '.join(allowed)}")
     return allowed.index(on_timeout) or None
+
+
+def _question(
+    image: torch.Tensor,
+    routes: int,
+    labels: str,
+    title: str,
+    timeout: float,
+    on_timeout: str,
+    place: tuple[str, str],
+    extra_pnginfo: Mapping[str, Any] | None,
+) -> Gate:
+    prompt_id, node_id = place
+    now = time.time()
+    return Gate(
+        labels=parse_labels(labels, routes),
+        width=image.shape[2],
+        height=image.shape[1],
+        batch=image.shape[0],
+        title=title.strip() or _node_title(node_id, extra_pnginfo),
+        node_id=node_id,
+        prompt_id=prompt_id,
+        workflow_id=str(_mapping(_mapping(extra_pnginfo).get("workflow")).get("id") or ""),
+        created_at=now,
+        deadline=now + timeout if timeout > 0 else None,
+        on_timeout=check_timeout(timeout, on_timeout, routes),
+    )
+
+
+def _decided(bus: StoredBus, gate_id: str) -> tuple[Any, ...]:
+    """The outputs of a gate that was parked: by its answer, or blocked while it has none."""
+    try:
+        snapshot, answer = bus.answer_of(gate_id)
+    except UnknownGate as error:
+        raise ValueError(f"decision: {error}; it is set when a parked gate goes on") from error
+    if answer is None:
+        log.info("gate %r is %s", snapshot.gate.title, snapshot.state.value)
+        return _all_blocked()
+    return _routed(answer, *kept(bus, snapshot.gate))
+
+
+def _routed(
+    answer: Answer, image: torch.Tensor, start_mask: torch.Tensor | None
+) -> tuple[Any, ...]:
+    chosen = answer.decision.route
+    assert chosen is not None  # a stop raises
+    return (_masks(answer, image, start_mask), *route_tuple(chosen - 1, image, _blocker()))
+
+
+def _item() -> int:
+    """The place in a list input of what runs now."""
+    try:
+        from comfy_execution.utils import get_executing_context
+    except ImportError:
+        return 0
+    context = get_executing_context()
+    return int(getattr(context, "list_index", None) or 0)
+
+
+def _check_choice(name: str, given: str, allowed: list[str]) -> str:
+    if given not in allowed:
+        raise ValueError(f"{name} is {given!r}; allowed are {', '.join(allowed)}")
+    return given
 
 
 def _masks(answer: Answer, image: torch.Tensor, start: torch.Tensor | None) -> torch.Tensor:
@@ -363,6 +511,10 @@ def _first(records: list[Mapping[str, Any]], wanted: str) -> Mapping[str, Any]:
 
 def _records(value: object) -> list[Mapping[str, Any]]:
     return [v for v in value if isinstance(v, Mapping)] if isinstance(value, list) else []
+
+
+def _all_blocked() -> tuple[Any, ...]:
+    return (_blocker(),) * (1 + MAX_ROUTES)
 
 
 def _blocker() -> Any:

@@ -1,6 +1,7 @@
 """ComfyUI's side of the web: the panel behind ComfyUI's own port, and notices to its front end.
 
-With `imagegate.gate` the only module that knows ComfyUI. aiohttp is ComfyUI's own web framework.
+With `imagegate.gate` and `imagegate.comfyui` the only module that knows ComfyUI, whose own web
+framework aiohttp is.
 """
 
 from __future__ import annotations
@@ -15,8 +16,12 @@ from aiohttp import web
 from yarl import URL
 
 from .access import KEY_HEADER
+from .comfyui import ComfyQueue
 from .feed import Subscription
+from .model import ImageGateError, Snapshot
+from .resume import Resumer
 from .service import PanelUnavailable, Service
+from .stored_bus import StoredBus
 
 log = logging.getLogger("imagegate")
 
@@ -44,6 +49,7 @@ class PromptServer(Protocol):
     """What is used of ComfyUI's ``server.PromptServer``."""
 
     routes: web.RouteTableDef
+    app: web.Application
 
     def send_sync(self, event: str, data: Any, sid: str | None = None) -> None:
         """Send to one client's websocket, or to all; may be called from any thread."""
@@ -52,15 +58,19 @@ class PromptServer(Protocol):
 def attach(server: PromptServer, service: Service) -> None:
     """Give ComfyUI the routes ``/imagegate/...`` and tell its clients about gates.
 
-    ComfyUI takes routes only while it loads its packs. Nothing is started by this.
+    ComfyUI takes routes only while it loads its packs. Nothing is started by this; parked gates go
+    on once ComfyUI itself has started.
     """
     proxy = _Proxy(service)
 
     @server.routes.get(f"{PREFIX}/notices")
     async def notices(_: web.Request) -> web.Response:
         """The gates that wait, for a page that was just loaded; never starts the panel."""
-        waiting = [gate.to_json() for gate in service.bus.pending(limit=200)]
-        return web.json_response({"waiting": waiting})
+        try:
+            gates = await asyncio.to_thread(_waiting, service.bus)
+        except ImageGateError as error:
+            return web.json_response({"error": str(error)}, status=503)
+        return web.json_response({"waiting": [gate.to_json() for gate in gates]})
 
     @server.routes.route("*", PREFIX)
     async def home(request: web.Request) -> web.Response:
@@ -69,6 +79,17 @@ def attach(server: PromptServer, service: Service) -> None:
 
     server.routes.route("*", PREFIX + "/{tail:.*}")(proxy.forward)
     _tell(server, service)
+
+    async def go_on(_: web.Application) -> None:
+        # Whatever was decided while this worker was away goes on, with no page open.
+        Resumer(service.bus, ComfyQueue(server)).start()
+
+    server.app.on_startup.append(go_on)
+
+
+def _waiting(bus: StoredBus) -> list[Snapshot]:
+    # A page that is merely opened does not make a store.
+    return bus.pending(limit=200) if bus.opened or bus.exists() else []
 
 
 def _tell(server: PromptServer, service: Service) -> Subscription:

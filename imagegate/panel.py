@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .access import Door
 from .api import PREFIX, Progress, create_app, save_mask
-from .gate_bus import GateBus
+from .bus import Bus, Records
 from .model import ImageGateError
 from .pictures import Pictures, encode_png, preview_size, read_mask, scale_mask
 
@@ -44,14 +44,17 @@ import(new URL("page/panel.js", location.href.split(/[?#]/)[0].replace(/\\/?$/, 
 </script>"""
 
 
-def create_panel(bus: GateBus[Pictures], door: Door, progress: Progress | None = None) -> FastAPI:
+def create_panel(
+    bus: Bus, door: Door, progress: Progress | None = None, records: Records | None = None
+) -> FastAPI:
     """The whole ASGI app under `imagegate.api.PREFIX`: REST and panel.
 
     Args:
         door: who may enter.
         progress: what a folder session says of itself.
+        records: what a store knows beyond the bus.
     """
-    app = create_app(bus, door, progress)
+    app = create_app(bus, door, progress, records)
     # A Windows registry may call it plain text, which no browser runs as a module.
     mimetypes.add_type("text/javascript", ".js")
     app.mount(f"{PREFIX}/page", _Page(directory=PAGE))
@@ -84,7 +87,7 @@ def _theme() -> gr.themes.Base:
     )
 
 
-def _blocks(bus: GateBus[Pictures]) -> Any:
+def _blocks(bus: Bus) -> Any:
     """Two places that the page fills, and between them the editor, there while somebody paints."""
     private: dict[str, Any] = {
         "queue": False,
@@ -144,7 +147,7 @@ def _brush(size: int) -> gr.Brush:
     return gr.Brush(colors=[white], default_color=white, default_size=size, color_mode="fixed")
 
 
-def _open_editor(bus: GateBus[Pictures], wanted: str) -> Any:
+def _open_editor(bus: Bus, wanted: str) -> Any:
     """The editor over the preview of the image, with the mask so far as its layer.
 
     ``wanted``: gate id, image index, and ``blank`` to start from an empty mask.
@@ -175,7 +178,7 @@ def _open_editor(bus: GateBus[Pictures], wanted: str) -> Any:
     )
 
 
-def _save_editor(bus: GateBus[Pictures], wanted: str, value: dict[str, Any] | None) -> str:
+def _save_editor(bus: Bus, wanted: str, value: dict[str, Any] | None) -> str:
     """Keep what was painted; returns ``saved`` and the target, or why it could not be kept."""
     try:
         gate_id, index, _ = _target(wanted)
@@ -216,7 +219,7 @@ def _painted(mask: Image.Image) -> Any:
     return np.asarray(mask) >= 128
 
 
-def _mask(bus: GateBus[Pictures], pictures: Pictures, gate_id: str, index: int) -> bytes | None:
+def _mask(bus: Bus, pictures: Pictures, gate_id: str, index: int) -> bytes | None:
     saved = bus.mask(gate_id, index)
     return (saved or None) if saved is not None else pictures.start_mask(index)
 

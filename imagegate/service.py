@@ -10,8 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
-from .gate_bus import GateBus
-from .pictures import Pictures
+from .stored_bus import StoredBus
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -45,11 +44,12 @@ class Service:
     the machine, or a page in a browser, gets nothing from it.
 
     Args:
+        bus: whose gates are shown.
         build: makes the ASGI app; by default the panel's.
     """
 
-    def __init__(self, build: Callable[[Service], FastAPI] | None = None) -> None:
-        self.bus: GateBus[Pictures] = GateBus()
+    def __init__(self, bus: StoredBus, build: Callable[[Service], FastAPI] | None = None) -> None:
+        self.bus = bus
         self.key = secrets.token_urlsafe(32)
         self._build = build or _build_panel
         self._lock = threading.Lock()  # guards _panel
@@ -115,21 +115,8 @@ class Service:
             )
 
 
-_shared_lock = threading.Lock()
-_shared: Service | None = None
-
-
-def shared_service() -> Service:
-    """The one service of this process, made on first use."""
-    global _shared
-    with _shared_lock:
-        if _shared is None:
-            _shared = Service()
-        return _shared
-
-
 def _build_panel(service: Service) -> FastAPI:
     from .access import KeyDoor
     from .panel import create_panel
 
-    return create_panel(service.bus, KeyDoor(service.key))
+    return create_panel(service.bus, KeyDoor(service.key), records=service.bus)

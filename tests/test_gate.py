@@ -20,8 +20,10 @@ from imagegate import gate as gate_module
 from imagegate.gate import ImageGate, mask_from_stash, route_tuple
 from imagegate.model import BadPicture, Gate, GateClosed, Outcome, State
 from imagegate.service import Service
+from imagegate.tensors import TensorPictures
 from tests.comfy_stand_in import Comfy, ExecutionBlocker, Executor, Run
 from tests.conftest import PATIENCE, Watch
+from tests.stored import stored_bus
 
 AT_ONCE = 0.5
 """Seconds within which a stop or a cancel ends a prompt."""
@@ -78,6 +80,7 @@ class Bench:
         self.watch.close()
         assert not left, "a prompt was left running"
         assert self.bus.count() == 0, "a gate was left waiting"
+        self.bus.close()
 
     def one(self) -> Gate:
         return self.watch.gates(1)[0]
@@ -182,7 +185,7 @@ def comfy(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Co
 
 @pytest.fixture
 def bench(comfy: Comfy) -> Iterator[Bench]:
-    bench = Bench(comfy, QuietService())
+    bench = Bench(comfy, QuietService(stored_bus()))
     bench.tensors["photo"] = photo()
     yield bench
     bench.close()
@@ -760,7 +763,7 @@ def test_a_stop_leaves_other_prompts_alone(bench: Bench) -> None:
     """A Stop withdraws the gates of its own prompt only."""
     stranger = bench.bus.publish(
         Gate(labels=("a",), width=1, height=1, prompt_id="another"),
-        pictures=None,  # type: ignore[arg-type]
+        TensorPictures(torch.zeros(1, 1, 1, 3)),
     )
     run = bench.start(graph())
     gate = bench.watch.gates(2)[1]
@@ -881,7 +884,7 @@ async def test_being_cancelled_is_never_missed(comfy: Comfy, turns: int) -> None
             return self.panel
 
     Starting.panel = Future()
-    service = Starting()
+    service = Starting(stored_bus())
     node = ImageGate(service)
     task = asyncio.ensure_future(node.run(photo(), 2))
     for _ in range(5):  # to where it waits
@@ -969,7 +972,7 @@ def test_without_a_panel_the_gate_says_what_to_install(comfy: Comfy) -> None:
         tries.append(service)
         return broken(service)
 
-    bench = Bench(comfy, Service(build))
+    bench = Bench(comfy, Service(stored_bus(), build))
     bench.tensors["photo"] = photo()
     for count in (1, 2):
         result = bench.start(graph()).result()
@@ -990,7 +993,7 @@ def test_an_answer_counts_though_the_panel_is_still_starting(comfy: Comfy) -> No
         def start(self) -> Future[str]:
             return Future()
 
-    bench = Bench(comfy, Starting())
+    bench = Bench(comfy, Starting(stored_bus()))
     bench.tensors["photo"] = photo()
     run = bench.start(graph())
     bench.bus.decide(bench.one().id, 1)

@@ -26,6 +26,7 @@ from imagegate.model import Gate, State
 from imagegate.pictures import Picture, encode_png, encode_preview
 from imagegate.service import Service
 from tests.conftest import PATIENCE, Watch
+from tests.stored import stored_bus
 
 
 class Photo:
@@ -44,6 +45,7 @@ class PromptServer:
 
     def __init__(self) -> None:
         self.routes = web.RouteTableDef()
+        self.app = web.Application()
         self.sent: list[tuple[str, Any]] = []
 
     def send_sync(self, event: str, data: Any, sid: str | None = None) -> None:
@@ -167,7 +169,7 @@ class Front:
 
 @pytest.fixture
 async def front() -> AsyncIterator[Front]:
-    async with Front(Service(build)) as front:
+    async with Front(Service(stored_bus(), build)) as front:
         yield front
 
 
@@ -411,7 +413,7 @@ async def test_a_panel_that_cannot_start(kind: type[BaseException]) -> None:
         tries.append(1)
         raise kind("No module named 'gradio'")
 
-    async with Front(Service(broken)) as front:
+    async with Front(Service(stored_bus(), broken)) as front:
         for count in (1, 2):
             async with front.call("GET", "/imagegate/") as answer:
                 assert answer.status == 503
@@ -434,7 +436,7 @@ async def test_a_panel_whose_startup_fails() -> None:
         app.router.lifespan = lifespan
         return app
 
-    async with Front(Service(broken)) as front, front.call("GET", "/imagegate/") as answer:
+    async with Front(Service(stored_bus(), broken)) as front, front.call("GET", "/imagegate/") as answer:
         assert answer.status == 503
     end_panels()
 
@@ -475,7 +477,7 @@ async def test_attaching_starts_nothing(front: Front) -> None:
 
 def test_websocket_notices() -> None:
     """ComfyUI's clients are told of gates published, decided and withdrawn, not of masks."""
-    service, comfy = Service(build), PromptServer()
+    service, comfy = Service(stored_bus(), build), PromptServer()
     attach(comfy, service)
     one, two = (
         service.bus.publish(Gate(labels=("a",), width=1, height=1, node_id=n), Photo())
@@ -497,7 +499,7 @@ def test_websocket_notices() -> None:
 
 def test_notices_keep_their_order() -> None:
     """What one thread tells late never overtakes, or is overtaken by, another thread's news."""
-    service, comfy = Service(build), PromptServer()
+    service, comfy = Service(stored_bus(), build), PromptServer()
     in_send, second_sent = threading.Event(), threading.Event()
     send = comfy.send_sync
 
@@ -522,7 +524,7 @@ def test_notices_keep_their_order() -> None:
 
 def test_a_broken_websocket_harms_nothing(caplog: Any) -> None:
     """When ComfyUI cannot send, gates go on."""
-    service, comfy = Service(build), PromptServer()
+    service, comfy = Service(stored_bus(), build), PromptServer()
 
     def broken(event: str, data: Any, sid: str | None = None) -> None:
         raise RuntimeError("socket gone")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -77,7 +78,15 @@ class Comfy:
         started_with: the modules it had imported when it was ready for its first page.
     """
 
-    def __init__(self, url: str, base: Path, log: Path, started_with: set[str]) -> None:
+    def __init__(
+        self,
+        url: str,
+        base: Path,
+        log: Path,
+        started_with: set[str],
+        process: subprocess.Popen[bytes],
+    ) -> None:
+        self.process = process
         self.url = url
         self.base = base
         self.log = log
@@ -108,7 +117,7 @@ class Comfy:
 
     def gates(self, prompt_id: str | None = None) -> list[dict[str, Any]]:
         """The gates that wait now, of one prompt or of all."""
-        answer = self.http.get("/imagegate/api/gates")
+        answer = self.http.get("/imagegate/api/gates?limit=500")
         assert answer.status_code == 200, answer.text
         gates = answer.json()["gates"]
         return [gate for gate in gates if prompt_id in (None, gate["prompt_id"])]
@@ -154,15 +163,35 @@ class Comfy:
         """Its log so far."""
         return self.log.read_text(encoding="utf-8", errors="replace")
 
+    def state(self, gate: dict[str, Any], wanted: str, within: float = 20.0) -> dict[str, Any]:
+        """Wait until a gate is in a state; returns it as it is then."""
+
+        def probe() -> dict[str, Any] | None:
+            found = self.gate(gate["id"])
+            return found if found["state"] == wanted else None
+
+        return until(probe, f"state {wanted} of gate {gate['id']}", within)
+
+    def idle(self) -> bool:
+        """Whether nothing is queued and nothing runs."""
+        queue = self.http.get("/queue").json()
+        return not queue["queue_running"] and not queue["queue_pending"]
+
+    def made(self) -> list[str]:
+        """What the sources have made, in order, each time they ran."""
+        log = self.output("made.log")
+        return log.read_text().split() if log.exists() else []
+
     def settle(self) -> None:
         """Leave nothing queued, running or waiting."""
         self.http.post("/queue", json={"clear": True})
 
-        def idle() -> bool:
-            queue = self.http.get("/queue").json()
-            if not queue["queue_running"] and not queue["queue_pending"]:
+        def quiet() -> bool:
+            if self.idle():
                 return True
             self.interrupt()
             return False
 
-        until(idle, "end of what was running")
+        until(quiet, "end of what was running")
+        for gate in self.gates():
+            self.stop(gate)  # what is parked waits for the next test, too

@@ -48,19 +48,20 @@ def comfyui_without_gradio(tmp_path: Path) -> Iterator[Comfy]:
 
 
 @contextmanager
-def running(base: Path, **environment: str) -> Iterator[Comfy]:
-    """A ComfyUI of its own, from its start to its end."""
+def running(base: Path, *arguments: str, **environment: str) -> Iterator[Comfy]:
+    """A ComfyUI of its own, from its start to its end; on the same ``base`` it is the same one."""
     checkout, python = os.environ.get("COMFYUI_DIR"), os.environ.get("COMFYUI_PYTHON")
     if not checkout or not python:
         pytest.skip("no ComfyUI: set COMFYUI_DIR and COMFYUI_PYTHON")
     # As everybody's second start finds it: the import time shall not be the compiler's.
     subprocess.run([python, "-m", "compileall", "-q", PACK / "imagegate"], check=True)
-    _furnish(base)
+    if not base.joinpath("custom_nodes").exists():
+        _furnish(base)
     log = base / "comfyui.log"
     port = _free_port()
-    with log.open("wb") as sink:
+    with log.open("ab") as sink:
         process = subprocess.Popen(
-            [python, "main.py", *_arguments(base, port)],
+            [python, "main.py", *_arguments(base, port), *arguments],
             cwd=checkout, stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT,
             # Threads beyond the machine's cores only slow a small machine down.
             env={"OMP_NUM_THREADS": "1", **os.environ, **environment},
@@ -70,7 +71,7 @@ def running(base: Path, **environment: str) -> Iterator[Comfy]:
         until(lambda: _modules(process, url, log), "answer of ComfyUI", within=120)
         # What every page asks when it is opened; it must not start the panel.
         httpx.get(f"{url}/imagegate/notices")
-        comfy = Comfy(url, base, log, _modules(process, url, log))
+        comfy = Comfy(url, base, log, _modules(process, url, log), process)
         yield comfy
         comfy.http.close()
     finally:

@@ -7,6 +7,7 @@ and what they wait for, are files in ComfyUI's output folder.
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import time
 from pathlib import Path
@@ -55,6 +56,8 @@ class LiveNoise(Live):
         return {"required": {"seed": whole(0), **sizes}}
 
     def run(self, **numbers: int) -> tuple[torch.Tensor]:
+        with output("made.log").open("a") as log:
+            log.write(f"{numbers['seed']}\n")
         return (noise(**numbers),)
 
 
@@ -96,6 +99,59 @@ class LiveSink(Live):
             np.save(file, tensor.cpu().numpy())
         partial.rename(output(f"{name}.{number}.npy"))  # whoever sees it sees all of it
         return {"ui": {"shape": list(tensor.shape)}}
+
+
+class LivePhoto(LiveNoise):
+    """As `LiveNoise`, of the values that a file of 8 bits has."""
+
+    def run(self, **numbers: int) -> tuple[torch.Tensor]:
+        (image,) = super().run(**numbers)
+        return ((image * 255).to(torch.uint8).float() / 255.0,)
+
+
+class LiveBoth(Live):
+    """Needs two images, and gives the mean of them."""
+
+    RETURN_TYPES = ("IMAGE",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {"a": ("IMAGE",), "b": ("IMAGE",)}}
+
+    def run(self, a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor]:
+        return ((a + b) / 2,)
+
+
+class LiveFails(Live):
+    """Fails until ``NAME.mended`` is there."""
+
+    RETURN_TYPES = ("IMAGE",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {"image": ("IMAGE",), "name": ("STRING", {})}}
+
+    @classmethod
+    def IS_CHANGED(cls, **_: Any) -> float:
+        return float("nan")
+
+    def run(self, image: torch.Tensor, name: str) -> tuple[torch.Tensor]:
+        if not output(f"{name}.mended").exists():
+            raise RuntimeError("the live node is broken")
+        return (image,)
+
+
+class LiveGone(Live):
+    """Passes an image on; not there where ``LIVE_GONE`` is set, as after a pack was removed."""
+
+    RETURN_TYPES = ("IMAGE",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {"image": ("IMAGE",)}}
+
+    def run(self, image: torch.Tensor) -> tuple[torch.Tensor]:
+        return (image,)
 
 
 class LiveStep(Live):
@@ -149,13 +205,18 @@ class LiveLoop(Live):
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {"required": {"image": ("IMAGE",), "turns": whole(2)}}
+        return {
+            "required": {"image": ("IMAGE",), "turns": whole(2)},
+            "optional": {"mode": ("STRING", {})},
+        }
 
-    def run(self, image: torch.Tensor, turns: int) -> dict[str, Any]:
+    def run(self, image: torch.Tensor, turns: int, mode: str = "wait") -> dict[str, Any]:
         graph = GraphBuilder()
         link: Any = image
         for turn in range(turns):
-            gate = graph.node("ImageGate", image=link, routes=2, title=f"turn {turn + 1}")
+            gate = graph.node(
+                "ImageGate", image=link, routes=2, title=f"turn {turn + 1}", mode=mode
+            )
             link = gate.out(1)
         return {"result": (link,), "expand": graph.finalize()}
 
@@ -166,6 +227,10 @@ async def modules(_: web.Request) -> web.Response:
     return web.json_response(sorted(sys.modules))
 
 
+CLASSES = [
+    LiveNoise, LiveImages, LivePhoto, LiveBoth, LiveFails, LiveGone, LiveSink, LiveStep, LiveBusy,
+    LiveLoop,
+]  # fmt: skip
 NODE_CLASS_MAPPINGS = {
-    node.__name__: node for node in (LiveNoise, LiveImages, LiveSink, LiveStep, LiveBusy, LiveLoop)
+    node.__name__: node for node in CLASSES if node.__name__ != os.environ.get("LIVE_GONE")
 }

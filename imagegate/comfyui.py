@@ -1,0 +1,183 @@
+"""What is used of ComfyUI beside the node and the web: its queue, its nodes, its folders.
+
+With `gate` and `gate_server` the only module that knows ComfyUI; imports without it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+import ssl
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .resume import End, Refused
+from .service import Service
+from .settings import Settings, read_settings
+from .stored_bus import StoredBus
+
+SECRETS = ("auth_token_comfy_org", "api_key_comfy_org")
+"""Extra data that is nobody else's business, and is never stored."""
+SUBMIT = 60.0
+"""Seconds that ComfyUI may take to check a prompt."""
+
+log = logging.getLogger("imagegate")
+
+_shared_lock = threading.Lock()
+_shared: Service | None = None
+
+
+def shared_service() -> Service:
+    """The one service of this process, made on first use."""
+    global _shared
+    with _shared_lock:
+        if _shared is None:
+            _shared = Service(StoredBus(settings, classes=node_classes))
+        return _shared
+
+
+def settings() -> Settings:
+    """Where this ComfyUI remembers its gates: its user directory, unless told otherwise."""
+    import folder_paths
+    from server import PromptServer
+
+    port = getattr(PromptServer.instance, "port", "")
+    name = f"{socket.gethostname()}:{port}" if port else ""
+    return read_settings(Path(folder_paths.get_user_directory()) / "imagegate", worker=name)
+
+
+def node_classes() -> list[str]:
+    """The classes of all nodes that this ComfyUI has."""
+    import nodes
+
+    return list(nodes.NODE_CLASS_MAPPINGS)
+
+
+@dataclass(frozen=True)
+class Running:
+    """What a prompt was queued with: see `imagegate.parked.Parked`."""
+
+    extra: Mapping[str, Any]
+    targets: tuple[str, ...] = ()
+    client: str = ""
+
+
+def running(prompt_id: str, extra_pnginfo: Any) -> Running:
+    """What the prompt that runs now was queued with."""
+    try:
+        from server import PromptServer
+
+        items, _ = PromptServer.instance.prompt_queue.get_current_queue_volatile()
+    except (ImportError, AttributeError):
+        items = []
+    for item in items:
+        if item[1] == prompt_id:
+            extra = {key: value for key, value in item[3].items() if key not in SECRETS}
+            client = str(extra.pop("client_id", ""))
+            return Running(extra, tuple(str(target) for target in item[4]), client)
+    return Running({"extra_pnginfo": extra_pnginfo} if extra_pnginfo else {})
+
+
+class ComfyQueue:
+    """`imagegate.resume.PromptQueue` of the ComfyUI this runs in."""
+
+    def __init__(self, server: Any) -> None:
+        self._server = server
+        # Its own port: neither a proxy nor a certificate has a say between a process and itself.
+        self._opener = urllib.request.build_opener(
+            urllib.request.ProxyHandler({}),
+            urllib.request.HTTPSHandler(context=ssl._create_unverified_context()),  # noqa: S323
+        )
+
+    @property
+    def ready(self) -> bool:
+        """Whether it listens."""
+        return hasattr(self._server, "port")
+
+    def is_output(self, class_type: str) -> bool:
+        """Whether nodes of this class are outputs."""
+        import nodes
+
+        return getattr(nodes.NODE_CLASS_MAPPINGS.get(class_type), "OUTPUT_NODE", False) is True
+
+    def submit(self, request: Mapping[str, Any]) -> str:
+        """Queue a prompt; see `PromptQueue.submit`."""
+        call = urllib.request.Request(  # noqa: S310
+            f"{self._base()}/prompt",
+            json.dumps(request).encode(),
+            {"Content-Type": "application/json"},
+        )
+        try:
+            with self._opener.open(call, timeout=SUBMIT) as answer:
+                return _said(json.load(answer))
+        except urllib.error.HTTPError as error:
+            body = error.read()
+            try:
+                raise Refused(_said(json.loads(body)) or f"ComfyUI said {error.code}") from error
+            except ValueError:
+                text = body.decode("utf-8", "replace").strip()[:300]
+                raise Refused(f"ComfyUI said {error.code} {text}".strip()) from error
+
+    def ended(self, prompt_id: str) -> End | None:
+        """How a prompt ended; None while it is queued or runs."""
+        queue = self._server.prompt_queue
+        for _ in range(2):  # it may end between the two looks
+            past = queue.get_history(prompt_id=prompt_id, map_function=lambda item: item["status"])
+            if prompt_id in past:
+                return _end(past[prompt_id])
+            items = [item for part in queue.get_current_queue_volatile() for item in part]
+            if any(item[1] == prompt_id for item in items):
+                return None
+        return End("it was removed from ComfyUI's queue")
+
+    def remove(self, prompt_id: str) -> bool:
+        """Take a prompt out of the queue; False if it is not there any more."""
+        queue = self._server.prompt_queue
+        return bool(queue.delete_queue_item(lambda item: item[1] == prompt_id))
+
+    def _base(self) -> str:
+        from comfy.cli_args import args
+
+        scheme = "https" if args.tls_keyfile and args.tls_certfile else "http"
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(  # noqa: S104
+            self._server.address, self._server.address
+        )
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self._server.port}"
+
+
+def _said(answer: Mapping[str, Any]) -> str:
+    """ComfyUI's own words about what is wrong with a prompt; empty if nothing is."""
+    found = []
+    error = answer.get("error")
+    if isinstance(error, Mapping):
+        found.append(_one(error))
+    elif error:
+        found.append(str(error))
+    for node_id, node in (answer.get("node_errors") or {}).items():
+        which = f"{node.get('class_type', 'node')} {node_id}"
+        found += [f"{which}: {_one(problem)}" for problem in node.get("errors", [])]
+    return "; ".join(dict.fromkeys(found))[:1000]
+
+
+def _one(error: Mapping[str, Any]) -> str:
+    message, details = str(error.get("message", "")), str(error.get("details", "")).strip()
+    return f"{message}: {details}" if details and details not in message else message
+
+
+def _end(status: Mapping[str, Any] | None) -> End:
+    if status is None or status.get("completed"):
+        return End()
+    for kind, said in reversed(status.get("messages") or []):
+        if kind == "execution_error":
+            return End(
+                f"{said.get('node_type', 'a node')}: {said.get('exception_message', '')}".strip()
+            )
+        if kind == "execution_interrupted":
+            return End("it was cancelled in ComfyUI")
+    return End("ComfyUI did not finish it")

@@ -1,0 +1,368 @@
+"""Going on with parked gates: which prompt is queued, what runs of it, and what if that fails."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from imagegate import resume as resume_module
+from imagegate.model import Decision, Gate, Snapshot, State, StoreError, TooLate
+from imagegate.parked import Claim, Parked, Sibling
+from imagegate.resume import End, Refused, Resumer, going_on
+from imagegate.stored_bus import StoredBus
+from tests.conftest import PATIENCE, Watch
+from tests.stored import stored_bus
+
+
+def node(kind: str, **inputs: Any) -> dict[str, Any]:
+    return {"class_type": kind, "inputs": inputs}
+
+
+def graph(**gate: Any) -> dict[str, Any]:
+    """Source -> gate -> an output on each of two routes and on the mask, and one before it."""
+    return {
+        "1": node("Load", seed=7),
+        "2": node("ImageGate", image=["1", 0], **{"routes": 2, **gate}),
+        "3": node("Scale", image=["2", 1]),
+        "4": node("Save", image=["3", 0]),
+        "5": node("Save", image=["2", 2]),
+        "6": node("Save", image=["1", 0]),
+        "7": node("Save", mask=["2", 0]),
+    }
+
+
+def is_output(class_type: str) -> bool:
+    return class_type == "Save"
+
+
+class Queue:
+    """ComfyUI's queue: what it was given, and what the test says became of it."""
+
+    def __init__(self) -> None:
+        self.ready = True
+        self.requests: list[dict[str, Any]] = []
+        self.ends: dict[str, End] = {}
+        self.refuses: list[Exception] = []
+        self.left_out = ""
+        self.removed: list[str] = []
+        self.changed = threading.Condition()
+
+    def is_output(self, class_type: str) -> bool:
+        return is_output(class_type)
+
+    def submit(self, request: Mapping[str, Any]) -> str:
+        with self.changed:
+            self.requests.append(dict(request))
+            self.changed.notify_all()
+        if self.refuses:
+            raise self.refuses.pop(0)
+        return self.left_out
+
+    def ended(self, prompt_id: str) -> End | None:
+        return self.ends.get(prompt_id)
+
+    def remove(self, prompt_id: str) -> bool:
+        self.removed.append(prompt_id)
+        return True
+
+    def request(self, number: int) -> dict[str, Any]:
+        """The request of that number, as soon as there is one."""
+        with self.changed:
+            assert self.changed.wait_for(lambda: len(self.requests) > number, PATIENCE)
+        return self.requests[number]
+
+    def end(self, number: int, error: str = "") -> None:
+        self.ends[self.request(number)["prompt_id"]] = End(error)
+
+
+class Worker:
+    """A ComfyUI with a store, which goes on with what is decided."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.bus = stored_bus(**settings)
+        self.queue = Queue()
+        self.watch = Watch(self.bus)
+        self.resumer = Resumer(self.bus, self.queue)
+
+    def park(self, prompt: dict[str, Any] | None = None, **given: Any) -> Gate:
+        gate = Gate(labels=("keep", "fix"), width=8, height=6, node_id=given.get("node", "2"))
+        how: dict[str, Any] = {"root": "run", "node": "2", "prompt": prompt or graph(), "extra": {}}
+        return self.bus.park(gate, [("preview-0", b"x")], Parked(**how | given)).gate
+
+    def until(self, gate: Gate, state: State) -> Snapshot:
+        self.watch.until(lambda: self.bus.get(gate.id).state is state)
+        return self.bus.get(gate.id)
+
+    def until_put_back(self, gate: Gate) -> Snapshot:
+        self.watch.until(lambda: self.bus.get(gate.id).reason)
+        return self.bus.get(gate.id)
+
+    def kinds(self, gate: Gate) -> list[str]:
+        return [line.kind for line in self.bus.lines(gate.id)]
+
+    def close(self) -> None:
+        self.resumer.close()
+        self.watch.close()
+        self.bus.close()
+
+
+@pytest.fixture
+def worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
+    monkeypatch.setattr(resume_module, "LOOK", 0.005)
+    worker = Worker()
+    yield worker
+    worker.close()
+
+
+@pytest.fixture
+def runs(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> Worker:
+    """A worker that has all nodes and has been started."""
+    monkeypatch.setattr(worker.bus, "_classes", lambda: ["ImageGate", "Load", "Scale", "Save"])
+    worker.resumer.start()
+    return worker
+
+
+# -- the prompt
+
+
+def claim(prompt: dict[str, Any], route: int, *siblings: Sibling, **parked: Any) -> Claim:
+    gate = Gate(labels=("keep", "fix"), width=8, height=6, id="me")
+    decided = Snapshot(gate, State.DECIDED, 1, decision=Decision(route, "x"))
+    how: dict[str, Any] = {"root": "run", "node": "2", "prompt": prompt, "extra": {}, **parked}
+    return Claim(decided, Parked(**how), 1, (Sibling("me", "2", 0, State.DECIDED), *siblings))
+
+
+@pytest.mark.parametrize(("route", "targets"), [(1, ["4", "7"]), (2, ["5", "7"])])
+def test_only_what_hangs_on_the_route_runs(route: int, targets: list[str]) -> None:
+    """The outputs behind the chosen route, and those behind the mask, are asked for; no others."""
+    assert going_on(claim(graph(), route), is_output)[1] == targets
+
+
+def test_outputs_that_were_not_asked_for_stay_out() -> None:
+    """A prompt that was queued for some of its outputs goes on to those only."""
+    assert going_on(claim(graph(), 1, targets=("4", "6")), is_output)[1] == ["4"]
+
+
+def test_the_prompt_is_that_of_the_first_pass() -> None:
+    """Everything stays as it was queued, but that the gate is told its decision."""
+    prompt = graph(labels="keep, fix", title="Look")
+    prompt["1"]["is_changed"] = [1]
+    stored = claim(prompt, 1)
+    sent, _ = going_on(stored, is_output)
+    assert sent["2"]["inputs"].pop("decision") == "me"
+    assert "is_changed" not in sent["1"]
+    expected = graph(labels="keep, fix", title="Look")
+    assert sent == expected
+    assert stored.parked.prompt["2"]["inputs"] == expected["2"]["inputs"]  # untouched
+
+
+def test_what_was_linked_into_the_gate_is_not_asked_for_again() -> None:
+    """A title or a number that other nodes made is left out or replaced by what it was."""
+    prompt = graph(routes=["8", 0], title=["9", 0], labels="keep, fix", timeout=["8", 1])
+    prompt |= {"8": node("Number"), "9": node("Caption")}
+    inputs = going_on(claim(prompt, 1), is_output)[0]["2"]["inputs"]
+    assert inputs == {
+        "image": ["1", 0], "routes": 2, "labels": "keep, fix", "decision": "me"
+    }  # fmt: skip
+
+
+def test_other_gates_of_the_run_are_not_asked_twice() -> None:
+    """Each other gate node gets the id of its own gate: of a list, that of the same item."""
+    prompt = graph()
+    prompt["8"] = node("ImageGate", image=["1", 0], routes=2)
+    prompt["9"] = node("ImageGate", image=["1", 0], routes=2)
+    others = [
+        Sibling("open", "8", 0, State.PARKED),
+        Sibling("item 0", "9", 0, State.DECIDED),
+        Sibling("item 1", "9", 1, State.PARKED),
+    ]
+    sent, _ = going_on(claim(prompt, 1, *others, item=1), is_output)
+    assert {n: sent[n]["inputs"].get("decision") for n in ("2", "8", "9")} == {
+        "2": "me", "8": "open", "9": "item 1"
+    }  # fmt: skip
+
+
+# -- going on
+
+
+def test_a_decided_gate_goes_on_by_itself(runs: Worker) -> None:
+    """It is queued in front, for the page that queued it, with its extra data, and then resumed."""
+    extra = {"extra_pnginfo": {"workflow": {"id": "w"}}}
+    gate = runs.park(extra=extra, client="page")
+    runs.bus.decide(gate.id, "fix", by="Ann")
+    request = runs.queue.request(0)
+    assert request["extra_data"] == extra
+    assert (request["client_id"], request["front"]) == ("page", True)
+    assert request["partial_execution_targets"] == ["5", "7"]
+    assert request["prompt"]["2"]["inputs"]["decision"] == gate.id
+    going = runs.bus.get(gate.id)
+    assert (going.state, going.resuming, going.attempts) == (State.DECIDED, "here", 1)
+    with pytest.raises(TooLate, match="here has taken"):
+        runs.bus.undo(gate.id)
+    runs.queue.end(0)
+    done = runs.until(gate, State.RESUMED)
+    assert done.decision is not None
+    assert (done.decision.label, done.resuming) == ("fix", "")
+    assert runs.kinds(gate) == ["published", "decided", "claimed", "resumed"]
+    with pytest.raises(TooLate, match="has gone on"):
+        runs.bus.undo(gate.id)
+
+
+def test_a_stopped_gate_does_not_go_on(runs: Worker) -> None:
+    """Stop ends a parked gate; nothing is queued for it."""
+    stopped, decided = runs.park(), runs.park()
+    runs.bus.stop(stopped.id)
+    runs.bus.decide(decided.id, 1)
+    request = runs.queue.request(0)
+    assert request["prompt"]["2"]["inputs"]["decision"] == decided.id
+    runs.queue.end(0)
+    runs.until(decided, State.RESUMED)
+    assert len(runs.queue.requests) == 1
+
+
+@pytest.mark.parametrize("how", ["refused", "failed", "left out"])
+def test_what_cannot_go_on_waits_again(runs: Worker, how: str) -> None:
+    """A refusal, a failure, or an output that would not run brings the gate back with ComfyUI's own
+    words, and it can be tried again.
+    """
+    gate = runs.park()
+    if how == "refused":
+        runs.queue.refuses.append(Refused("model is missing"))
+    if how == "left out":
+        runs.queue.left_out = "Save 4: model is missing"
+    runs.bus.decide(gate.id, 1, by="Ann")
+    if how == "failed":
+        runs.queue.end(0, "Scale: model is missing")
+    back = runs.until_put_back(gate)
+    assert back.state is State.PARKED
+    assert back.reason.endswith("model is missing")
+    assert back.decision is None
+    assert len(runs.queue.removed) == (how == "left out")
+    runs.queue.left_out = ""
+    runs.bus.decide(gate.id, 1, by="Ann")
+    runs.queue.end(1)
+    assert runs.until(gate, State.RESUMED).attempts == 2
+    assert runs.kinds(gate) == [
+        "published", "decided", "claimed", "put back", "decided", "claimed", "resumed"
+    ]  # fmt: skip
+
+
+def test_an_answer_that_was_lost_is_looked_for(runs: Worker) -> None:
+    """Where ComfyUI did not answer, what became of the prompt counts, not the error."""
+    gate = runs.park()
+    runs.queue.refuses.append(ConnectionResetError("gone"))
+    runs.bus.decide(gate.id, 1)
+    runs.queue.end(0)
+    assert runs.until(gate, State.RESUMED).attempts == 1
+
+
+def test_a_route_that_leads_nowhere(runs: Worker) -> None:
+    """If nothing hangs on the route, nothing is queued, and the gate has gone on."""
+    prompt = graph()
+    for output in ("5", "7"):
+        del prompt[output]
+    gate = runs.park(prompt)
+    runs.bus.decide(gate.id, 2)
+    runs.until(gate, State.RESUMED)
+    assert runs.queue.requests == []
+    assert "nothing hangs" in runs.bus.lines(gate.id)[-1].body["text"]
+
+
+def test_only_some_are_taken_up_at_a_time(runs: Worker) -> None:
+    """With many decided, two go on and the others can still be taken back."""
+    gates = [runs.park() for _ in range(5)]
+    for gate in gates:
+        runs.bus.decide(gate.id, 1)
+    runs.queue.request(1)
+    assert runs.bus.undo(gates[4].id).state is State.PARKED
+    for number in range(4):
+        runs.queue.end(number)
+    for gate in gates[:4]:
+        runs.until(gate, State.RESUMED)
+    assert len(runs.queue.requests) == 4
+
+
+def test_what_the_worker_has_no_nodes_for_is_left_to_others(runs: Worker) -> None:
+    """A gate of another worker, whose nodes are missing here, stays due."""
+    prompt = graph()
+    prompt["3"] = node("Missing", image=["2", 1])
+    foreign = runs.park(prompt)
+    with runs.bus.house.database.write() as connection:
+        connection.execute(sa.text("UPDATE gates SET worker = 'another'"))
+    ours = runs.park()
+    runs.bus.decide(foreign.id, 1)
+    runs.bus.decide(ours.id, 1)
+    runs.queue.end(0)
+    runs.until(ours, State.RESUMED)
+    assert runs.bus.get(foreign.id).state is State.DECIDED
+    assert len(runs.queue.requests) == 1
+
+
+def test_a_claim_that_ran_out_is_taken_up_again(
+    runs: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a crash between queuing and the end somebody tries again, and only he may finish."""
+    monkeypatch.setattr(resume_module, "IDLE", 0.01)
+    gate = runs.park()
+    with runs.bus.house.database.write() as connection:
+        connection.execute(
+            sa.text(
+                "UPDATE gates SET state='decided', open=0, due=1, claimed_by='dead', lease=0, "
+                "attempts=1, resuming='dead', ended=1, "
+                """decision='{"route": 1, "label": "keep"}'"""
+            )
+        )
+    request = runs.queue.request(0)
+    assert request["prompt"]["2"]["inputs"]["decision"] == gate.id
+    runs.queue.end(0)
+    assert runs.until(gate, State.RESUMED).attempts == 2
+
+
+def test_nothing_is_opened_for_nothing(tmp_path: Path) -> None:
+    """Where there is no store yet, looking for what is due does not make one."""
+    file = tmp_path / "gates.sqlite"
+    worker = Worker(store=f"sqlite:///{file}", pictures=str(tmp_path / "pictures"))
+    worker.resumer.start()
+    worker.resumer.close()
+    assert not worker.bus.opened
+    assert list(tmp_path.iterdir()) == []
+    worker.close()
+
+
+def test_a_restart_goes_on_with_what_was_decided_meanwhile(tmp_path: Path) -> None:
+    """A decision made while no worker ran is carried out by the next one, with no page open."""
+    place = {"store": f"sqlite:///{tmp_path / 'g.sqlite'}", "pictures": str(tmp_path / "p")}
+    first = Worker(**place)
+    gate = first.park({"2": node("ImageGate", routes=2), "4": node("Save", image=["2", 1])})
+    first.bus.decide(gate.id, 1)
+    first.watch.close()
+    first.bus.close()
+    second = Worker(**place)
+    second.bus._classes = lambda: ["ImageGate", "Save"]
+    second.resumer.start()
+    second.queue.end(0)
+    assert second.until(gate, State.RESUMED).attempts == 1
+    second.close()
+
+
+def test_a_store_that_fails_is_tried_again(runs: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trouble with the store ends nothing: the gate goes on when that is over."""
+    monkeypatch.setattr(resume_module, "IDLE", 0.01)
+    gate = runs.park()
+    claim_of = StoredBus.claim
+    failures = iter([StoreError("the store is away"), RuntimeError("odd")])
+
+    def failing(bus: StoredBus) -> Any:
+        if error := next(failures, None):
+            raise error
+        return claim_of(bus)
+
+    monkeypatch.setattr(StoredBus, "claim", failing)
+    runs.bus.decide(gate.id, 1)
+    runs.queue.end(0)
+    runs.until(gate, State.RESUMED)
