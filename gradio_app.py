@@ -1,6 +1,7 @@
-"""The panel on its own, over a folder of images: no ComfyUI, no GPU.
+"""The panel on its own: over a folder of images, or over all ComfyUIs that share a store.
 
 python gradio_app.py PHOTOS --routes keep,fix,reject --out sorted
+python gradio_app.py --store postgresql+psycopg://USER@HOST/NAME --pictures /mnt/pictures
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import argparse
 import asyncio
 import ipaddress
 import logging
+import os
 import signal
 import socket
 import sys
@@ -18,6 +20,7 @@ import time
 import warnings
 import webbrowser
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -28,24 +31,28 @@ from PIL import Image
 
 from imagegate.access import Door, HostDoor
 from imagegate.api import PREFIX, Progress
+from imagegate.bus import Bus, Records
 from imagegate.folder import FolderSession, read_routes
 from imagegate.gate_bus import GateBus
 from imagegate.image_files import find_images, suffixes
 from imagegate.journal import JOURNAL
 from imagegate.ledger import BadFolder
+from imagegate.model import StoreError
 from imagegate.pictures import Pictures
 from imagegate.samples import write_samples
 from imagegate.service import PanelUnavailable, listen
+from imagegate.settings import read_settings
+from imagegate.stored_bus import StoredBus
 
 PORT = 7865
 GRACE = 1.0
 """Seconds that open pages have to hear that the session ended, before the server goes."""
 
-Build = Callable[[GateBus[Pictures], Door, Progress], FastAPI]
+Build = Callable[[Bus, Door, Progress | None, Records | None], FastAPI]
 
 
 def main(arguments: Sequence[str] | None = None, build: Build | None = None) -> int:
-    """Review a folder until all is decided and somebody ends it.
+    """Review a folder, or the gates of a store, until somebody ends it.
 
     Args:
         arguments: of the command line, without the program's name.
@@ -62,8 +69,10 @@ def main(arguments: Sequence[str] | None = None, build: Build | None = None) -> 
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
     signal.signal(signal.SIGTERM, _terminated)
     try:
-        return _review(chosen, line, build or _panel)
-    except (BadFolder, PanelUnavailable) as error:
+        if chosen.store is None:
+            return _review(chosen, line, build or _panel)
+        return _oversee(chosen, line, build or _panel)
+    except (BadFolder, PanelUnavailable, StoreError) as error:
         line.close()
         sys.stderr.write(f"gradio_app.py: {error}\n")
         return 2
@@ -75,7 +84,8 @@ def main(arguments: Sequence[str] | None = None, build: Build | None = None) -> 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description="Look at every image of a folder and choose which way it goes.",
+        description="Look at the images of a folder, or of all ComfyUIs that share a store, and "
+        "choose which way each goes.",
         epilog="Hidden files, and linked folders, are not looked at. Start again with the same "
         "folders to go on where you stopped.",
     )
@@ -87,6 +97,11 @@ def _parser() -> argparse.ArgumentParser:
         help="where decided files go: FOLDER/LABEL/ (sorted, in the current folder)")  # fmt: skip
     add("--move", action="store_true", help="move the files instead of copying them")
     add("--title", default="", help="shown above each image instead of its file's name")
+    add("--store", nargs="?", const="", metavar="URL",
+        help="instead of a folder: the gates of all ComfyUIs that share this store "
+        "(IMAGEGATE_STORE)")  # fmt: skip
+    add("--pictures", default="", metavar="PLACE",
+        help="where its pictures lie, a folder or an fsspec URL (IMAGEGATE_PICTURES)")  # fmt: skip
     add("--host", default="127.0.0.1", help="address to listen on (%(default)s: this machine only)")
     add("--port", type=_port, help=f"port to listen on ({PORT}, or the next one that is free)")
     add("--no-browser", action="store_true", help="do not open the panel in a browser")
@@ -113,24 +128,18 @@ def _review(chosen: argparse.Namespace, line: StatusLine, build: Build) -> int:
         line.say(f"{nothing}. What was decided earlier is in {out}.")
         return 0
     listener = _listen(chosen.host, chosen.port)
-    names = [] if _is_loopback(chosen.host) else [socket.gethostname().lower()]
-    door = HostDoor(name for name in (chosen.host.lower(), *names) if name)
-    server = Server(lambda: build(bus, door, session.progress), session, lambda: opened())
+    door = _door(chosen.host)
+    end = partial(session.close, "the session was ended in the terminal")
+    server = Server(
+        lambda: build(bus, door, session.progress, None),
+        end,
+        lambda: _opened(chosen, listener, line, "ends the session"),
+    )
 
     def changed() -> None:
         line.show(_progress_text(session.progress()))
         if session.ended.is_set():
             server.should_exit = True
-
-    def opened() -> None:
-        shown = "127.0.0.1" if chosen.host in ("0.0.0.0", "::", "") else chosen.host  # noqa: S104
-        shown = f"[{shown}]" if ":" in shown else shown
-        url = f"http://{shown}:{listener.getsockname()[1]}{PREFIX}/"
-        line.say(f"Image Gate: open {url} (Ctrl+C ends the session)")
-        if not _is_loopback(chosen.host):
-            line.say(f"Warning: --host {chosen.host} lets anybody on the network see and decide.")
-        if not chosen.no_browser:
-            threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
 
     try:
         earlier = session.start()
@@ -141,7 +150,7 @@ def _review(chosen: argparse.Namespace, line: StatusLine, build: Build) -> int:
     except KeyboardInterrupt:  # uvicorn raises it again once it has shut down
         pass
     finally:
-        session.close("the session was ended in the terminal")
+        end()
         listener.close()
     line.close()
     progress = session.progress()
@@ -150,16 +159,66 @@ def _review(chosen: argparse.Namespace, line: StatusLine, build: Build) -> int:
     return 0
 
 
+def _oversee(chosen: argparse.Namespace, line: StatusLine, build: Build) -> int:
+    """The panel over a store: what is decided in it, a ComfyUI goes on with."""
+    if chosen.photos is not None:
+        raise BadFolder("--store shows what ComfyUI asks for; it takes no folder of images")
+    given = {"IMAGEGATE_STORE": chosen.store, "IMAGEGATE_PICTURES": chosen.pictures}
+    environment = {**os.environ, **{name: value for name, value in given.items() if value}}
+    if not environment.get("IMAGEGATE_STORE"):
+        raise BadFolder("--store needs a URL, there or in IMAGEGATE_STORE")
+    settings = read_settings(Path(), worker=socket.gethostname(), environment=environment)
+    bus = StoredBus(lambda: settings, kind="panel")
+    listener = _listen(chosen.host, chosen.port)
+    door = _door(chosen.host)
+    server = Server(
+        lambda: build(bus, door, None, bus),
+        lambda: None,
+        lambda: _opened(chosen, listener, line, "ends it"),
+    )
+    try:
+        waiting = bus.count()
+        line.say(f"The store is open: {bus.house.database.shown}; {waiting} waiting.")
+        line.say("Loading the panel ...")
+        server.run(sockets=[listener])
+    except KeyboardInterrupt:  # uvicorn raises it again once it has shut down
+        pass
+    finally:
+        bus.close()
+        listener.close()
+    return 0
+
+
+def _door(host: str) -> Door:
+    names = [] if _is_loopback(host) else [socket.gethostname().lower()]
+    return HostDoor(name for name in (host.lower(), *names) if name)
+
+
+def _opened(
+    chosen: argparse.Namespace, listener: socket.socket, line: StatusLine, end: str
+) -> None:
+    """The server answers: say where, and show it."""
+    shown = "127.0.0.1" if chosen.host in ("0.0.0.0", "::", "") else chosen.host  # noqa: S104
+    shown = f"[{shown}]" if ":" in shown else shown
+    url = f"http://{shown}:{listener.getsockname()[1]}{PREFIX}/"
+    line.say(f"Image Gate: open {url} (Ctrl+C {end})")
+    if not _is_loopback(chosen.host):
+        line.say(f"Warning: --host {chosen.host} lets anybody on the network see and decide.")
+    if not chosen.no_browser:
+        threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
+
+
 class Server(uvicorn.Server):
-    """Serves until the session ends, and lets open pages hear of it before it goes.
+    """Serves until it is ended, and lets open pages hear of it before it goes.
 
     Args:
         build: makes what is served, once the server starts.
+        end: called when it ends.
         opened: called once it answers.
     """
 
     def __init__(
-        self, build: Callable[[], FastAPI], session: FolderSession, opened: Callable[[], None]
+        self, build: Callable[[], FastAPI], end: Callable[[], None], opened: Callable[[], None]
     ) -> None:
         super().__init__(
             uvicorn.Config(
@@ -167,7 +226,7 @@ class Server(uvicorn.Server):
                 timeout_graceful_shutdown=1,
             )
         )  # fmt: skip
-        self._session = session
+        self._end = end
         self._opened = opened
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -175,7 +234,7 @@ class Server(uvicorn.Server):
         self._opened()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        await asyncio.to_thread(self._session.close, "the session was ended in the terminal")
+        await asyncio.to_thread(self._end)
         if not self.force_exit:
             await asyncio.sleep(GRACE)
         # Streams to open pages are cut off now, which is no error worth a traceback.
@@ -245,14 +304,16 @@ def _progress_text(progress: dict[str, Any]) -> str:
     return text
 
 
-def _panel(bus: GateBus[Pictures], door: Door, progress: Progress) -> FastAPI:
+def _panel(
+    bus: Bus, door: Door, progress: Progress | None, records: Records | None = None
+) -> FastAPI:
     try:
         from imagegate.panel import create_panel  # gradio takes seconds to import
     except ImportError as error:
         raise PanelUnavailable(
             f"the panel could not be loaded ({error}); pip install -r requirements.txt"
         ) from error
-    return create_panel(bus, door, progress)
+    return create_panel(bus, door, progress, records)
 
 
 def _listen(host: str, port: int | None) -> socket.socket:
