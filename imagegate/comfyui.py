@@ -179,5 +179,5 @@ def _end(status: Mapping[str, Any] | None) -> End:
                 f"{said.get('node_type', 'a node')}: {said.get('exception_message', '')}".strip()
             )
         if kind == "execution_interrupted":
-            return End("it was cancelled in ComfyUI")
+            return End("it was cancelled in ComfyUI", interrupted=True)
     return End("ComfyUI did not finish it")

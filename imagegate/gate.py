@@ -297,7 +297,6 @@ class ImageGate:
             targets=queued.targets,
             client=queued.client,
         )
-        self._service.start()  # so that the panel is there when somebody opens it
         bus.park(gate, files_of(image, start_mask), parked, fingerprint(gate, image))
         log.info("gate %r is parked; its prompt goes on after the answer", gate.title)
         return _all_blocked()

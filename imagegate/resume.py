@@ -34,9 +34,13 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class End:
-    """How a prompt ended. ``error`` is ComfyUI's own message, empty if it went well."""
+    """How a prompt ended. ``error`` is ComfyUI's own message, empty if it went well.
+
+    ``interrupted``: because somebody wanted it so.
+    """
 
     error: str = ""
+    interrupted: bool = False
 
 
 class PromptQueue(Protocol):
@@ -141,7 +145,9 @@ class Resumer:
         for prompt_id, (claim, left_out) in list(self._running.items()):
             end = self._queue.ended(prompt_id)
             if end is not None:
-                self._settle(claim, end.error or left_out)
+                # A Stop at a later gate of the same prompt is not a failure of this one.
+                stopped = end.interrupted and self._bus.stopped_in(prompt_id)
+                self._settle(claim, "" if stopped else end.error or left_out)
                 del self._running[prompt_id]
         self._bus.renew([claim for claim, _ in self._running.values()])
         while len(self._running) < AT_ONCE and not self._closing:

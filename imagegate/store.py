@@ -266,6 +266,15 @@ class GateStore:
         with self.database.read() as connection:
             return list(connection.execute(query).scalars())
 
+    def stopped_in(self, prompt_id: str) -> bool:
+        """Whether a gate of this prompt was stopped."""
+        ends = [State.STOPPED.value, State.EXPIRED.value]
+        query = sa.select(gates.c.seq).where(
+            gates.c.prompt_id == plain(prompt_id), gates.c.state.in_(ends)
+        )
+        with self.database.read() as connection:
+            return connection.execute(query.limit(1)).first() is not None
+
     def overdue(self) -> list[str]:
         """Ids of parked gates whose time is up."""
         query = sa.select(gates.c.id).where(
@@ -405,7 +414,7 @@ class _Lost(Exception):
 def snapshot(row: Any) -> Snapshot:
     """A row of `gates` as the rest of the package knows it."""
     record = {key: value for key, value in json.loads(row.record).items() if key in _GATE_FIELDS}
-    record["labels"] = tuple(record["labels"])
+    record |= {"labels": tuple(record["labels"]), "deadline": row.deadline}
     return Snapshot(
         gate=Gate(**record),
         state=State(row.state),

@@ -11,6 +11,7 @@ import atexit
 import logging
 import secrets
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -18,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from .feed import KEPT_NEWS, Feed, News, Subscription, tell
-from .gate_bus import TIME_IS_UP, Ticket
+from .gate_bus import KEPT_GATES, TIME_IS_UP, Ticket
 from .model import (
     Answer,
     Decision,
@@ -80,12 +81,13 @@ class StoredBus:
         self._settings = settings
         self._kind = kind
         self._classes = classes
-        # Guards the four below and all unread news. Nothing is read, written or called under it.
+        # Guards the five below and all unread news. Nothing is read, written or called under it.
         self._lock = threading.Lock()
         self._held: dict[str, _Held] = {}
         self._feed = Feed(self._lock)
         self._counts: dict[str, int] = {}  # waiting gates by node, until something changes
         self._changes = 0
+        self._told: OrderedDict[str, int] = OrderedDict()  # gate id -> version last told
         self._opening = threading.Lock()  # held while the store is opened, and nothing else
         self._house: House | None = None
         self._background = ThreadPoolExecutor(1, "imagegate-pictures")
@@ -345,6 +347,10 @@ class StoredBus:
         if claims and self.house.time_to_renew():
             self.house.parked.renew(claims, self.id)
 
+    def stopped_in(self, prompt_id: str) -> bool:
+        """Whether a person, or a timeout, has stopped a gate of this prompt."""
+        return self.house.gates.stopped_in(prompt_id)
+
     def finish(self, claim: Claim, text: str = "") -> bool:
         """The claimed gate has gone on. False if somebody else holds the claim now."""
         return self._settled("decided", self.house.parked.finish(claim, self.id, text))
@@ -466,7 +472,13 @@ class StoredBus:
             self._changes += 1
             told: list[Subscription] = []
             for kind, snapshot in pairs:
-                told = self._feed.add(News(kind, snapshot))
+                # Two threads may come here in another order than that of their transactions.
+                if self._told.get(snapshot.gate.id, 0) < snapshot.version:
+                    self._told[snapshot.gate.id] = snapshot.version
+                    self._told.move_to_end(snapshot.gate.id)
+                    told = self._feed.add(News(kind, snapshot))
+            while len(self._told) > KEPT_GATES:
+                self._told.popitem(last=False)
         tell(told)
 
     def _lost_news(self) -> None:

@@ -20,7 +20,11 @@ import pytest
 from PIL import Image
 
 import gradio_app
+from imagegate.model import Gate
+from imagegate.pictures import Picture, encode_png, encode_preview
 from imagegate.samples import write_samples
+from imagegate.settings import Settings
+from imagegate.stored_bus import StoredBus
 
 ROOT = Path(__file__).parent.parent
 PATIENCE = 30.0
@@ -404,3 +408,66 @@ def test_no_torch_even_with_the_panel() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True
     )
     assert done.stdout.endswith("False\n")
+
+
+# -- over a store
+
+
+def test_a_panel_over_a_store(run: Callable[..., Session], tmp_path: Path) -> None:
+    """`--store` shows what another process asks, takes the answer, and that process hears of it."""
+    settings = Settings(
+        f"sqlite:///{tmp_path / 'gates.sqlite'}", str(tmp_path / "pictures"), "studio-1"
+    )
+    worker = StoredBus(lambda: settings)
+    ticket = worker.publish(Gate(labels=("keep", "fix"), width=8, height=6), Photo())
+    session = run("--store", settings.store, "--pictures", settings.pictures)
+    session.hears("1 waiting")
+    [gate] = session.client.get("api/gates").json()["gates"]
+    assert (gate["id"], gate["worker"]) == (ticket.gate.id, "studio-1")
+    image = session.client.get(f"api/gates/{gate['id']}/image/0")
+    assert image.headers["content-type"] == "image/jpeg"
+    names = {w["kind"]: w["alive"] for w in session.client.get("api/status").json()["workers"]}
+    assert names == {"comfyui": True, "panel": True}
+    assert session.decide(gate, "fix", by="Ann").json() == {"outcome": "won"}
+    assert ticket.wait(PATIENCE).decision.by == "Ann"
+    session.process.send_signal(signal.SIGINT)
+    assert session.ends() == 0
+    assert {w["kind"]: w["alive"] for w in worker.status()["workers"]}["panel"] is False
+    worker.close()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--store", "oracle://x/y", "--pictures", "p"], "sqlite:///FILE or postgresql+psycopg://"),
+        (["--store"], "--store needs a URL, there or in IMAGEGATE_STORE"),
+        (["--store", "postgresql+psycopg://u:hidden@127.0.0.1:1/x"], "IMAGEGATE_PICTURES"),
+        (
+            ["--store", "postgresql+psycopg://u:hidden@127.0.0.1:1/x", "--pictures", "p"],
+            "127.0.0.1",
+        ),
+        (["photos", "--store", "sqlite:///x"], "it takes no folder of images"),
+    ],
+)
+def test_a_store_that_cannot_be_shown(
+    run: Callable[..., Session], arguments: list[str], said: str
+) -> None:
+    """A store that cannot be opened is one sentence on the terminal, without the password."""
+    session = run(*arguments)
+    assert session.ends() == 2
+    [line] = session.errors
+    assert said in line
+    assert "hidden" not in line
+
+
+class Photo:
+    """The picture of a gate."""
+
+    def preview(self, index: int) -> Picture:
+        return encode_preview(Image.new("RGB", (8, 6)))
+
+    def full(self, index: int) -> Picture:
+        return encode_png(Image.new("RGB", (8, 6)))
+
+    def start_mask(self, index: int) -> bytes | None:
+        return None

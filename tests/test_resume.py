@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from imagegate import resume as resume_module
 from imagegate.model import Decision, Gate, Snapshot, State, StoreError, TooLate
 from imagegate.parked import Claim, Parked, Sibling
+from imagegate.pictures import Picture
 from imagegate.resume import End, Refused, Resumer, going_on
 from imagegate.stored_bus import StoredBus
 from tests.conftest import PATIENCE, Watch
@@ -76,8 +77,8 @@ class Queue:
             assert self.changed.wait_for(lambda: len(self.requests) > number, PATIENCE)
         return self.requests[number]
 
-    def end(self, number: int, error: str = "") -> None:
-        self.ends[self.request(number)["prompt_id"]] = End(error)
+    def end(self, number: int, error: str = "", interrupted: bool = False) -> None:
+        self.ends[self.request(number)["prompt_id"]] = End(error, interrupted)
 
 
 class Worker:
@@ -250,6 +251,36 @@ def test_what_cannot_go_on_waits_again(runs: Worker, how: str) -> None:
     assert runs.kinds(gate) == [
         "published", "decided", "claimed", "put back", "decided", "claimed", "resumed"
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("stopped", [True, False], ids=["at a later gate", "in ComfyUI"])
+def test_a_prompt_that_was_interrupted(runs: Worker, stopped: bool) -> None:
+    """A Stop at a later gate of the prompt ends both; a cancel in ComfyUI, which may have meant
+    another prompt, brings the gate back.
+    """
+    gate = runs.park()
+    runs.bus.decide(gate.id, 1)
+    prompt_id = runs.queue.request(0)["prompt_id"]
+    if stopped:
+        later = Gate(labels=("a",), width=8, height=6, prompt_id=prompt_id)
+        runs.bus.publish(later, Photo())
+        runs.bus.stop(later.id)
+    runs.queue.end(0, "it was cancelled in ComfyUI", interrupted=True)
+    if stopped:
+        runs.until(gate, State.RESUMED)
+    else:
+        assert "cancelled" in runs.until_put_back(gate).reason
+
+
+class Photo:
+    """The picture of a gate that waits."""
+
+    def preview(self, index: int) -> Picture:
+        return Picture(b"x", "image/jpeg")
+
+    full = preview
+
+    def start_mask(self, index: int) -> None: ...
 
 
 def test_an_answer_that_was_lost_is_looked_for(runs: Worker) -> None:
