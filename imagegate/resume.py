@@ -123,9 +123,10 @@ class Resumer:
 
     def _run(self) -> None:
         failing, ready = False, False
-        with self._bus.subscribe(self._woken.set):
+        with self._bus.subscribe(self._woken.set, limit=1) as news:
             while not self._closing:
                 self._woken.clear()
+                news.drain()  # that something happened is all there is to know
                 try:
                     ready = self._queue.ready
                     if ready and (self._bus.opened or self._bus.exists()):

@@ -19,6 +19,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from tests.live.comfyui import Comfy, until
+from tests.postgres import PostgreSQL
 
 HERE = Path(__file__).parent
 PACK = HERE.parents[1]
@@ -45,6 +46,14 @@ def comfyui_without_gradio(tmp_path: Path) -> Iterator[Comfy]:
     path = os.pathsep.join(filter(None, [str(missing), os.environ.get("PYTHONPATH")]))
     with running(tmp_path / "base", PYTHONPATH=path) as comfy:
         yield comfy
+
+
+@pytest.fixture
+def postgresql_url() -> Iterator[str]:
+    """The URL of a fresh store in a PostgreSQL."""
+    with PostgreSQL() as server:
+        server.create("live")
+        yield server.url("live")
 
 
 @contextmanager

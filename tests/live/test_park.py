@@ -329,10 +329,14 @@ def test_two_workers_share_a_store(tmp_path: Path, shared: dict[str, str]) -> No
             assert len(a.sunk("waits-keep")) == 1
             [left] = park(a, parked("parks", noise(seed=4)))
             source = a.sunk("parks-source")[0]
-        names = b.http.get("/imagegate/api/status").json()["workers"]
-        assert {worker["name"]: worker["alive"] for worker in names} == {"a": False, "b": True}
         b.decide(left, "fix")
         b.state(left, "resumed")
         [image] = b.sunk("parks-fix")
         assert image.tobytes() == source.tobytes()
         assert b.made() == []
+
+        def dead() -> bool:
+            found = b.http.get("/imagegate/api/status").json()["workers"]
+            return {w["name"]: w["alive"] for w in found} == {"a": False, "b": True}
+
+        until(dead, "sign that worker a is gone", within=60)
