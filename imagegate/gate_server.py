@@ -26,7 +26,9 @@ from .stored_bus import StoredBus
 log = logging.getLogger("imagegate")
 
 PREFIX = "/imagegate"
-CHUNK = 64 * 2**10
+MARKED = 200
+"""Gates that ComfyUI's page is told of when it is loaded."""
+PAGE = 500
 
 # RFC 9110, section 7.6.1: these concern one connection and are not passed on.
 _HOP_BY_HOP = frozenset(
@@ -88,8 +90,15 @@ def attach(server: PromptServer, service: Service) -> None:
 
 
 def _waiting(bus: StoredBus) -> list[Snapshot]:
-    # A page that is merely opened does not make a store.
-    return bus.pending(limit=200) if bus.opened or bus.exists() else []
+    """What waits for the people at this ComfyUI; of a shared store that is not all."""
+    if not (bus.opened or bus.exists()):  # a page that is merely opened does not make a store
+        return []
+    found: list[Snapshot] = []
+    page = bus.pending(limit=PAGE)
+    while page and len(found) < MARKED:
+        found += [gate for gate in page if gate.gate.worker == bus.name]
+        page = bus.pending(limit=PAGE, after=page[-1].seq)
+    return found[:MARKED]
 
 
 def _tell(server: PromptServer, service: Service) -> Subscription:
@@ -99,7 +108,7 @@ def _tell(server: PromptServer, service: Service) -> Subscription:
         with in_order:
             news, _ = subscription.drain()  # drained at once, so none is ever lost
             for item in news:
-                if item.kind != "masked":
+                if item.kind != "masked" and item.gate.gate.worker == service.bus.name:
                     server.send_sync(f"imagegate.{item.kind}", item.gate.to_json())
 
     subscription = service.bus.subscribe(notify)

@@ -111,6 +111,11 @@ class StoredBus:
             return self._house
 
     @property
+    def name(self) -> str:
+        """What people call this process."""
+        return self.house.settings.worker
+
+    @property
     def opened(self) -> bool:
         """Whether the store was needed yet."""
         return self._house is not None

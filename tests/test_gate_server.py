@@ -7,6 +7,7 @@ import io
 import json
 import threading
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -436,7 +437,10 @@ async def test_a_panel_whose_startup_fails() -> None:
         app.router.lifespan = lifespan
         return app
 
-    async with Front(Service(stored_bus(), broken)) as front, front.call("GET", "/imagegate/") as answer:
+    async with (
+        Front(Service(stored_bus(), broken)) as front,
+        front.call("GET", "/imagegate/") as answer,
+    ):
         assert answer.status == 503
     end_panels()
 
@@ -534,3 +538,22 @@ def test_a_broken_websocket_harms_nothing(caplog: Any) -> None:
     ticket = service.bus.publish(Gate(labels=("a",), width=1, height=1), Photo())
     service.bus.decide(ticket.gate.id, 1)
     assert ticket.wait(0).decision.route == 1
+
+
+async def test_comfyuis_page_hears_of_its_own_gates(tmp_path: Path) -> None:
+    """Of a store that is shared, the page of a ComfyUI is told of what was asked there."""
+    shared = {"store": f"sqlite:///{tmp_path / 'gates.sqlite'}", "pictures": str(tmp_path / "p")}
+    other = stored_bus(worker="other", **shared)
+    other.publish(Gate(labels=("a",), width=1, height=1, node_id="7"), Photo())
+    async with Front(Service(stored_bus(worker="me", **shared), build)) as front:
+        front.bus.publish(Gate(labels=("a",), width=1, height=1, node_id="4"), Photo())
+        watch = Watch(front.bus)
+        other.publish(Gate(labels=("a",), width=1, height=1, node_id="8"), Photo())
+        await asyncio.to_thread(watch.gates, 3)
+        async with front.call("GET", "/imagegate/notices") as answer:
+            waiting = (await answer.json())["waiting"]
+        assert [gate["node_id"] for gate in waiting] == ["4"]
+        assert [data["node_id"] for _, data in front.comfy.sent] == ["4"]
+        watch.close()
+        front.bus.close()
+    other.close()
