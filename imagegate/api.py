@@ -100,14 +100,14 @@ def create_app(
         _add_records(app, records)
 
     @app.get(f"{PREFIX}/api/events")
-    async def events(request: Request, node: str = "") -> StreamingResponse:
+    async def events(request: Request, node: str = "", workflow: str = "") -> StreamingResponse:
         """Server-sent events: published, masked, decided, withdrawn; each with its gate.
 
         ``reload`` comes first, and whenever news were lost: read the lists anew. ``alive`` comes
         when nothing happened for a while.
         """
         return StreamingResponse(
-            _while_it_lasts(_events(request, bus, node, progress)),
+            _while_it_lasts(_events(request, bus, (node, workflow), progress)),
             media_type="text/event-stream",
             headers={"cache-control": "no-cache", "x-accel-buffering": "no"},
         )
@@ -149,22 +149,27 @@ def _add_gates(app: FastAPI, bus: Bus, progress: Progress | None) -> None:
         limit: Limit = PAGE,
         cursor: str = "",
         node: str = "",
+        workflow: str = "",
     ) -> dict[str, Any]:
         """Gates that wait for a person, oldest first."""
         if state != State.WAITING.value:
             raise BadAnswer(f"state is {state!r}; this list has 'waiting', /history has the rest")
-        found = bus.pending(limit + 1, after=_cursor(cursor) or 0, node_id=node)
+        found = bus.pending(
+            limit + 1, after=_cursor(cursor) or 0, node_id=node, workflow_id=workflow
+        )
         answer = _page([gate.to_json() for gate in found], [gate.seq for gate in found], limit)
-        answer["waiting"] = bus.count(node)
+        answer["waiting"] = bus.count(node, workflow)
         answer["now"] = time.time()  # for pages whose clock is wrong
         if progress is not None:
             answer["progress"] = progress()
         return answer
 
     @app.get(f"{PREFIX}/api/history")
-    def history(limit: Limit = PAGE, cursor: str = "", node: str = "") -> dict[str, Any]:
+    def history(
+        limit: Limit = PAGE, cursor: str = "", node: str = "", workflow: str = ""
+    ) -> dict[str, Any]:
         """Gates that ended, newest first."""
-        found = bus.finished(limit + 1, before=_cursor(cursor), node_id=node)
+        found = bus.finished(limit + 1, before=_cursor(cursor), node_id=node, workflow_id=workflow)
         return _page([gate.to_json() for gate in found], [gate.ended for gate in found], limit)
 
     @app.get(f"{PREFIX}/api/gates/{{gate_id}}")
@@ -273,7 +278,7 @@ def _answer(verdict: Verdict) -> JSONResponse:
 
 
 async def _events(
-    request: Request, bus: Bus, node: str, progress: Progress | None
+    request: Request, bus: Bus, at: tuple[str, str], progress: Progress | None
 ) -> AsyncIterator[bytes]:
     loop = asyncio.get_running_loop()
     woken = asyncio.Event()
@@ -282,9 +287,10 @@ async def _events(
         loop.call_soon_threadsafe(woken.set)
 
     def told(gate: Gate | None) -> dict[str, Any]:
-        more: dict[str, Any] = {"waiting": bus.count(node)}
+        more: dict[str, Any] = {"waiting": bus.count(*at)}
         if gate is not None:
             more["node_waiting"] = bus.count(gate.node_id)
+            more["place_waiting"] = bus.count(gate.node_id, gate.workflow_id)
         if progress is not None:
             more["progress"] = progress()
         return more
@@ -310,7 +316,7 @@ async def _events(
                 yield await say("reload")
                 continue
             for item in news:
-                if node in ("", item.gate.gate.node_id):
+                if item.gate.gate.is_at(*at):
                     yield await say(item.kind, item.gate)
 
 

@@ -28,14 +28,22 @@ class Bus(Protocol):
     def mask(self, gate_id: str, index: int) -> bytes | None: ...
 
     def pending(
-        self, limit: int | None = None, after: int = 0, node_id: str = ""
+        self,
+        limit: int | None = None,
+        after: int = 0,
+        node_id: str = "",
+        workflow_id: str = "",
     ) -> list[Snapshot]: ...
 
     def finished(
-        self, limit: int | None = None, before: int | None = None, node_id: str = ""
+        self,
+        limit: int | None = None,
+        before: int | None = None,
+        node_id: str = "",
+        workflow_id: str = "",
     ) -> list[Snapshot]: ...
 
-    def count(self, node_id: str = "") -> int: ...
+    def count(self, node_id: str = "", workflow_id: str = "") -> int: ...
 
     def subscribe(self, notify: Callable[[], None] = ..., *, limit: int = ...) -> Subscription: ...
 

@@ -35,6 +35,11 @@ migrations = sa.table("migrations", sa.column("name"), sa.column("at"))
 meta = sa.table("meta", sa.column("name"), sa.column("value"))
 
 _MIGRATING = 7_341_205  # PostgreSQL's advisory lock while a store is brought up to date
+# Seconds, and milliseconds: a network that has died says nothing by itself.
+_CONNECTION = {
+    "application_name": "imagegate", "connect_timeout": 5, "keepalives_idle": 10,
+    "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 20_000,
+}  # fmt: skip
 _PASSING = ("locked", "busy", "connection", "server closed", "shutting down", "starting up",
             "terminating", "timeout", "could not connect")  # fmt: skip
 
@@ -52,17 +57,17 @@ class Database:
 
     def __init__(self, url: str, origin: str) -> None:
         self.origin = origin
+        self.shown = url.rpartition("@")[2]  # what stands before it may be a password
         try:
             parsed = sa.make_url(url)
             self.shown = parsed.render_as_string(hide_password=True)
             self.engine = _engine(parsed)
         except OSError as error:
             raise StoreError(f"the store {self.shown} cannot be opened: {error}") from error
-        except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
+        except (ArgumentError, NoSuchModuleError, ModuleNotFoundError, ValueError) as error:
             raise StoreError(
-                f"the store {url.partition('@')[2] or url!r} cannot be opened: {error}; give "
-                'sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME (pip install "psycopg'
-                '[binary]")'
+                f"the store {self.shown!r} cannot be opened: {error}; give sqlite:///FILE or "
+                'postgresql+psycopg://USER@HOST/NAME (pip install "psycopg[binary]")'
             ) from error
         self.postgresql = self.engine.dialect.name == "postgresql"
         self.in_memory = isinstance(self.engine.pool, StaticPool)
@@ -87,7 +92,7 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
-        """A transaction that sees one state. Raises `StoreError`."""
+        """A transaction that only reads. Raises `StoreError`."""
         with self._one, self._translated(), self.engine.begin() as connection:
             yield connection
 
@@ -122,38 +127,49 @@ class Database:
 
         psycopg's, which listens to `CHANNEL`; or sqlite3's, for ``PRAGMA data_version``.
         """
-        with self._translated():
-            proxy = self.engine.raw_connection()
-            connection: Any = proxy.driver_connection
-            proxy.detach()
-        if self.postgresql:
-            try:
+        connection: Any = None
+        try:
+            with self._translated():
+                proxy = self.engine.raw_connection()
+                connection = proxy.driver_connection
+                proxy.detach()
+            if self.postgresql:
                 connection.autocommit = True
                 connection.execute(f"LISTEN {CHANNEL}")
-            except Exception as error:  # psycopg's own, which is not imported here
+        except self.driver_error as error:
+            if connection is not None:
                 connection.close()
-                raise StoreError(f"the store {self.shown} cannot be used: {error}") from error
+            raise self._told(error, passing=True) from error
         return connection
+
+    @property
+    def driver_error(self) -> type[Exception]:
+        """What the driver raises, where it is used without SQLAlchemy (see `watch`)."""
+        error: type[Exception] = self.engine.dialect.loaded_dbapi.Error
+        return error
 
     # -- opening
 
     def _migrate(self) -> None:
+        with self.read() as connection:
+            done = self._migrated(connection)
+        words = _TYPES[self.engine.dialect.name]
         for name, statements in MIGRATIONS:
+            if name in done:
+                continue
             with self.write() as connection:
                 if self.postgresql:  # two processes may open a new store at the same moment
                     connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_MIGRATING})")
                 if name in self._migrated(connection):
                     continue
-                for statement in statements:
-                    words = _TYPES[self.engine.dialect.name]
+                for statement in [_FIRST, *statements]:
                     connection.exec_driver_sql(statement.format_map(words))
                 connection.execute(migrations.insert().values(name=name, at=time.time()))
 
     def _migrated(self, connection: sa.Connection) -> set[str]:
         """The migrations it has. Raises `StoreError` if there are some that are not known here."""
-        connection.exec_driver_sql(
-            "CREATE TABLE IF NOT EXISTS migrations (name TEXT PRIMARY KEY, at REAL NOT NULL)"
-        )
+        if not sa.inspect(connection).has_table("migrations"):
+            return set()
         done = set(connection.execute(sa.select(migrations.c.name)).scalars())
         if strange := sorted(done - {name for name, _ in MIGRATIONS}):
             raise StoreError(
@@ -169,16 +185,19 @@ class Database:
         except SQLAlchemyError as error:
             raise self._told(error) from error
 
-    def _told(self, error: SQLAlchemyError) -> StoreError:
+    def _told(self, error: Exception, *, passing: bool = False) -> StoreError:
         original = getattr(error, "orig", None) or error
         reason = " ".join(str(original).split())[:300]
         gone = isinstance(error, DBAPIError) and error.connection_invalidated
-        passing = bool(gone) or any(word in reason.lower() for word in _PASSING)
+        passing = passing or bool(gone) or any(word in reason.lower() for word in _PASSING)
         return StoreError(f"the store {self.shown} cannot be used: {reason}", passing=passing)
 
 
+_FIRST = "CREATE TABLE IF NOT EXISTS migrations (name TEXT PRIMARY KEY, at {real} NOT NULL)"
 _TYPES = {
-    "sqlite": {"key": "INTEGER PRIMARY KEY AUTOINCREMENT", "real": "REAL", "hex": "hex(randomblob(16))"},
+    "sqlite": {
+        "key": "INTEGER PRIMARY KEY AUTOINCREMENT", "real": "REAL", "hex": "hex(randomblob(16))",
+    },
     "postgresql": {
         "key": "BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
         "real": "DOUBLE PRECISION",
@@ -191,10 +210,11 @@ def _engine(url: sa.URL) -> sa.Engine:
     if url.get_backend_name() == "postgresql":
         if url.get_driver_name() != "psycopg":
             raise ArgumentError(f"{url.drivername} is not supported")
-        settings = {"connect_timeout": 5, "application_name": "imagegate"}
+        settings = {key: value for key, value in _CONNECTION.items() if key not in url.query}
         return sa.create_engine(
-            url, pool_pre_ping=True, pool_size=5, max_overflow=20, connect_args=settings
-        )
+            url, pool_pre_ping=True, pool_size=5, max_overflow=20, connect_args=settings,
+            isolation_level="READ COMMITTED",  # whatever the server's default is
+        )  # fmt: skip
     if url.get_backend_name() != "sqlite":
         raise ArgumentError(f"{url.drivername} is not supported")
     options: dict[str, Any] = {"connect_args": {"timeout": BUSY, "check_same_thread": False}}

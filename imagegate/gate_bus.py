@@ -314,20 +314,28 @@ class GateBus(Generic[P]):
             return entry.masks.get(entry.gate.index(index))
 
     def pending(
-        self, limit: int | None = None, after: int = 0, node_id: str = ""
+        self,
+        limit: int | None = None,
+        after: int = 0,
+        node_id: str = "",
+        workflow_id: str = "",
     ) -> list[Snapshot]:
         """Open gates, oldest first: at most ``limit`` of those whose ``seq`` is above ``after``."""
         with self._lock:
             entries = [
                 entry
                 for entry in self._open.values()
-                if entry.seq > after and node_id in ("", entry.gate.node_id)
+                if entry.seq > after and entry.gate.is_at(node_id, workflow_id)
             ]
             entries.sort(key=lambda entry: entry.seq)  # an undo puts an old gate at the end
             return [entry.snapshot() for entry in entries[:limit]]
 
     def finished(
-        self, limit: int | None = None, before: int | None = None, node_id: str = ""
+        self,
+        limit: int | None = None,
+        before: int | None = None,
+        node_id: str = "",
+        workflow_id: str = "",
     ) -> list[Snapshot]:
         """Finished gates, newest first: at most ``limit`` whose ``ended`` is below ``before``."""
         found: list[Snapshot] = []
@@ -335,17 +343,17 @@ class GateBus(Generic[P]):
             for entry in reversed(self._finished.values()):
                 if limit is not None and len(found) >= limit:
                     break
-                ours = node_id in ("", entry.gate.node_id)
+                ours = entry.gate.is_at(node_id, workflow_id)
                 if ours and (before is None or entry.ended < before):
                     found.append(entry.snapshot())
         return found
 
-    def count(self, node_id: str = "") -> int:
+    def count(self, node_id: str = "", workflow_id: str = "") -> int:
         """How many gates wait for a person."""
         with self._lock:
-            if not node_id:
+            if not node_id and not workflow_id:
                 return len(self._open)
-            return sum(entry.gate.node_id == node_id for entry in self._open.values())
+            return sum(entry.gate.is_at(node_id, workflow_id) for entry in self._open.values())
 
     def subscribe(
         self, notify: Callable[[], None] = lambda: None, *, limit: int = KEPT_NEWS

@@ -151,6 +151,7 @@ class House:
                 if self._closing.is_set():
                     return
                 self.place.remove(gate_id)
+                self.parked.forget(gate_id)
                 self.gates.pictures_gone(gate_id)
         self._swept = time.monotonic()
 

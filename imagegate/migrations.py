@@ -16,6 +16,7 @@ MIGRATIONS: list[tuple[str, list[str]]] = [
                 record TEXT NOT NULL,
                 mode TEXT NOT NULL,
                 node_id TEXT NOT NULL,
+                workflow_id TEXT NOT NULL,
                 prompt_id TEXT NOT NULL,
                 worker TEXT NOT NULL,
                 deadline {real},

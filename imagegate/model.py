@@ -192,6 +192,10 @@ class Gate:
             return wanted
         raise BadAnswer(f"no image {wanted}; this gate has images 0 to {self.batch - 1}")
 
+    def is_at(self, node_id: str, workflow_id: str) -> bool:
+        """Whether it comes from this node, of this workflow; an empty string stands for any."""
+        return node_id in ("", self.node_id) and workflow_id in ("", self.workflow_id)
+
     def routes_text(self) -> str:
         """All routes for a message: ``1 (keep), 2 (fix)``."""
         return _listed(f"{i} ({label})" for i, label in enumerate(self.labels, 1))

@@ -105,6 +105,11 @@ class ParkedGates:
             row = connection.execute(query).one_or_none()
         return None if row is None else _parked(row)
 
+    def forget(self, gate_id: str) -> None:
+        """It is over: nobody will go on from its prompt any more."""
+        with self.database.write() as connection:
+            connection.execute(parked.delete().where(parked.c.gate_id == gate_id))
+
     def siblings(self, root: str) -> tuple[Sibling, ...]:
         """All gates that were parked in the same run, oldest first."""
         with self.database.read() as connection:

@@ -34,9 +34,9 @@ from .model import (
 )
 
 _COLUMNS = (
-    "seq", "id", "record", "mode", "node_id", "prompt_id", "worker", "deadline", "state", "open",
-    "version", "decision", "reason", "masked", "ended", "ended_at", "due", "claimed_by", "resuming",
-    "lease", "attempts", "fingerprint", "reusable", "bytes", "kept",
+    "seq", "id", "record", "mode", "node_id", "workflow_id", "prompt_id", "worker", "deadline",
+    "state", "open", "version", "decision", "reason", "masked", "ended", "ended_at", "due",
+    "claimed_by", "resuming", "lease", "attempts", "fingerprint", "reusable", "bytes", "kept",
 )  # fmt: skip
 gates = sa.table("gates", *(sa.column(name) for name in _COLUMNS))
 mask_files = sa.table("masks", *(sa.column(name) for name in ("gate_id", "image", "file")))
@@ -99,9 +99,10 @@ class GateStore:
         """
         row: dict[str, Any] = {
             "id": gate.id, "record": json.dumps(asdict(gate)), "mode": gate.mode,
-            "node_id": plain(gate.node_id), "prompt_id": plain(gate.prompt_id), "worker": worker,
-            "deadline": gate.deadline, "state": state.value, "open": int(state.open), "version": 1,
-            "decision": _dumped(decision), "reason": reason, "due": 0,
+            "node_id": plain(gate.node_id),
+            "workflow_id": plain(gate.workflow_id), "prompt_id": plain(gate.prompt_id),
+            "worker": worker, "deadline": gate.deadline, "state": state.value,
+            "open": int(state.open), "version": 1, "decision": _dumped(decision), "reason": reason, "due": 0,
             "masked": json.dumps(sorted(i for i, file in masks.items() if file)),
             "claimed_by": "", "resuming": "", "attempts": 0, "fingerprint": fingerprint,
             "reusable": int(decision is not None), "bytes": size, "kept": 1,
@@ -240,23 +241,29 @@ class GateStore:
         with self.database.read() as connection:
             return self._masks(connection, gate_id)
 
-    def pending(self, limit: int | None, after: int, node_id: str) -> list[Snapshot]:
+    def pending(
+        self, limit: int | None, after: int, node_id: str = "", workflow_id: str = ""
+    ) -> list[Snapshot]:
         """Open gates, oldest first: at most ``limit`` of those whose ``seq`` is above ``after``."""
         query = sa.select(*gates.c).where(gates.c.open == 1, gates.c.seq > after)
-        return self._select(_of_node(query, node_id).order_by(gates.c.seq).limit(limit))
+        return self._select(_at(query, node_id, workflow_id).order_by(gates.c.seq).limit(limit))
 
-    def finished(self, limit: int | None, before: int | None, node_id: str) -> list[Snapshot]:
+    def finished(
+        self, limit: int | None, before: int | None, node_id: str = "", workflow_id: str = ""
+    ) -> list[Snapshot]:
         """Finished gates, newest first: at most ``limit`` whose ``ended`` is below ``before``."""
         query = sa.select(*gates.c).where(gates.c.ended.is_not(None))
         if before is not None:
             query = query.where(gates.c.ended < before)
-        return self._select(_of_node(query, node_id).order_by(gates.c.ended.desc()).limit(limit))
+        return self._select(
+            _at(query, node_id, workflow_id).order_by(gates.c.ended.desc()).limit(limit)
+        )
 
-    def count(self, node_id: str) -> int:
+    def count(self, node_id: str = "", workflow_id: str = "") -> int:
         """How many gates wait for a person."""
         query = sa.select(sa.func.count()).select_from(gates).where(gates.c.open == 1)
         with self.database.read() as connection:
-            return int(connection.execute(_of_node(query, node_id)).scalar_one())
+            return int(connection.execute(_at(query, node_id, workflow_id)).scalar_one())
 
     def waiting_of(self, worker: str) -> list[str]:
         """Ids of the waiting (not parked) gates of a worker."""
@@ -451,5 +458,7 @@ def _told(decision: Decision | None) -> dict[str, Any]:
     return {key: sayable(v) if isinstance(v, str) else v for key, v in said.items() if v != ""}
 
 
-def _of_node(query: sa.Select[Any], node_id: str) -> sa.Select[Any]:
-    return query.where(gates.c.node_id == plain(node_id)) if node_id else query
+def _at(query: sa.Select[Any], node_id: str, workflow_id: str) -> sa.Select[Any]:
+    if node_id:
+        query = query.where(gates.c.node_id == plain(node_id))
+    return query.where(gates.c.workflow_id == plain(workflow_id)) if workflow_id else query

@@ -85,11 +85,13 @@ class StoredBus:
         self._lock = threading.Lock()
         self._held: dict[str, _Held] = {}
         self._feed = Feed(self._lock)
-        self._counts: dict[str, int] = {}  # waiting gates by node, until something changes
+        # Waiting gates by node and workflow, until something changes.
+        self._counts: dict[tuple[str, str], int] = {}
         self._changes = 0
         self._told: OrderedDict[str, int] = OrderedDict()  # gate id -> version last told
         self._opening = threading.Lock()  # held while the store is opened, and nothing else
         self._house: House | None = None
+        self._closed = False
         self._background = ThreadPoolExecutor(1, "imagegate-pictures")
 
     # -- the process
@@ -101,6 +103,8 @@ class StoredBus:
         if house is not None:
             return house
         with self._opening:
+            if self._closed:
+                raise StoreError("the store was closed: this process ends")
             if self._house is None:
                 from .house import House
 
@@ -141,7 +145,7 @@ class StoredBus:
         for gate_id in self._waited_for():
             self.withdraw(gate_id, "its worker was ended")
         with self._opening:
-            house, self._house = self._house, None
+            house, self._house, self._closed = self._house, None, True
         self._background.shutdown(wait=True)
         if house is not None:
             atexit.unregister(self.close)
@@ -283,26 +287,34 @@ class StoredBus:
         return house.place.read(gate_id, file) if file else None if file is None else b""
 
     def pending(
-        self, limit: int | None = None, after: int = 0, node_id: str = ""
+        self,
+        limit: int | None = None,
+        after: int = 0,
+        node_id: str = "",
+        workflow_id: str = "",
     ) -> list[Snapshot]:
         """Open gates, oldest first: at most ``limit`` of those whose ``seq`` is above ``after``."""
-        return self.house.gates.pending(limit, after, node_id)
+        return self.house.gates.pending(limit, after, node_id, workflow_id)
 
     def finished(
-        self, limit: int | None = None, before: int | None = None, node_id: str = ""
+        self,
+        limit: int | None = None,
+        before: int | None = None,
+        node_id: str = "",
+        workflow_id: str = "",
     ) -> list[Snapshot]:
         """Finished gates, newest first: at most ``limit`` whose ``ended`` is below ``before``."""
-        return self.house.gates.finished(limit, before, node_id)
+        return self.house.gates.finished(limit, before, node_id, workflow_id)
 
-    def count(self, node_id: str = "") -> int:
+    def count(self, node_id: str = "", workflow_id: str = "") -> int:
         """How many gates wait for a person."""
         with self._lock:
-            known, changes = self._counts.get(node_id), self._changes
+            known, changes = self._counts.get((node_id, workflow_id)), self._changes
         if known is None:
-            known = self.house.gates.count(node_id)
+            known = self.house.gates.count(node_id, workflow_id)
             with self._lock:
                 if changes == self._changes:
-                    self._counts[node_id] = known
+                    self._counts[node_id, workflow_id] = known
         return known
 
     def subscribe(

@@ -51,6 +51,21 @@ def test_a_parked_gate_in_the_list(client: TestClient, store: StoredBus) -> None
     assert client.get(f"{API}/gates").json()["waiting"] == 1
 
 
+def test_gates_of_one_workflow(client: TestClient, store: StoredBus) -> None:
+    """A node's number says little once gates outlive their workflow: both can be asked for."""
+    here = park(store, node_id="2", workflow_id="w")
+    park(store, node_id="2", workflow_id="other")
+    park(store, node_id="3", workflow_id="w")
+    answer = client.get(f"{API}/gates?node=2&workflow=w").json()
+    assert ([gate["id"] for gate in answer["gates"]], answer["waiting"]) == ([here.id], 1)
+    store.stop(here.id)
+    assert client.get(f"{API}/gates?node=2&workflow=w").json()["waiting"] == 0
+    assert len(client.get(f"{API}/gates?workflow=w").json()["gates"]) == 1
+    [past] = client.get(f"{API}/history?node=2&workflow=w").json()["gates"]
+    assert past["id"] == here.id
+    assert client.get(f"{API}/history?node=2&workflow=other").json()["gates"] == []
+
+
 def test_what_a_client_sees_of_going_on(client: TestClient, store: StoredBus) -> None:
     """Decided, taken up, put back with the reason, decided again, gone on: each state is told, and
     undo is refused from the moment it is taken up, with the reason.
@@ -158,7 +173,7 @@ async def test_a_stream_ends_with_the_store(
         async def is_disconnected(self) -> bool:
             return False
 
-    events = api_module._while_it_lasts(api_module._events(Request(), store, "", None))  # type: ignore[arg-type]
+    events = api_module._while_it_lasts(api_module._events(Request(), store, ("", ""), None))  # type: ignore[arg-type]
     first = (await anext(events)).decode()
     assert first.startswith("event: reload")
     assert json.loads(first.partition("data: ")[2]) == {"waiting": 0}
