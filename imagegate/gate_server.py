@@ -18,7 +18,7 @@ from yarl import URL
 from .access import KEY_HEADER
 from .comfyui import ComfyQueue
 from .feed import Subscription
-from .model import ImageGateError, Snapshot
+from .model import ImageGateError, Snapshot, State
 from .resume import Resumer
 from .service import PanelUnavailable, Service
 from .stored_bus import StoredBus
@@ -95,10 +95,12 @@ def _waiting(bus: StoredBus) -> list[Snapshot]:
         return []
     found: list[Snapshot] = []
     page = bus.pending(limit=PAGE)
-    while page and len(found) < MARKED:
+    while page:
         found += [gate for gate in page if gate.gate.worker == bus.name]
+        found.sort(key=lambda gate: gate.state is not State.WAITING)  # it holds the queue up
+        del found[MARKED:]
         page = bus.pending(limit=PAGE, after=page[-1].seq)
-    return found[:MARKED]
+    return found
 
 
 def _tell(server: PromptServer, service: Service) -> Subscription:

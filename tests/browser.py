@@ -15,7 +15,7 @@ import uvicorn
 from playwright.sync_api import Browser, sync_playwright
 
 from imagegate.access import HostDoor
-from imagegate.gate_bus import GateBus
+from imagegate.bus import Bus, Records
 from imagegate.panel import create_panel
 from imagegate.service import listen
 
@@ -54,8 +54,8 @@ def chromium() -> Iterator[Browser]:
 class PanelServer:
     """The panel over a bus, on a loopback port that it keeps over a restart."""
 
-    def __init__(self, bus: GateBus[Any], progress: Any = None) -> None:
-        self.app = create_panel(bus, HostDoor(), progress)
+    def __init__(self, bus: Bus, progress: Any = None, records: Records | None = None) -> None:
+        self.app = create_panel(bus, HostDoor(), progress, records)
         self.port = 0
         self.start()
 

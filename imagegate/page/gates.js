@@ -29,6 +29,10 @@ export class Gates extends EventTarget {
   waiting = 0;
   /** What a folder session says of itself; null in ComfyUI. */
   progress = null;
+  /** What the store says of itself and of who shares it; null where there is none. */
+  status = null;
+  /** Who answers here. */
+  me = () => "";
   online = false;
   /** Whether more gates are on their way to this page. */
   reading = false;
@@ -38,22 +42,32 @@ export class Gates extends EventTarget {
 
   #base;
   #node;
+  #workflow;
   #cursor = null;
   #news = Promise.resolve(); // what the server tells is taken in one after the other
   #undone = Promise.resolve();
   #sending = new Map(); // gate id -> answer on its way
   #over = new Map(); // gate id -> its version when it ended, for lists that were read before
   #asleep = new Set(); // answers that wait for the connection
+  #meanwhile = new Map(); // gates that came back before the answer to them was confirmed
   #mine = []; // gates decided here that can be taken back, newest last
 
   /**
    * @param {URL} base of the panel, ends with a slash
    * @param {string} node only this node's gates, or "" for all
+   * @param {string} workflow of these only that workflow's, or "" for any: numbers of nodes come
+   *   again in another
    */
-  constructor(base, node) {
+  constructor(base, node, workflow) {
     super();
     this.#base = base;
     this.#node = node;
+    this.#workflow = node && workflow;
+  }
+
+  /** The ComfyUIs that share the store. */
+  get workers() {
+    return this.status?.workers.filter((worker) => worker.kind === "comfyui") ?? [];
   }
 
   get current() {
@@ -87,11 +101,13 @@ export class Gates extends EventTarget {
   #take(kind, content) {
     if (kind === "reload") return this.#readAll();
     if (content.gate && !this.#concerns(content.gate)) return null;
-    // `waiting` counts all gates; `node_waiting` those of the gate's node.
-    if (content.gate) this.waiting = this.#node ? content.node_waiting : content.waiting;
+    // `waiting` counts all gates, `node_waiting` those of the gate's node, `place_waiting` of these
+    // only those of its workflow.
+    const count = this.#workflow ? "place_waiting" : this.#node ? "node_waiting" : "waiting";
+    if (content.gate) this.waiting = content[count];
     this.progress = content.progress ?? this.progress;
     if (kind === "published") this.#published(content.gate);
-    else if (kind === "masked") this.#masked(content.gate);
+    else if (kind === "masked") this.#updated(content.gate);
     else if (content.gate) this.#ended(content.gate);
     this.#changed();
     return null;
@@ -107,10 +123,12 @@ export class Gates extends EventTarget {
       ]);
       const open = page.gates.filter((gate) => this.#isOpen(gate));
       const put_off = new Set(this.skipped.map((gate) => gate.id));
-      this.queue = open.filter((gate) => !put_off.has(gate.id));
+      this.queue = urgentFirst(open.filter((gate) => !put_off.has(gate.id)));
       this.skipped = open.filter((gate) => put_off.has(gate.id));
       this.#cursor = page.next;
-      this.history = past.gates.filter((gate) => this.#concerns(gate));
+      this.history = past.gates;
+      for (const gate of this.history) this.#forgetUndo(gate);
+      for (const gate of open) this.#waitsAgain(gate);
       this.waiting = page.waiting;
       this.progress = page.progress ?? null;
       this.clock = page.now - Date.now() / 1000;
@@ -121,6 +139,25 @@ export class Gates extends EventTarget {
     this.loaded = true;
     this.#refill();
     this.#changed();
+    this.readStatus();
+  }
+
+  /** Ask how the store is, where there is one: a folder has none. */
+  async readStatus() {
+    if (this.progress) return;
+    const reply = await fetch(this.url("status"), { cache: "no-store" }).catch(() => null);
+    if (!reply?.ok && reply?.status !== 404) return; // as it was, until it can be asked again
+    this.status = reply.ok ? await reply.json() : null;
+    this.#changed();
+  }
+
+  /** All that happened to a gate, oldest first: [lines, ""], or [null, why not]. */
+  async lines(gate) {
+    try {
+      return [(await this.#get(this.url(`gates/${gate.id}/history`))).lines, ""];
+    } catch (error) {
+      return [null, error.message];
+    }
   }
 
   /** Put the gate on show off until the others were shown. */
@@ -141,10 +178,16 @@ export class Gates extends EventTarget {
     return this.#answer(gate, "stop", signed, "Stop");
   }
 
-  /** The gate that Undo would take back: this page's last decision, else the newest of all. */
+  /** The gate that Undo would take back: this page's last decision, else this person's. */
   get undoable() {
-    const newest = this.history.find((gate) => gate.state === "decided" && gate.undoable);
+    const mine = (gate) => this.progress || (gate.decision.by ?? "") === this.me();
+    const newest = this.history.find((gate) => gate.state === "decided" && gate.undoable && mine(gate));
     return this.#mine.at(-1) ?? newest ?? null;
+  }
+
+  /** The gate that was given a route last, by anybody. */
+  get answered() {
+    return this.history.find((gate) => gate.decision && gate.decision.route !== null) ?? null;
   }
 
   /** One after the other, and after the answers on their way: it is the last one that is meant. */
@@ -157,14 +200,16 @@ export class Gates extends EventTarget {
   }
 
   async #undo(gate) {
-    if (!gate) {
-      const last = this.history.find((one) => one.state === "decided");
-      this.#say(
-        last ? "Too late to undo: the prompt already went on." : "There is nothing to undo.",
-        "bad",
-      );
+    const last = this.answered;
+    if (!gate && !last) {
+      this.#say("There is nothing to undo.", "bad");
       return;
     }
+    if (!gate && last.undoable) {
+      this.#say(`${told(last.decision)} for ${last.title}; the history can take it back.`, "bad");
+      return;
+    }
+    gate ??= last; // the server knows why it is too late
     const [status, body] = await this.#send(gate, "undo", {});
     this.#mine = this.#mine.filter((one) => one.id !== gate.id);
     if (status !== 200) {
@@ -177,6 +222,18 @@ export class Gates extends EventTarget {
     }
     this.#changed();
     if (!this.undoable) this.#inOrder(() => this.#readAll()); // for older decisions
+  }
+
+  /** See to it that an answer is not used again. */
+  async askAgain(gate) {
+    const [status, body] = await this.#send(gate, "ask-again", {});
+    if (status === 200) {
+      this.#remember(body);
+      this.#say(`Asked again from now on: images like ${gate.title}.`, "good");
+    } else {
+      this.#say(`Not done: ${body.error}`, "bad");
+    }
+    this.#changed();
   }
 
   async clearMask(gate, index) {
@@ -203,8 +260,10 @@ export class Gates extends EventTarget {
     this.#sending.delete(gate.id);
     if (status < 422) this.#ends(gate);
     if (status === 200) {
-      if (path === "decision" && gate.undoable) this.#mine.push(gate);
-      this.#say(`${said} recorded for ${gate.title}.`, "good");
+      const taken = this.history.some((one) => one.id === gate.id && !one.undoable);
+      if (path === "decision" && gate.undoable && !taken) this.#mine.push(gate);
+      const later = gate.state === "parked" && path === "decision" ? "; it goes on by itself" : "";
+      this.#say(`${said} recorded for ${gate.title}${later}.`, "good");
     } else if (status === 409 && reply.decision) {
       this.#say(`Too late for ${gate.title}: ${told(reply.decision)} first.`, "bad");
     } else if (status === 404 || status === 410) {
@@ -213,6 +272,9 @@ export class Gates extends EventTarget {
       this.queue.unshift(gate); // it still waits
       this.#say(`Not recorded: ${reply.error}`, "bad");
     }
+    const back = this.#meanwhile.get(gate.id);
+    if (back) this.#published(back);
+    this.#meanwhile.delete(gate.id);
     this.#changed();
   }
 
@@ -228,6 +290,8 @@ export class Gates extends EventTarget {
         if (!GONE_FOR_NOW.has(reply.status)) {
           return [reply.status, await reply.json().catch(() => ({ error: reply.statusText }))];
         }
+        const why = await reason(reply);
+        if (why) this.#say(`${gate.title}: ${why}. Trying again …`, "busy");
       } catch {
         // no connection: said below, tried again
       }
@@ -242,12 +306,18 @@ export class Gates extends EventTarget {
   // -- news
 
   #published(gate) {
-    const known = [...this.queue, ...this.skipped].some((one) => one.id === gate.id);
-    if (known || !this.#isOpen(gate)) return;
-    const again = gate.version > FIRST; // taken back: its place may be on a page long read
-    if (again) this.#waitsAgain(gate);
-    // A new one with unread pages before it will be read in its turn.
-    if (again || this.#cursor === null) this.queue.push(gate);
+    if (this.#open(gate.id)) {
+      this.#updated(gate);
+    } else if (this.#sending.has(gate.id)) {
+      this.#meanwhile.set(gate.id, gate);
+    } else if (this.#isOpen(gate)) {
+      const again = gate.version > FIRST; // taken back, or put back: perhaps of a page long read
+      if (again) this.#waitsAgain(gate);
+      // A new one with unread pages before it will be read in its turn.
+      const urgent = gate.state === "waiting" && this.queue.some((one) => one.state === "parked");
+      if (again || urgent || this.#cursor === null) this.#line([gate]);
+      if (gate.reason) this.#say(`${gate.title} could not go on: it waits again.`, "bad");
+    }
   }
 
   #waitsAgain(gate) {
@@ -255,23 +325,45 @@ export class Gates extends EventTarget {
     this.#mine = this.#mine.filter((one) => one.id !== gate.id);
   }
 
-  #masked(gate) {
+  #updated(gate) {
     for (const list of [this.queue, this.skipped]) {
       const at = list.findIndex((one) => one.id === gate.id);
-      if (at >= 0) list[at] = gate;
+      if (at >= 0 && list[at].version < gate.version) list[at] = gate;
     }
   }
 
+  /** It ended; or it had, and now somebody goes on with it, or has. */
   #ended(gate) {
+    const open = this.#open(gate.id);
+    if (open && open.version > gate.version) return; // old news: it waits again
     this.#ends(gate);
+    this.#meanwhile.delete(gate.id);
     const shown = this.current?.id === gate.id;
     this.#drop(gate.id);
-    this.history = [gate, ...this.history.filter((one) => one.id !== gate.id)].slice(0, HISTORY);
+    this.#remember(gate);
+    this.#forgetUndo(gate);
     if (shown) {
       const why = gate.decision && gate.state !== "expired" ? told(gate.decision) : gate.reason;
       this.#say(`${gate.title}: ${why}.`, "bad");
     }
     this.#refill();
+  }
+
+  /** In the history a gate keeps its place; one that was decided long ago gets it. */
+  #remember(gate) {
+    const at = this.history.findIndex((one) => one.id === gate.id);
+    if (at >= 0) {
+      if (this.history[at].version <= gate.version) this.history[at] = gate;
+      return;
+    }
+    const old = gate.resuming || gate.state === "resumed";
+    const after = old ? this.history.findIndex((one) => one.decision?.at < gate.decision.at) : 0;
+    this.history.splice(after < 0 ? HISTORY : after, 0, gate);
+    this.history.length = Math.min(this.history.length, HISTORY);
+  }
+
+  #forgetUndo(gate) {
+    if (!gate.undoable) this.#mine = this.#mine.filter((one) => one.id !== gate.id);
   }
 
   // -- inside
@@ -286,12 +378,24 @@ export class Gates extends EventTarget {
   }
 
   #concerns(gate) {
-    return !this.#node || gate.node_id === this.#node;
+    if (this.#node && gate.node_id !== this.#node) return false;
+    return !this.#workflow || gate.workflow_id === this.#workflow;
+  }
+
+  #open(id) {
+    return [...this.queue, ...this.skipped].find((gate) => gate.id === id);
+  }
+
+  /** More gates for the queue; the one on show stays on show. */
+  #line(gates) {
+    const [shown, ...rest] = this.queue;
+    this.queue = [...(shown ? [shown] : []), ...urgentFirst([...rest, ...gates])];
   }
 
   #filtered(path) {
     const url = this.url(path);
     if (this.#node) url.searchParams.set("node", this.#node);
+    if (this.#workflow) url.searchParams.set("workflow", this.#workflow);
     return url;
   }
 
@@ -332,10 +436,8 @@ export class Gates extends EventTarget {
   async #readOn() {
     try {
       const page = await this.#get(this.#filtered(`gates?limit=${PAGE}&cursor=${this.#cursor ?? ""}`));
-      const known = new Set([...this.queue, ...this.skipped].map((gate) => gate.id));
-      this.queue.push(
-        ...page.gates.filter((gate) => !known.has(gate.id) && this.#isOpen(gate)),
-      );
+      const unknown = (gate) => !this.#open(gate.id) && this.#isOpen(gate);
+      this.#line(page.gates.filter(unknown));
       this.#cursor = page.next;
       this.waiting = page.waiting;
       this.reading = false;
@@ -363,6 +465,12 @@ export class Gates extends EventTarget {
   #say(text, tone = "") {
     this.dispatchEvent(new CustomEvent("said", { detail: { text, tone } }));
   }
+}
+
+/** What waits holds up a prompt, and the queue behind it; what is parked does not. */
+function urgentFirst(gates) {
+  const parked = (gate) => gate.state === "parked";
+  return [...gates.filter((gate) => !parked(gate)), ...gates.filter(parked)];
 }
 
 /** "Anna chose “keep”" */

@@ -1,23 +1,28 @@
 /**
  * The panel's page: shows the gate in front, takes clicks and keys. What it knows comes from
- * `Gates`; Gradio's part of the page is the mask editor, reached by the hidden buttons below.
+ * `Gates`; the mask editor is Gradio's, see `Painting`, and what is past is shown by `Records`.
  *
  * All texts that people wrote (titles, labels, notes, names) enter the page as text, never as HTML.
  */
 
 import { Gates } from "./gates.js";
+import { Painting } from "./painting.js";
+import { $, age, element, say, span } from "./parts.js";
+import { Records } from "./records.js";
 
 const AHEAD = 3; // previews kept ready
 const PAN = 80; // px an arrow key moves a zoomed image
 const SETTLE = 200; // ms in which a double click does not decide the gate that has just come
 const ENLARGED = 4; // times at most a small image is
 const SURE = 4000; // ms to confirm a Stop
-const SAVE_MOST = 90_000; // ms; a small machine takes seconds to read a large canvas
 const NAME = "imagegate.name";
 
 const query = new URLSearchParams(location.search);
 const base = new URL("../", import.meta.url);
-const gates = new Gates(base, query.get("node") ?? "");
+const embedded = query.get("embed") === "1";
+const gates = new Gates(base, query.get("node") ?? "", query.get("workflow") ?? "");
+const painting = new Painting({ looking: () => view, begins: unzoom, ends: () => view.gate && showMask(view.gate), fit });
+const records = new Records(gates, embedded, undo);
 
 /** What this page shows beside the gates themselves. */
 const view = {
@@ -26,29 +31,29 @@ const view = {
   version: -1,
   shownAt: 0,
   zoomed: false,
-  painting: null, // {gate, index, opened} while the mask editor is open
   stopAsked: 0,
   ahead: [],
   online: false,
-  history: null, // as it was last rendered
   notes: new Map(), // gate id -> what is written but not sent
   noted: "", // the gate that the note on show is about
 };
-
-let saves = 0;
-
-const $ = (id) => document.getElementById(id);
 
 // -- building
 
 const TOP = `
   <header class="ig-head">
     <h1 id="ig-title"></h1>
+    <span id="ig-parked" hidden>parked</span>
+    <span id="ig-worker"></span>
     <span id="ig-facts"></span>
     <span id="ig-clock" role="timer"></span>
     <span id="ig-pending"></span>
   </header>
   <div id="ig-offline" role="alert" hidden>Connection lost. Trying again; nothing you clicked is lost.</div>
+  <div id="ig-notice" role="alert" hidden>
+    <p><b>It could not go on.</b> Decide again to try once more.</p>
+    <pre tabindex="0" aria-label="Message"></pre>
+  </div>
   <div id="ig-stage">
     <div class="ig-frame"><img id="ig-image" alt="" draggable="false"><div id="ig-mask"></div></div>
     <div id="ig-empty" hidden><h2></h2><p></p></div>
@@ -78,21 +83,22 @@ const BOTTOM = `
   <details id="ig-unreadable" hidden><summary></summary><ul></ul></details>
   <details id="ig-past"><summary>History</summary><ol id="ig-history"></ol></details>
   <p class="ig-keys"><kbd>1</kbd>–<kbd>9</kbd>, <kbd>0</kbd> routes · <kbd>M</kbd> mask · <kbd>N</kbd> skip ·
-    <kbd>U</kbd> undo · <kbd>Space</kbd> zoom</p>`;
+    <kbd>U</kbd> undo · <kbd>Space</kbd> zoom</p>
+  <div id="ig-store" hidden><span></span><ul aria-label="Who shares the store"></ul></div>`;
 
 function build() {
   $("ig-top").innerHTML = TOP;
   $("ig-bottom").innerHTML = BOTTOM;
-  document.body.classList.toggle("ig-embed", query.get("embed") === "1");
+  document.body.classList.toggle("ig-embed", embedded);
   $("ig-name").value = remembered();
-  $("ig-past").open = innerWidth > 700 && query.get("embed") !== "1";
+  $("ig-past").open = innerWidth > 700 && !embedded;
 
-  $("ig-skip").onclick = () => leaveEditor() && gates.skip();
+  $("ig-skip").onclick = () => painting.leave() && gates.skip();
   $("ig-undo").onclick = () => undo();
   $("ig-stop").onclick = stop;
-  $("ig-mask-edit").onclick = openEditor;
-  $("ig-mask-save").onclick = saveMask;
-  $("ig-mask-cancel").onclick = closeEditor;
+  $("ig-mask-edit").onclick = () => painting.open();
+  $("ig-mask-save").onclick = () => painting.save();
+  $("ig-mask-cancel").onclick = () => painting.close();
   $("ig-mask-clear").onclick = clearMask;
   $("ig-zoom").onclick = () => zoom();
   $("ig-image").onclick = (event) => !view.dragged && zoom(event);
@@ -106,22 +112,15 @@ function build() {
     if (gates.unsent) event.preventDefault(); // an answer is still on its way
   });
 
+  gates.me = () => signed().by;
   gates.addEventListener("change", render);
   gates.addEventListener("said", (event) => say(event.detail));
   setInterval(clock, 1000);
   const sizes = new ResizeObserver(fit);
-  for (const part of [$("ig-title").parentNode, $("ig-offline"), $("ig-thumbs"), $("ig-bottom")]) sizes.observe(part);
+  for (const part of [$("ig-title").parentNode, $("ig-offline"), $("ig-notice"), $("ig-thumbs"), $("ig-bottom")]) sizes.observe(part);
   addEventListener("resize", fit);
   gates.listen();
   render();
-}
-
-/** An element with text, never with HTML. */
-function element(tag, text = "", attributes = {}) {
-  const made = document.createElement(tag);
-  made.textContent = text;
-  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-  return made;
 }
 
 // -- showing
@@ -129,7 +128,7 @@ function element(tag, text = "", attributes = {}) {
 function render() {
   const gate = gates.current;
   if (gate?.id !== view.gate?.id) show(gate);
-  else if (gate && gate.version !== view.version && !view.painting) showMask(gate);
+  else if (gate && gate.version !== view.version && !painting.now) showMask(gate);
   view.gate = gate;
   view.version = gate?.version ?? -1;
   document.body.classList.toggle("ig-idle", gate === null);
@@ -142,19 +141,22 @@ function render() {
   view.online = gates.online;
   // Gradio, finding its server gone, would reload the page and with it what is painted.
   for (const id of ["ig-mask-edit", "ig-mask-save", "ig-mask-cancel"]) $(id).disabled = !gates.online;
-  $("ig-undo").disabled = gates.undoable === null;
-  $("ig-undo").hidden = !gates.progress && gates.undoable === null; // a prompt cannot go back
+  const { undoable, answered } = gates;
+  $("ig-undo").disabled = undoable === null && answered === null;
+  // A prompt that waited cannot go back; for one that was parked Undo says who has gone on.
+  $("ig-undo").hidden = !gates.progress && undoable === null && answered?.mode !== "park";
   $("ig-skip").disabled = gates.queue.length + gates.skipped.length < 2;
   clock();
+  renderStanding(gate);
   renderEmpty(gate);
   renderProgress();
-  renderHistory();
+  if (!embedded) records.render();
   prefetch();
 }
 
 /** Another gate, or none, comes to the front. */
 function show(gate) {
-  if (view.painting && view.painting.gate.id !== gate?.id) closeEditor();
+  if (painting.now && painting.now.gate.id !== gate?.id) painting.close();
   const focused = document.activeElement.closest("#ig-routes button")?.id;
   Object.assign(view, { gate, index: 0, shownAt: performance.now(), stopAsked: 0 });
   unzoom();
@@ -163,7 +165,6 @@ function show(gate) {
   $("ig-stop").textContent = "Stop";
   $("ig-title").title = gate?.title ?? ""; // a long one is cut off
   const facts = gate ? [gate.file === gate.title ? "" : gate.file, `${gate.width} × ${gate.height}`] : [];
-  if (gate?.mode === "park") facts.push("parked");
   $("ig-facts").textContent = facts.filter(Boolean).join(" · ");
   $("ig-routes").replaceChildren(...(gate?.labels ?? []).map((label, i) => routeButton(gate, label, i + 1)));
   $(focused)?.focus({ preventScroll: true }); // whoever decides by Tab and Enter goes on from here
@@ -182,7 +183,7 @@ function routeButton(gate, label, route) {
 function thumb(gate, index) {
   const button = element("button", "", { type: "button", role: "tab", title: `Image ${index + 1}` });
   button.append(element("img", "", { src: gates.image(gate, index), loading: "lazy", alt: `Image ${index + 1}` }));
-  button.onclick = () => leaveEditor() && look(index);
+  button.onclick = () => painting.leave() && look(index);
   return button;
 }
 
@@ -234,7 +235,8 @@ function clock() {
   const gate = gates.current;
   const now = Date.now() / 1000 + gates.clock;
   // A folder's images have all waited since it was opened: that says nothing.
-  const parts = gate && !gate.file ? [`waiting ${span(now - gate.created_at)}`] : [];
+  const long = gate?.state === "parked" ? age : span; // nobody counts the seconds of a parked one
+  const parts = gate && !gate.file ? [`waiting ${long(now - gate.created_at)}`] : [];
   if (gate?.deadline) parts.push(`${span(gate.deadline - now)} left`);
   $("ig-clock").textContent = parts.join(" · ");
   $("ig-clock").classList.toggle("ig-urgent", Boolean(gate?.deadline) && gate.deadline - now < 30);
@@ -247,17 +249,20 @@ function fit() {
   const beside = $("ig-bottom").getBoundingClientRect().left >= stage.getBoundingClientRect().right;
   const last = !beside ? $("ig-status") : $("ig-thumbs").offsetHeight ? $("ig-thumbs") : stage;
   const others = last.getBoundingClientRect().bottom + scrollY - stage.offsetHeight;
-  const least = Math.min(innerHeight / 2, 320);
+  const least = Math.min(innerHeight * (embedded ? 0.38 : 0.5), 320);
   const height = `${Math.round(Math.max(least, innerHeight - others - 8))}px`;
   document.documentElement.style.setProperty("--ig-stage", height);
 }
 
-function span(seconds) {
-  const whole = Math.max(0, Math.floor(seconds));
-  const [hours, minutes] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60];
-  if (hours >= 48) return `${Math.floor(hours / 24)} days`;
-  const two = (number) => String(number).padStart(2, "0");
-  return `${hours ? `${hours}:${two(minutes)}` : minutes}:${two(whole % 60)}`;
+/** Whether the gate is parked, why it is back, and where it came from if that could be several. */
+function renderStanding(gate) {
+  const parked = gate?.state === "parked";
+  $("ig-parked").hidden = !parked;
+  $("ig-worker").textContent = gate?.worker && gates.workers.length > 1 ? `from ${gate.worker}` : "";
+  const why = (parked && gate.reason) || "";
+  const message = $("ig-notice").querySelector("pre");
+  if (message.textContent !== why) message.textContent = why; // else it would scroll back
+  $("ig-notice").hidden = !why;
 }
 
 function renderEmpty(gate) {
@@ -286,39 +291,6 @@ function renderProgress() {
   $("ig-unreadable").hidden = !bad;
   summary.textContent = `${bad} unreadable, left where they are`;
   list.replaceChildren(...session.unreadable.map(({ file, reason }) => element("li", `${file}: ${reason}`)));
-}
-
-function renderHistory() {
-  if (view.history === gates.history) return; // a button under the pointer, or with the focus, stays
-  view.history = gates.history;
-  const rows = gates.history.map((gate) => {
-    const row = element("li", "", { "data-gate": gate.id });
-    const answer = gate.state === "withdrawn" ? "withdrawn" : gate.decision.route === null ? "Stop" : gate.decision.label;
-    row.append(
-      element("span", gate.file || gate.title, { class: "ig-what" }),
-      element("b", answer, { class: `ig-answer ig-${gate.state}` }),
-    );
-    const about = [gate.decision?.by, gate.decision && when(gate.decision.at), gate.decision?.note, gate.reason];
-    row.append(element("small", about.filter(Boolean).join(" · ")));
-    if (gate.state === "decided" && gate.undoable) {
-      const button = element("button", "Undo", { type: "button", "aria-label": `Undo ${gate.title}` });
-      button.onclick = () => undo(gate);
-      row.append(button);
-    }
-    return row;
-  });
-  $("ig-history").replaceChildren(...rows);
-  $("ig-past").hidden = rows.length === 0;
-}
-
-function when(seconds) {
-  return new Date(seconds * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
-}
-
-function say({ text, tone }) {
-  const status = $("ig-status");
-  status.textContent = text;
-  status.dataset.tone = tone ?? "";
 }
 
 // -- deciding
@@ -350,7 +322,7 @@ function signed() {
 async function decide(gate, route, at) {
   if (gate.id !== view.gate?.id || at - view.shownAt < SETTLE) return;
   const words = signed();
-  if (view.painting && !(await saveMask())) return;
+  if (painting.now && !(await painting.save())) return;
   if (gate.id !== view.gate?.id) return;
   $("ig-note").value = ""; // it goes with the decision
   gates.decide(gate, route, words);
@@ -360,7 +332,7 @@ async function decide(gate, route, at) {
 
 /** Undo brings another gate to the front, which would throw away what is being painted. */
 function undo(gate) {
-  if (leaveEditor()) gates.undo(gate);
+  if (painting.leave()) gates.undo(gate);
 }
 
 /** The first click asks, the second one, not of the same double click, acts. */
@@ -373,7 +345,9 @@ function stop() {
   }
   view.stopAsked = performance.now();
   $("ig-stop").textContent = "Really stop?";
-  say({ text: gates.progress ? "Stop ends the session. Click again to stop." : "Stop ends the whole prompt. Click again to stop.", tone: "busy" });
+  const parked = view.gate.state === "parked";
+  const what = gates.progress ? "the session" : parked ? "this gate only" : "the whole prompt";
+  say({ text: `Stop ends ${what}. Click again to stop.`, tone: "busy" });
   setTimeout(() => {
     if (performance.now() - view.stopAsked < SURE - 50) return;
     $("ig-stop").textContent = "Stop";
@@ -385,7 +359,7 @@ function stop() {
 
 /** Fit, or one image pixel a screen pixel, around the point that was clicked. */
 function zoom(event) {
-  if (!view.gate || view.painting) return;
+  if (!view.gate || painting.now) return;
   if (view.zoomed) {
     unzoom();
     return;
@@ -435,108 +409,16 @@ function unzoom() {
   $("ig-image").style.width = "";
 }
 
-// -- painting: Gradio's ImageEditor, in the page only while it is used
-
-function press(id) {
-  const host = $(id);
-  (host?.matches("button") ? host : host?.querySelector("button"))?.click();
-}
-
-function openEditor() {
-  if (!view.gate || view.painting) return;
-  unzoom();
-  view.painting = { gate: view.gate, index: view.index, how: "start", opened: false };
-  painting(true);
-  say({ text: "Opening the mask editor …", tone: "busy" });
-  press("ig-edit-open");
-}
-
-/** Called by Gradio once the editor stands in the page. */
-function opened() {
-  if (!view.painting) return;
-  view.painting.opened = true;
-  fit();
-  say({ text: "Paint what the mask shall cover." });
-}
-
 /** While painting: start again from nothing. Else: clear what is saved. */
 function clearMask() {
-  if (!view.painting) return view.gate && gates.clearMask(view.gate, view.index);
-  view.painting.how = "blank";
-  say({ text: "Clearing …", tone: "busy" });
-  press("ig-edit-open");
-}
-
-/** Save what was painted. Resolves to whether it is saved. */
-function saveMask() {
-  const { painting: now } = view;
-  if (!now) return Promise.resolve(true);
-  if (!now.opened) {
-    closeEditor(); // nothing can have been painted yet
-    return Promise.resolve(true);
-  }
-  if (now.saved) return now.saved.promise;
-  say({ text: "Saving the mask …", tone: "busy" });
-  now.saved = resolvers();
-  now.how = String(++saves);
-  setTimeout(maskSaved, SAVE_MOST, `the server did not answer within ${SAVE_MOST / 1000} s`, now.saved);
-  press("ig-edit-save");
-  return now.saved.promise;
-}
-
-function target() {
-  const { painting: now } = view;
-  return now ? `${now.gate.id} ${now.index} ${now.how}` : "";
-}
-
-/** Called by Gradio after the server took the mask, or refused it. */
-function maskSaved(result, saved = view.painting?.saved) {
-  const now = view.painting;
-  if (!saved || now?.saved !== saved) return;
-  const error = result === `saved ${target()}` ? "" : result;
-  now.saved = null;
-  if (error) say({ text: `Mask not saved: ${error}`, tone: "bad" });
-  else {
-    closeEditor();
-    say({ text: `Mask saved for ${now.gate.title}.`, tone: "good" });
-  }
-  saved?.resolve(!error);
-}
-
-function closeEditor() {
-  if (!view.painting) return;
-  view.painting.saved?.resolve(false);
-  view.painting = null;
-  painting(false);
-  press("ig-edit-close");
-  if (view.gate) showMask(view.gate);
-}
-
-/** False, and a word, where going on would throw away what is being painted. */
-function leaveEditor() {
-  if (!view.painting) return true;
-  say({ text: "Save or cancel the mask first.", tone: "bad" });
-  return false;
-}
-
-function painting(on) {
-  document.body.classList.toggle("ig-painting", on);
-  $("ig-mask-edit").hidden = on;
-  $("ig-mask-save").hidden = !on;
-  $("ig-mask-cancel").hidden = !on;
-  if (on) $("ig-mask-clear").disabled = false;
-}
-
-function resolvers() {
-  const made = {};
-  made.promise = new Promise((resolve) => (made.resolve = resolve));
-  return made;
+  if (painting.now) painting.clear();
+  else if (view.gate) gates.clearMask(view.gate, view.index);
 }
 
 // -- keys
 
 const KEYS = {
-  m: () => (view.painting ? saveMask() : openEditor()),
+  m: () => (painting.now ? painting.save() : painting.open()),
   n: () => $("ig-skip").click(),
   u: () => $("ig-undo").click(),
   " ": () => zoom(),
@@ -560,7 +442,7 @@ function key(event) {
   if (typing && event.key === "Escape") event.target.blur(); // back to the keys
   const arrows = event.key.startsWith("Arrow");
   if (typing || event.ctrlKey || event.metaKey || event.altKey || (event.repeat && !arrows)) return;
-  if (view.painting && (arrows || event.key === " ")) return; // the editor's own controls
+  if (painting.now && (arrows || event.key === " ")) return; // the editor's own controls
   if (arrows && !view.zoomed && (view.gate?.batch ?? 1) === 1) return; // scrolls the page
   const route = /^[0-9]$/.test(event.key) ? Number(event.key) || 10 : 0;
   const act = route ? () => decide(view.gate, route, event.timeStamp) : KEYS[event.key.toLowerCase()];
@@ -568,9 +450,6 @@ function key(event) {
   event.preventDefault(); // Space would scroll, or press the button that has the focus
   act();
 }
-
-/** For Gradio's events: which image they are about, and what became of it. */
-globalThis.imageGate = { target, opened, saved: (result) => maskSaved(result) };
 
 // Gradio draws its part when it is ready.
 const ready = () => $("ig-top") && $("ig-bottom");

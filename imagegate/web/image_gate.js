@@ -3,7 +3,8 @@
  *
  * Three things, each in its own section below:
  *   outputs   only `mask` and the first `routes` outputs are shown, each under its label
- *   gates     a node whose gate waits is marked, said once in a toast, and shows the panel
+ *   gates     a node whose gate waits, or is parked, is marked, said once in a toast, and shows the
+ *             panel
  *   extension how ComfyUI calls the two
  *
  * Works on the canvas (front end 1.27 and later) and on Vue nodes ("Nodes 2.0").
@@ -17,6 +18,9 @@ const OUTPUT = 2; // litegraph's NodeSlotType.OUTPUT
 const PANEL_TITLE = "Image Gate";
 const PANEL_SIZE = { width: 520, height: 540, minHeight: 420 };
 const MARK_COLOR = "#f5a524";
+const PARKED_COLOR = "#a99cf5"; // nothing is held up
+const TOAST = 6000; // ms
+const TROUBLE = 20_000; // ms; a message to be read
 
 // ---------------------------------------------------------------------------------------------
 // Outputs: the `routes` and `labels` widgets are the truth, the slots follow
@@ -162,37 +166,59 @@ const waiting = new Map();
 const over = new Set();
 /** Gates not yet said in a toast. */
 const unsaid = new Set();
-/** The panels shown so far: node -> {iframe, nodeId, sizeBefore}. */
+/** Parked gates that were there when the page came: they do not push their panel into a node. */
+const old = new Set();
+/** The toast about parked gates while it is shown: {message, ids, until}. */
+let parkedToast = null;
+/** The panels shown so far: node -> {iframe, gate, sizeBefore}. */
 const panels = new WeakMap();
-/** Number of gates waiting behind a node, the subgraph nodes around it included. */
+/** Numbers of gates behind a node, the subgraph nodes around it included: {waiting, parked}. */
 let marks = new Map();
 /** Nodes that can draw their mark. */
 const decorated = new WeakSet();
 
+const isParked = (gate) => gate.state === "parked";
+
 /** The nodes from the root graph down to `"4:2"`; empty where this workflow has no such node. */
-function nodesOf({ node_id: nodeId, workflow_id: workflowId }) {
+function nodesOf(gate) {
   const path = [];
   let graph = app.rootGraph ?? app.graph;
-  if (workflowId && graph?.id && workflowId !== graph.id) return []; // in another tab of ComfyUI
-  for (const id of String(nodeId).split(":")) {
+  // What waits without naming a workflow was just queued; what is parked may be days old.
+  const known = gate.workflow_id && graph?.id;
+  if (known ? gate.workflow_id !== graph.id : isParked(gate)) return [];
+  for (const id of String(gate.node_id).split(":")) {
     const node = graph?.getNodeById(id);
     if (!node) return [];
     path.push(node);
     graph = node.subgraph;
   }
-  return path;
+  const other = isParked(gate) && path.at(-1).comfyClass !== NODE_CLASS; // changed since then
+  return other ? [] : path;
 }
 
 function published(gate) {
-  if (waiting.has(gate.id)) return;
+  const known = waiting.get(gate.id);
+  if (known && known.version >= gate.version) return;
   waiting.set(gate.id, gate);
-  if (!unsaid.size) setTimeout(sayOnce, 250); // the items of a list arrive together
-  unsaid.add(gate.id);
+  if (!known) {
+    if (!unsaid.size) setTimeout(sayOnce, 250); // the items of a list arrive together
+    unsaid.add(gate.id);
+  }
   showGates();
+}
+
+/** It waits again: its answer was taken back, or it was put back because it could not go on. */
+function again(gate) {
+  over.delete(gate.id);
+  published(gate);
+  if (!isParked(gate)) return;
+  unsaid.delete(gate.id);
+  if (gate.reason) sayTrouble(gate);
 }
 
 function ended(gate) {
   over.add(gate.id);
+  old.delete(gate.id);
   if (!waiting.delete(gate.id)) return;
   showGates();
   // The answer is given: ComfyUI's own keys shall work again without a click beside the panel.
@@ -204,14 +230,36 @@ function ended(gate) {
 function sayOnce() {
   const gates = [...unsaid].map((id) => waiting.get(id)).filter(Boolean);
   unsaid.clear();
-  if (!gates.length) return;
-  const [{ title, labels = [] }] = gates;
-  app.extensionManager.toast.add({
-    severity: "info",
-    summary: gates.length === 1 ? "An image waits for you" : `${gates.length} images wait for you`,
-    detail: `${title || "Image Gate"} · ${labels.join(" / ")}`,
-    life: 6000,
-  });
+  const here = gates.filter((gate) => !isParked(gate));
+  if (here.length) {
+    const many = `${here.length} images wait for you`;
+    say(here.length === 1 ? "An image waits for you" : many, about(here[0]));
+  }
+  const parked = gates.filter(isParked);
+  if (parked.length) sayParked(parked);
+}
+
+/** A hundred prompts that park one after the other have one toast, which counts. */
+function sayParked(gates) {
+  const shown = parkedToast && performance.now() < parkedToast.until ? parkedToast : null;
+  const ids = new Set([...(shown?.ids ?? []), ...gates.map((gate) => gate.id)]);
+  if (shown) app.extensionManager.toast.remove?.(shown.message);
+  const many = `${ids.size} images are parked, waiting for you`;
+  const message = say(ids.size === 1 ? "An image is parked, waiting for you" : many, about(gates[0]));
+  parkedToast = { message, ids, until: performance.now() + TOAST };
+}
+
+function sayTrouble(gate) {
+  const detail = gate.reason.length > 300 ? `${gate.reason.slice(0, 300)} …` : gate.reason;
+  say(`${gate.title || "Image Gate"} could not go on`, detail, "warn", TROUBLE);
+}
+
+const about = ({ title, labels = [] }) => `${title || "Image Gate"} · ${labels.join(" / ")}`;
+
+function say(summary, detail, severity = "info", life = TOAST) {
+  const message = { severity, summary, detail, life };
+  app.extensionManager.toast.add(message);
+  return message;
 }
 
 /** Asks the server what waits: after a reload, and when the connection was lost. */
@@ -223,7 +271,9 @@ async function restore() {
     const gates = (await response.json()).waiting;
     const still = new Set(gates.map((gate) => gate.id));
     known.filter((id) => !still.has(id)).forEach((id) => waiting.delete(id));
-    gates.filter((gate) => !over.has(gate.id)).forEach(published);
+    const open = gates.filter((gate) => !over.has(gate.id));
+    open.filter((gate) => isParked(gate) && !waiting.has(gate.id)).forEach(({ id }) => old.add(id));
+    open.forEach(published);
     showGates();
   } catch (error) {
     console.warn("Image Gate: cannot ask what waits.", error);
@@ -235,17 +285,25 @@ function showGates() {
   for (const gate of waiting.values()) {
     const path = nodesOf(gate);
     for (const node of path) {
-      marks.set(node, (marks.get(node) ?? 0) + 1);
+      const mark = marks.get(node) ?? { waiting: 0, parked: 0 };
+      mark[isParked(gate) ? "parked" : "waiting"] += 1;
+      marks.set(node, mark);
       decorate(node);
     }
     // A loop shows its own node in place of the gates that it makes.
-    if (path.at(-1)?.comfyClass === NODE_CLASS) showPanel(path.at(-1), String(gate.node_id));
+    if (path.at(-1)?.comfyClass === NODE_CLASS) showPanel(path.at(-1), gate);
   }
   markVueNodes();
   app.canvas?.setDirty(true, true);
 }
 
-const markText = (count) => (count > 1 ? `${count} waiting for you` : "waiting for you");
+function markText({ waiting, parked }) {
+  if (!waiting) return parked > 1 ? `${parked} parked, waiting for you` : "parked, waiting for you";
+  const also = parked ? ` · ${parked} parked` : "";
+  return (waiting > 1 ? `${waiting} waiting for you` : "waiting for you") + also;
+}
+
+const markColor = ({ waiting }) => (waiting ? MARK_COLOR : PARKED_COLOR);
 
 /** Canvas: a border and a small flag, drawn only, so that nothing of it is saved. */
 function decorate(node) {
@@ -254,19 +312,23 @@ function decorate(node) {
   // In place of the green border of a running node: nothing runs here, a person is waited for.
   const { running } = node.strokeStyles;
   node.strokeStyles.running = function () {
-    return marks.has(node) ? { color: MARK_COLOR, lineWidth: 3 } : running?.call(this);
+    const mark = marks.get(node);
+    // What is parked holds nothing up: the next prompt may be running through this node.
+    const runs = mark?.waiting ? null : running?.call(this);
+    return runs || !mark ? runs : { color: markColor(mark), lineWidth: 3 };
   };
   chain(node, "onDrawForeground", (ctx) => {
-    if (marks.has(node)) drawFlag(ctx, markText(marks.get(node)));
+    const mark = marks.get(node);
+    if (mark) drawFlag(ctx, markText(mark), markColor(mark));
   });
 }
 
-function drawFlag(ctx, text) {
+function drawFlag(ctx, text, color) {
   ctx.save();
   ctx.font = "bold 12px sans-serif";
   const width = ctx.measureText(text).width + 16;
   const top = -LiteGraph.NODE_TITLE_HEIGHT - 31;
-  ctx.fillStyle = MARK_COLOR;
+  ctx.fillStyle = color;
   ctx.beginPath();
   ctx.roundRect(0, top, width, 20, 10);
   ctx.fill();
@@ -281,51 +343,61 @@ function drawFlag(ctx, text) {
 function markVueNodes() {
   const sheet = (markVueNodes.sheet ??= document.head.appendChild(document.createElement("style")));
   const shown = [...marks].filter(([node]) => node.graph === app.canvas?.graph);
-  const rules = shown.map(([node, count]) => {
+  const rules = shown.map(([node, mark]) => {
+    const color = markColor(mark);
     const element = `.lg-node[data-node-id="${CSS.escape(String(node.id))}"]`;
-    return `${element}::after { content: "${markText(count)}"; }
+    return `${element}::after { content: "${markText(mark)}"; }
       ${element}::before { content: ""; }
-      ${element}::before { position: absolute; inset: -6px; border: 3px solid ${MARK_COLOR};
+      ${element}::before { position: absolute; inset: -6px; border: 3px solid ${color};
         border-radius: 20px; pointer-events: none; }
       ${element}::after { position: absolute; left: 0; top: -32px; padding: 2px 9px;
-        border-radius: 10px; background: ${MARK_COLOR}; color: #1a1205; font-weight: bold; }`;
+        border-radius: 10px; background: ${color}; color: #1a1205; font-weight: bold; }`;
   });
   sheet.textContent = rules.join("\n");
 }
 
 /** Puts the panel into the node, the first time a gate waits there, and keeps it. */
-function showPanel(node, nodeId) {
+function showPanel(node, gate) {
   const panel = panels.get(node);
-  if (!panel) return addPanel(node, nodeId);
+  if (!panel) {
+    if (!old.has(gate.id)) addPanel(node, gate);
+    return;
+  }
   // Two instances of one subgraph share this node: show the one that waits.
-  const busy = [...waiting.values()].some((gate) => String(gate.node_id) === panel.nodeId);
-  if (!busy && panel.nodeId !== nodeId) {
-    panel.nodeId = nodeId;
-    panel.iframe.src = panelURL(nodeId);
+  const busy = [...waiting.values()].some(
+    (other) => samePlace(other, panel.gate) && (isParked(gate) || !isParked(other)),
+  );
+  if (!busy && !samePlace(gate, panel.gate)) {
+    panel.gate = gate;
+    panel.iframe.src = panelURL(gate);
   }
 }
 
-function panelURL(nodeId) {
+const samePlace = (one, other) =>
+  String(one.node_id) === String(other.node_id) && one.workflow_id === other.workflow_id;
+
+/** The panel of one node; another workflow may have a node of that number, and gates parked there. */
+function panelURL({ node_id: node, workflow_id: workflow }) {
   const dark = document.querySelector("html.dark-theme, body.dark-theme");
-  const theme = dark ? "dark" : "light";
-  return api.fileURL(`/imagegate/?node=${encodeURIComponent(nodeId)}&embed=1&__theme=${theme}`);
+  const query = new URLSearchParams({ node, workflow, embed: 1, __theme: dark ? "dark" : "light" });
+  return api.fileURL(`/imagegate/?${query}`);
 }
 
-function addPanel(node, nodeId) {
+function addPanel(node, gate) {
   const box = document.createElement("div");
   Object.assign(box.style, { display: "grid", minHeight: `${PANEL_SIZE.minHeight}px` });
   const starting = document.createElement("span"); // the first time takes some seconds
   starting.textContent = "Starting the panel …";
   Object.assign(starting.style, { gridArea: "1 / 1", placeSelf: "center", opacity: "0.6" });
   const iframe = document.createElement("iframe");
-  iframe.src = panelURL(nodeId);
+  iframe.src = panelURL(gate);
   iframe.title = PANEL_TITLE;
   iframe.allow = "clipboard-write; fullscreen";
   iframe.onload = () => starting.remove();
   Object.assign(iframe.style, { gridArea: "1 / 1", border: "0", borderRadius: "8px" });
   Object.assign(iframe.style, { width: "100%", height: "100%" });
   box.append(starting, iframe);
-  panels.set(node, { iframe, nodeId, sizeBefore: [...node.size] });
+  panels.set(node, { iframe, gate, sizeBefore: [...node.size] });
   const widget = node.addDOMWidget("panel", "iframe", box, {
     serialize: false, // not in the prompt
     hideOnZoom: false,
@@ -364,8 +436,8 @@ app.registerExtension({
 
   async setup() {
     api.addEventListener("imagegate.published", ({ detail }) => {
-      over.delete(detail.id); // its decision was taken back
-      published(detail);
+      if (detail.version > 1) again(detail);
+      else published(detail);
     });
     api.addEventListener("imagegate.decided", ({ detail }) => ended(detail));
     api.addEventListener("imagegate.withdrawn", ({ detail }) => ended(detail));

@@ -17,6 +17,7 @@ from tests.live.comfyui import Comfy, until
 
 EXAMPLE = "/api/workflow_templates/imagegate/keep_or_fix.json"
 MARK_COLOR = (0xF5, 0xA5, 0x24)
+PARKED_COLOR = (0xA9, 0x9C, 0xF5)
 GATE = "live.node(2)"  # of the example workflow
 
 # What the tests ask of ComfyUI's page. `app` is its public object, the graph what extensions use.
@@ -126,14 +127,14 @@ class Front:
                 return
         raise AssertionError(f"route {number} was clicked ten times, and nothing was decided")
 
-    def marked(self) -> bool:
+    def marked(self, color: tuple[int, int, int] = MARK_COLOR) -> bool:
         """Whether something on the screen has the mark's color, as a person would see it."""
         pixels = np.asarray(Image.open(io.BytesIO(self.page.screenshot())).convert("RGB"), int)
-        return bool((np.abs(pixels - MARK_COLOR).max(axis=2) <= 4).sum() > 300)
+        return bool((np.abs(pixels - color).max(axis=2) <= 4).sum() > 300)
 
-    def see_mark(self, there: bool) -> None:
+    def see_mark(self, there: bool, color: tuple[int, int, int] = MARK_COLOR) -> None:
         """Wait until the mark is there, or gone."""
-        until(lambda: self.marked() is there, "mark" if there else "end of the mark")
+        until(lambda: self.marked(color) is there, "mark" if there else "end of the mark")
 
     def shot(self, name: str) -> None:
         """A picture for a person to look at."""

@@ -15,7 +15,7 @@ from playwright.sync_api import TimeoutError as PlaywrightTimeoutError
 
 from tests.browser import chromium as open_chromium
 from tests.live.comfyui import Comfy, gated, node, noise, until
-from tests.live.front import GATE, Front
+from tests.live.front import GATE, PARKED_COLOR, Front
 from tests.painting import PAINT, capsule, open_editor, stroke
 
 VUE_NODES_SINCE = (0, 4)
@@ -83,7 +83,8 @@ def test_from_the_queue_to_the_click(
     front.shot(f"{shot}-2-waiting")
     saved = front.do(f"{GATE}.serialize()")
     assert list(saved["size"]) == size, "the panel is not saved with the workflow"
-    assert saved["widgets_values"] == [2, "keep, fix", "Keep or fix?", 0, "stop"]
+    values = [2, "keep, fix", "Keep or fix?", 0, "stop", "wait", "ask again"]
+    assert saved["widgets_values"] == values
     assert not {"color", "bgcolor"} & set(saved), "nor is the mark"
     front.click_route(1)
     outputs = comfy.finished(run).outputs
@@ -91,6 +92,39 @@ def test_from_the_queue_to_the_click(
     assert "4" not in outputs
     front.see_mark(False)
     front.shot(f"{shot}-3-after")
+
+
+@both
+def test_a_parked_gate_goes_on_from_the_node(
+    front: Front, comfy: Comfy, request: pytest.FixtureRequest
+) -> None:
+    """The prompt ends, a toast says that it is parked, the node is marked in a color of its own and
+    shows the panel; a click there, or after a reload, makes it go on.
+    """
+    shot = f"park-{request.node.callspec.id}-{_version(comfy)}"
+    front.load_example()
+    assert "decision" not in front.do(f"{GATE}.widgets.map((widget) => widget.name)")
+    front.do(f"live.widget({GATE}, 'mode').value = 'park'")
+    for reload in (False, True):
+        run = front.run()
+        assert "execution_success" in comfy.finished(run).events
+        expect(front.page.get_by_text("An image is parked, waiting for you")).to_be_visible()
+        front.see_mark(True, PARKED_COLOR)
+        [gate] = comfy.gates(run)
+        if reload:
+            front.open()
+            front.see(f"{GATE}?.type", "ImageGate", "workflow as it was")
+            front.see_mark(True, PARKED_COLOR)
+            assert comfy.decide(gate, 2).status_code == 200
+        else:
+            expect(front.panel().locator("#ig-parked")).to_be_visible()
+            front.shot(f"{shot}-1-parked")
+            front.click_route(1)
+        comfy.state(gate, "resumed")
+        front.see_mark(False, PARKED_COLOR)
+        last = list(comfy.http.get("/history").json().values())[-1]
+        assert set(last["outputs"]) & {"3", "4"} == ({"4"} if reload else {"3"})
+    front.shot(f"{shot}-2-after")
 
 
 @both

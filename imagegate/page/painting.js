@@ -1,0 +1,128 @@
+/** Painting a mask: Gradio's ImageEditor, in the page only while it is used. */
+
+import { $, say } from "./parts.js";
+
+const SAVE_MOST = 90_000; // ms; a small machine takes seconds to read a large canvas
+
+export class Painting {
+  /** What is painted on: {gate, index, how, opened, saved}; null while nobody paints. */
+  now = null;
+
+  #page;
+  #saves = 0;
+
+  /**
+   * @param {{looking: function, begins: function, ends: function, fit: function}} page
+   *   `looking` gives the gate and the image on show, `begins` makes room for the editor, `ends`
+   *   shows them again, `fit` sizes what stands there
+   */
+  constructor(page) {
+    this.#page = page;
+    /** For Gradio's events: which image they are about, and what became of it. */
+    globalThis.imageGate = {
+      target: () => this.#target(),
+      opened: () => this.#opened(),
+      saved: (result) => this.#saved(result),
+    };
+  }
+
+  open() {
+    const { gate, index } = this.#page.looking();
+    if (!gate || this.now) return;
+    this.#page.begins();
+    this.now = { gate, index, how: "start", opened: false };
+    this.#show(true);
+    say({ text: "Opening the mask editor …", tone: "busy" });
+    press("ig-edit-open");
+  }
+
+  /** Start again from nothing. */
+  clear() {
+    this.now.how = "blank";
+    say({ text: "Clearing …", tone: "busy" });
+    press("ig-edit-open");
+  }
+
+  /** Save what was painted. Resolves to whether it is saved. */
+  save() {
+    const { now } = this;
+    if (!now) return Promise.resolve(true);
+    if (!now.opened) {
+      this.close(); // nothing can have been painted yet
+      return Promise.resolve(true);
+    }
+    if (now.saved) return now.saved.promise;
+    say({ text: "Saving the mask …", tone: "busy" });
+    now.saved = resolvers();
+    now.how = String(++this.#saves);
+    const late = `the server did not answer within ${SAVE_MOST / 1000} s`;
+    setTimeout(() => this.#saved(late, now.saved), SAVE_MOST);
+    press("ig-edit-save");
+    return now.saved.promise;
+  }
+
+  close() {
+    if (!this.now) return;
+    this.now.saved?.resolve(false);
+    this.now = null;
+    this.#show(false);
+    press("ig-edit-close");
+    this.#page.ends();
+  }
+
+  /** False, and a word, where going on would throw away what is being painted. */
+  leave() {
+    if (!this.now) return true;
+    say({ text: "Save or cancel the mask first.", tone: "bad" });
+    return false;
+  }
+
+  // -- called by Gradio
+
+  #target() {
+    return this.now ? `${this.now.gate.id} ${this.now.index} ${this.now.how}` : "";
+  }
+
+  /** The editor stands in the page. */
+  #opened() {
+    if (!this.now) return;
+    this.now.opened = true;
+    this.#page.fit();
+    say({ text: "Paint what the mask shall cover." });
+  }
+
+  /** The server took the mask, or refused it. */
+  #saved(result, saved = this.now?.saved) {
+    const { now } = this;
+    if (!saved || now?.saved !== saved) return;
+    const error = result === `saved ${this.#target()}` ? "" : result;
+    now.saved = null;
+    if (error) say({ text: `Mask not saved: ${error}`, tone: "bad" });
+    else {
+      this.close();
+      say({ text: `Mask saved for ${now.gate.title}.`, tone: "good" });
+    }
+    saved.resolve(!error);
+  }
+
+  // -- inside
+
+  #show(on) {
+    document.body.classList.toggle("ig-painting", on);
+    $("ig-mask-edit").hidden = on;
+    $("ig-mask-save").hidden = !on;
+    $("ig-mask-cancel").hidden = !on;
+    if (on) $("ig-mask-clear").disabled = false;
+  }
+}
+
+function press(id) {
+  const host = $(id);
+  (host?.matches("button") ? host : host?.querySelector("button"))?.click();
+}
+
+function resolvers() {
+  const made = {};
+  made.promise = new Promise((resolve) => (made.resolve = resolve));
+  return made;
+}

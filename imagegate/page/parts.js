@@ -1,0 +1,56 @@
+/** What all parts of the page use: elements, the sentence about what just happened, words. */
+
+const MINUTE = 60;
+const HOUR = 60 * MINUTE;
+const DAY = 24 * HOUR;
+
+export const $ = (id) => document.getElementById(id);
+
+/** An element with text, never with HTML. */
+export function element(tag, text = "", attributes = {}) {
+  const made = document.createElement(tag);
+  made.textContent = text;
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  return made;
+}
+
+/** Say what just happened, in one sentence. */
+export function say({ text, tone }) {
+  const status = $("ig-status");
+  status.textContent = text;
+  status.dataset.tone = tone ?? "";
+}
+
+/** A clock that runs: "1:05", "2:00:00", "3 days". */
+export function span(seconds) {
+  const whole = Math.max(0, Math.floor(seconds));
+  if (whole >= 2 * DAY) return age(whole);
+  const [hours, minutes] = [Math.floor(whole / HOUR), Math.floor(whole / MINUTE) % 60];
+  const two = (number) => String(number).padStart(2, "0");
+  return `${hours ? `${hours}:${two(minutes)}` : minutes}:${two(whole % 60)}`;
+}
+
+/** How long, as one would say it: "5 minutes", "3 days". */
+export function age(seconds) {
+  const parts = [[DAY, "day"], [HOUR, "hour"], [MINUTE, "minute"], [1, "second"]];
+  const [size, name] = parts.find(([size]) => seconds >= size) ?? parts.at(-1);
+  const count = Math.max(0, Math.floor(seconds / size));
+  return `${count} ${name}${count === 1 ? "" : "s"}`;
+}
+
+/** The time of today, the date and the time of any other day. */
+export function when(seconds) {
+  const [then, today] = [new Date(seconds * 1000), new Date()];
+  const time = then.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
+  if (then.toDateString() === today.toDateString()) return time;
+  const year = then.getFullYear() === today.getFullYear() ? undefined : "numeric";
+  return `${then.toLocaleDateString([], { day: "numeric", month: "short", year })}, ${time}`;
+}
+
+/** "1.2 GB" */
+export function amount(bytes) {
+  const units = ["bytes", "kB", "MB", "GB", "TB"];
+  let [count, unit] = [bytes, 0];
+  while (count >= 999.5 && unit < units.length - 1) [count, unit] = [count / 1000, unit + 1];
+  return `${unit && count < 9.95 ? count.toFixed(1) : Math.round(count)} ${units[unit]}`;
+}

@@ -1,0 +1,205 @@
+/** What is remembered: the history, each gate's own lines, the store and who shares it. */
+
+import { told } from "./gates.js";
+import { $, age, amount, element, when } from "./parts.js";
+
+const LOOK = 30_000; // ms between looks at the store, while somebody can see the page
+
+/** What the kinds of lines say. */
+const SAID = {
+  published: (line) => (line.worker ? `asked at ${line.worker}` : "asked"),
+  masked: (line) => (line.cleared ? "mask cleared" : "mask painted"),
+  decided: told,
+  reused: (line) => `“${line.label}” used again`,
+  stopped: told,
+  expired: (line) => (line.label ? `the time was up: “${line.label}”` : "the time was up"),
+  withdrawn: () => "withdrawn",
+  undone: () => "taken back: it waits again",
+  claimed: (line) => `taken up by ${line.worker}${attempt(line)}`,
+  "put back": (line) => `could not go on${attempt(line)}: it waits again`,
+  resumed: () => "went on",
+  reopened: () => "waits again: its worker is back",
+  "ask again": () => "not to be used again",
+};
+
+export class Records {
+  #gates;
+  #undo;
+  #rows = new Map(); // gate id -> its row
+  #opened = new Map(); // gate id -> {version, lines, error} of a row that is open
+  #status = null; // as it was last rendered
+
+  /**
+   * @param {Gates} gates
+   * @param {boolean} embedded without history and store
+   * @param {function} undo takes a gate's answer back
+   */
+  constructor(gates, embedded, undo) {
+    this.#gates = gates;
+    this.#undo = undo;
+    if (embedded) return;
+    const look = () => document.visibilityState === "visible" && gates.status && gates.readStatus();
+    setInterval(look, LOOK);
+    document.addEventListener("visibilitychange", look);
+  }
+
+  render() {
+    document.body.classList.toggle("ig-store", this.#gates.status !== null);
+    this.#renderHistory();
+    this.#renderStatus();
+  }
+
+  // -- history
+
+  #renderHistory() {
+    const { history } = this.#gates;
+    const list = $("ig-history");
+    const kept = new Map();
+    for (const gate of history) kept.set(gate.id, this.#row(gate, this.#rows.get(gate.id)));
+    this.#rows = kept;
+    for (const id of this.#opened.keys()) if (!kept.has(id)) this.#opened.delete(id);
+    // What has not changed is not touched: a button under the pointer, or with the focus, stays.
+    const rows = [...kept.values()];
+    for (const row of [...list.children]) if (!rows.includes(row)) row.remove();
+    rows.forEach((row, i) => list.children[i] !== row && list.insertBefore(row, list.children[i] ?? null));
+    $("ig-past").hidden = rows.length === 0;
+  }
+
+  #row(gate, before) {
+    const { decision } = gate;
+    const said = {
+      what: gate.file || gate.title,
+      answer: gate.state === "withdrawn" ? "withdrawn" : decision.route === null ? "Stop" : decision.label,
+      standing: this.#standing(gate),
+      about: [decision?.by, decision && when(decision.at), decision?.note, gate.reason].filter(Boolean).join(" · "),
+      undo: gate.state === "decided" && gate.undoable,
+      again: Boolean(gate.reusable && gate.reason), // an answer that was used again
+      state: gate.state,
+    };
+    const row = before ?? element("li", "", { "data-gate": gate.id });
+    const changed = JSON.stringify(said) !== row.said;
+    if (changed) {
+      row.said = JSON.stringify(said);
+      const focused = row.contains(document.activeElement) ? document.activeElement.className : "";
+      const entry = this.#entry(gate, said);
+      entry.onclick = (event) => {
+        if (!event.target.closest("button:not(.ig-more)") && getSelection().isCollapsed) this.#toggle(gate.id);
+      };
+      row.replaceChildren(entry);
+      if (focused) row.querySelector(`.${focused}`)?.focus({ preventScroll: true });
+    }
+    const opened = this.#opened.get(gate.id);
+    if (opened && opened.version !== gate.version) this.#read(gate, opened);
+    if (changed || row.lines !== opened?.lines) this.#renderLines(row, gate, opened);
+    return row;
+  }
+
+  #entry(gate, said) {
+    const entry = element("div", "", { class: "ig-entry" });
+    entry.append(
+      element("button", "", { type: "button", class: "ig-more", "aria-label": `All that happened to ${gate.title}` }),
+      element("span", said.what, { class: "ig-what" }),
+      element("b", said.answer, { class: `ig-answer ig-${gate.state}` }),
+      element("span", said.standing, { class: "ig-standing" }),
+      element("small", said.about),
+    );
+    const button = (name, text, title, act) => {
+      const made = element("button", text, { type: "button", class: name, title, "aria-label": `${text}: ${gate.title}` });
+      made.onclick = act;
+      entry.append(made);
+    };
+    if (said.again) {
+      const title = "Where repeat is “reuse decision”, an equal image takes this answer; after this it is asked for again.";
+      button("ig-again", "Ask again", title, () => this.#gates.askAgain(gate));
+    }
+    if (said.undo) button("ig-back", "Undo", "Take this answer back", () => this.#undo(gate));
+    return entry;
+  }
+
+  /** What became of an answer to a parked gate. */
+  #standing(gate) {
+    const answered = ["decided", "expired"].includes(gate.state) && gate.decision.route !== null;
+    if (gate.mode !== "park" || !(answered || gate.state === "resumed")) return "";
+    const tries = gate.attempts > 1 ? `, attempt ${gate.attempts}` : "";
+    if (gate.state === "resumed") return `went on${tries}`;
+    const { status, workers } = this.#gates;
+    const dead = workers.filter((worker) => !worker.alive);
+    // A worker that died in the middle is relieved by another.
+    const going = gate.resuming && !dead.some((worker) => worker.name === gate.resuming);
+    if (going) return `going on at ${gate.resuming}${tries}`;
+    return status && dead.length === workers.length ? "goes on when a ComfyUI runs again" : `goes on soon${tries}`;
+  }
+
+  #toggle(id) {
+    if (!this.#gates.status) return; // a folder's session keeps no lines
+    if (!this.#opened.delete(id)) this.#opened.set(id, { version: -1, lines: null, error: "" });
+    this.render();
+  }
+
+  async #read(gate, opened) {
+    opened.version = gate.version;
+    const [lines, error] = await this.#gates.lines(gate);
+    if (this.#opened.get(gate.id) !== opened || opened.version !== gate.version) return; // meanwhile
+    Object.assign(opened, { lines: lines ?? [], error });
+    this.render();
+  }
+
+  #renderLines(row, gate, opened) {
+    row.lines = opened?.lines;
+    row.querySelector(".ig-more").setAttribute("aria-expanded", String(Boolean(opened)));
+    row.classList.toggle("ig-open", Boolean(opened));
+    row.querySelector(".ig-lines")?.remove();
+    if (!opened) return;
+    const lines = element("div", "", { class: "ig-lines" });
+    const list = element("div", "", { role: "list" });
+    const seen = element("img", "", { class: "ig-seen", src: this.#gates.image(gate, 0), alt: "", hidden: "" });
+    seen.onload = () => (seen.hidden = false); // pictures of old gates are not kept
+    if (opened.error) list.append(element("span", `Not read: ${opened.error}`, { class: "ig-withdrawn" }));
+    else if (!opened.lines) list.append(element("span", "Reading …"));
+    else list.append(...opened.lines.map(line));
+    lines.append(seen, list);
+    row.append(lines);
+  }
+
+  // -- the store
+
+  #renderStatus() {
+    const { status, clock } = this.#gates;
+    if (status === this.#status) return;
+    this.#status = status;
+    $("ig-store").hidden = status === null;
+    if (!status) return;
+    const [room, workers] = $("ig-store").children;
+    const days = status.keep_days;
+    const kept = days > 0 ? `kept ${age(days * 86400)}` : "not kept";
+    room.textContent = `Pictures: ${amount(status.bytes)}; those of finished gates are ${kept}`;
+    // A panel that was closed is no news; a ComfyUI that is gone has gates that wait for it.
+    const shown = status.workers.filter((worker) => worker.alive || worker.kind === "comfyui");
+    const now = Date.now() / 1000 + clock;
+    workers.replaceChildren(
+      ...shown.map((worker) => {
+        const made = element("li", "", { class: worker.alive ? "ig-alive" : "ig-gone" });
+        const state = worker.alive ? "alive" : `last seen ${age(now - worker.seen_at)} ago`;
+        const kind = worker.kind === "comfyui" ? "" : "panel ";
+        made.append(element("b", `${kind}${worker.name}`), element("span", state));
+        return made;
+      }),
+    );
+  }
+}
+
+function attempt(line) {
+  return line.attempt > 1 ? `, attempt ${line.attempt}` : "";
+}
+
+/** One line of a gate's history. */
+function line(said) {
+  const made = element("p", "", { role: "listitem" });
+  made.append(
+    element("time", when(said.at), { title: new Date(said.at * 1000).toLocaleString() }),
+    element("span", (SAID[said.kind] ?? (() => said.kind))(said)),
+  );
+  if (said.note) made.append(element("q", said.note));
+  if (said.text) made.append(element("small", said.text));
+  return made;
+}
