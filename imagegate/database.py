@@ -16,7 +16,13 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    IntegrityError,
+    NoSuchModuleError,
+    SQLAlchemyError,
+)
 from sqlalchemy.pool import StaticPool
 
 from .migrations import MIGRATIONS
@@ -60,6 +66,8 @@ class Database:
         self.shown = url.rpartition("@")[2]  # what stands before it may be a password
         try:
             parsed = sa.make_url(url)
+            if parsed.drivername == "postgresql":
+                parsed = parsed.set(drivername="postgresql+psycopg")
             self.shown = parsed.render_as_string(hide_password=True)
             self.engine = _engine(parsed)
         except OSError as error:
@@ -190,6 +198,9 @@ class Database:
         reason = " ".join(str(original).split())[:300]
         gone = isinstance(error, DBAPIError) and error.connection_invalidated
         passing = passing or bool(gone) or any(word in reason.lower() for word in _PASSING)
+        if self.folder is not None and not passing and not isinstance(error, IntegrityError):
+            # SQLite sees some cures only when it opens the file again: its permissions, say.
+            self.engine.dispose()
         return StoreError(f"the store {self.shown} cannot be used: {reason}", passing=passing)
 
 

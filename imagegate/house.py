@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 
 import sqlalchemy as sa
 
@@ -21,8 +22,18 @@ from .workers import BEAT, DEAD, Workers
 
 SWEEP = 3600.0
 """Seconds between looks for pictures that were kept long enough."""
+SHORTEST = 60.0
+"""Seconds that pictures are kept in any case: somebody may be about to read them."""
 
 log = logging.getLogger("imagegate")
+
+
+@dataclass
+class Written:
+    """Files that were written for something; ``stay``: even if it seems to have failed."""
+
+    size: int = 0
+    stay: bool = False
 
 
 class House:
@@ -50,7 +61,6 @@ class House:
         try:
             self._mark_place()
             self.workers.enter(worker, settings.worker, kind, self._classes)
-            self.workers.bury(worker)
         except BaseException:
             self.database.close()
             raise
@@ -80,21 +90,24 @@ class House:
         keep: Callable[[], None],
     ) -> None:
         """Hear of other processes, and look after the store now and then, in threads."""
-        if not self.database.in_memory:
-            self._watcher = Watcher(self.database, self.gates, heard, lost_sight)
-            self._watcher.start()
+        self._watcher = Watcher(self.database, self.gates, heard, lost_sight)
+        self._watcher.start()
         self._keeper = threading.Thread(
             target=self._keep, args=(keep,), name="imagegate-keeper", daemon=True
         )
         self._keeper.start()
 
-    def close(self) -> None:
-        """Leave the store."""
+    def stop(self) -> None:
+        """End what `start` has begun, and wait for that."""
         self._closing.set()
         if self._watcher is not None:
             self._watcher.close()
         if self._keeper is not None and self._keeper is not threading.current_thread():
             self._keeper.join(BEAT)
+
+    def close(self) -> None:
+        """Leave the store."""
+        self.stop()
         with suppress(StoreError):
             self.workers.leave(self._worker)
         self.database.close()
@@ -118,26 +131,26 @@ class House:
         *,
         durable: bool = False,
         whole: bool = True,
-    ) -> Iterator[int]:
-        """Write files, and take them away again if what they are for fails. Gives their size.
+    ) -> Iterator[Written]:
+        """Write files, and take them away again if what they are for fails.
 
         Args:
             whole: they are all that the gate has.
         """
-        written: list[str] = []
-        size = 0
+        written = Written()
+        names: list[str] = []
         try:
             for name, body in files:
+                names.append(name)
                 self.place.write(gate_id, name, body, durable=durable)
-                written.append(name)
-                size += len(body)
-            yield size
+                written.size += len(body)
+            yield written
         except BaseException:
             with suppress(ImageGateError):
-                if whole:
+                if whole and not written.stay:
                     self.place.remove(gate_id)
-                else:
-                    for name in written:
+                elif not written.stay:
+                    for name in names:
                         self.place.remove_file(gate_id, name)
             raise
 
@@ -145,11 +158,12 @@ class House:
         """Remove the pictures of gates that ended long ago; now and then."""
         if time.monotonic() - self._swept < SWEEP:
             return
-        needed = self.parked.needed()
-        while stale := self.gates.stale(self.settings.keep, needed):
+        begun = time.monotonic()
+        keep, needed = max(self.settings.keep, SHORTEST), self.parked.needed()
+        while stale := self.gates.stale(keep, needed):
             for gate_id in stale:
-                if self._closing.is_set():
-                    return
+                if self._closing.is_set() or time.monotonic() - begun > BEAT:
+                    return  # a slow place must not keep this process from giving signs of life
                 self.place.remove(gate_id)
                 self.parked.forget(gate_id)
                 self.gates.pictures_gone(gate_id)
@@ -208,5 +222,5 @@ class House:
         self.place.mark(self.database.id, first=not known)
         if not known:
             with self.database.write() as connection:
-                if connection.execute(marked).scalar() is None:
-                    connection.execute(meta.insert().values(name="pictures", value="1"))
+                mark = "INSERT INTO meta (name, value) VALUES ('pictures', '1')"
+                connection.exec_driver_sql(f"{mark} ON CONFLICT DO NOTHING")

@@ -38,10 +38,11 @@ MIGRATIONS: list[tuple[str, list[str]]] = [
                 bytes BIGINT NOT NULL,
                 kept INTEGER NOT NULL
             )""",
-            "CREATE INDEX gates_open ON gates (open, seq)",
+            # Small, however many gates have ended.
+            "CREATE INDEX gates_open ON gates (seq) WHERE open = 1",
+            "CREATE INDEX gates_due ON gates (ended) WHERE due = 1",
+            "CREATE INDEX gates_kept ON gates (ended_at) WHERE kept = 1",
             "CREATE INDEX gates_ended ON gates (ended)",
-            "CREATE INDEX gates_due ON gates (due, ended)",
-            "CREATE INDEX gates_kept ON gates (kept, ended_at)",
             "CREATE INDEX gates_fingerprint ON gates (fingerprint, reusable)",
             "CREATE INDEX gates_prompt ON gates (prompt_id)",
             """CREATE TABLE lines (
@@ -57,6 +58,7 @@ MIGRATIONS: list[tuple[str, list[str]]] = [
                 gate_id TEXT NOT NULL REFERENCES gates (id),
                 image INTEGER NOT NULL,
                 file TEXT NOT NULL,
+                bytes BIGINT NOT NULL,
                 PRIMARY KEY (gate_id, image)
             )""",
             """CREATE TABLE parked (

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from .database import Database
 from .model import Decision, Snapshot, State
-from .store import REOPENED, gates, snapshot
+from .store import DUE, OPEN, REOPENED, gates, plain, snapshot
 
 LEASE = 30.0
 """Seconds that a claim holds without being renewed."""
@@ -61,7 +61,7 @@ class Parked:
             "client": self.client,
         }  # fmt: skip
         return parked.insert().values(
-            gate_id=gate_id, root=self.root, node=self.node, item=self.item,
+            gate_id=gate_id, root=plain(self.root), node=json.dumps(self.node), item=self.item,
             classes=json.dumps(self.classes), record=json.dumps(record),
         )  # fmt: skip
 
@@ -115,17 +115,11 @@ class ParkedGates:
         with self.database.read() as connection:
             return self._siblings(connection, root)
 
-    def needed(self) -> set[str]:
-        """Ids of the gates whose pictures a gate may need that is still open, or due."""
+    def needed(self) -> sa.Select[Any]:
+        """Selects the ids of gates whose pictures one may need that is still open, or due."""
         mine = parked.alias()
-        alive = (
-            sa.select(mine.c.root)
-            .join(gates, gates.c.id == mine.c.gate_id)
-            .where((gates.c.open == 1) | (gates.c.due == 1))
-        )
-        query = sa.select(parked.c.gate_id).where(parked.c.root.in_(alive))
-        with self.database.read() as connection:
-            return set(connection.execute(query).scalars())
+        alive = sa.select(mine.c.root).join(gates, gates.c.id == mine.c.gate_id).where(OPEN | DUE)
+        return sa.select(parked.c.gate_id).where(parked.c.root.in_(alive))
 
     def claim(
         self,
@@ -147,27 +141,31 @@ class ParkedGates:
             others: the classes of each other worker that is alive.
         """
         now = self.database.now()
-        free = (gates.c.due == 1, (gates.c.claimed_by == "") | (gates.c.lease < now))
+        free = (DUE, (gates.c.claimed_by == "") | (gates.c.lease < now))
+        join = parked.join(gates, gates.c.id == parked.c.gate_id)
+        kinds = sa.select(parked.c.classes).select_from(join).where(*free).distinct()
+        runs, hopeless = [], []
         with self.database.read() as connection:
-            if connection.execute(sa.select(gates.c.seq).where(*free).limit(1)).first() is None:
-                return None
-        with self.database.write() as connection:
-            join = parked.join(gates, gates.c.id == parked.c.gate_id)
-            kinds = sa.select(parked.c.classes).select_from(join).where(*free).distinct()
-            runs, hopeless = [], []
             for kind in connection.execute(kinds).scalars():
                 needs = set(json.loads(kind))
                 if needs <= set(can_run):
                     runs.append(kind)
                 elif not any(needs <= set(other) for other in others):
                     hopeless.append(kind)
-            mine = parked.c.classes.in_(runs) | (
-                parked.c.classes.in_(hopeless) & gates.c.worker.in_(list(ours))
-            )
-            first = (
-                sa.select(gates.c.id).select_from(join).where(*free, mine)
-                .order_by(gates.c.ended).limit(1).with_for_update(skip_locked=True, of=gates)
-            )  # fmt: skip
+        if not runs and not hopeless:
+            return None
+        mine = parked.c.classes.in_(runs) | (
+            parked.c.classes.in_(hopeless) & gates.c.worker.in_(list(ours))
+        )
+        first = (
+            sa.select(gates.c.id).select_from(join).where(*free, mine)
+            .order_by(gates.c.ended).limit(1)
+        )  # fmt: skip
+        with self.database.read() as connection:  # most often there is nothing to do
+            if connection.execute(first).first() is None:
+                return None
+        first = first.with_for_update(skip_locked=True, of=gates)
+        with self.database.write() as connection:
             gate_id = connection.execute(first).scalar()
             if gate_id is None:
                 return None
@@ -206,7 +204,7 @@ class ParkedGates:
     def put_back(self, claim: Claim, worker: str, why: str) -> Snapshot | None:
         """It could not go on: a person is asked again, and told why. None as `finish`."""
         again = REOPENED | {
-            "state": State.PARKED.value, "reason": why, "reusable": 0, "deadline": None,
+            "state": State.PARKED.value, "reason": plain(why), "reusable": 0, "deadline": None,
         }  # fmt: skip
         return self._settle(claim, worker, "put back", why, again)
 
@@ -228,11 +226,11 @@ class ParkedGates:
         query = (
             sa.select(parked.c.gate_id, parked.c.node, parked.c.item, gates.c.state)
             .join(gates, gates.c.id == parked.c.gate_id)
-            .where(parked.c.root == root)
+            .where(parked.c.root == plain(root))
             .order_by(gates.c.seq)
         )
         return tuple(
-            Sibling(gate_id, node, item, State(state))
+            Sibling(gate_id, json.loads(node), item, State(state))
             for gate_id, node, item, state in connection.execute(query)
         )
 
@@ -240,7 +238,7 @@ class ParkedGates:
 def _held(claim: Claim, worker: str) -> tuple[Any, ...]:
     return (
         gates.c.id == claim.gate.gate.id,
-        gates.c.due == 1,
+        DUE,
         gates.c.claimed_by == worker,
         gates.c.attempts == claim.attempt,
     )
@@ -250,7 +248,7 @@ def _parked(row: Any) -> Parked:
     record = json.loads(row.record)
     return Parked(
         root=row.root,
-        node=row.node,
+        node=json.loads(row.node),
         item=row.item,
         prompt=record["prompt"],
         extra=record["extra"],

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from .model import StoreError
+from .model import MAX_NAME, StoreError, sayable
 
 KEEP_DAYS = 7.0
 
@@ -34,6 +34,7 @@ class Settings:
     def exists(self) -> bool:
         """Whether there may be a store: a server, or a file that is there."""
         scheme, _, file = self.store.partition(":///")
+        file = file.partition("?")[0]
         return not scheme.startswith("sqlite") or (bool(file) and Path(file).exists())
 
 
@@ -65,7 +66,7 @@ def read_settings(
                 "IMAGEGATE_STORE is set and IMAGEGATE_PICTURES is not; name a folder, or an fsspec "
                 "URL, that every machine which shares the store can reach"
             )
-        pictures = str(Path(file).parent / "pictures")
+        pictures = str(Path(file.partition("?")[0]).parent / "pictures")
     text = environment.get("IMAGEGATE_KEEP_DAYS", "").strip()
     try:
         days = float(text or KEEP_DAYS)
@@ -74,4 +75,4 @@ def read_settings(
     if not 0 <= days < math.inf:
         raise StoreError(f"IMAGEGATE_KEEP_DAYS is {text!r}; give a number of days, 0 or more")
     name = environment.get("IMAGEGATE_WORKER", "").strip() or worker or socket.gethostname()
-    return Settings(store, pictures, name[:100], days * 24 * 3600)
+    return Settings(store, pictures, sayable(name)[:MAX_NAME], days * 24 * 3600)

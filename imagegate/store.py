@@ -39,13 +39,20 @@ _COLUMNS = (
     "claimed_by", "resuming", "lease", "attempts", "fingerprint", "reusable", "bytes", "kept",
 )  # fmt: skip
 gates = sa.table("gates", *(sa.column(name) for name in _COLUMNS))
-mask_files = sa.table("masks", *(sa.column(name) for name in ("gate_id", "image", "file")))
-
+mask_files = sa.table("masks", *(sa.column(name) for name in ("gate_id", "image", "file", "bytes")))
+# As literals, so that both databases know which of the partial indexes serve.
+_ONE: sa.ColumnElement[int] = sa.literal_column("1")
+OPEN = gates.c.open == _ONE
+DUE = gates.c.due == _ONE
+KEPT = gates.c.kept == _ONE
 CLOSED: dict[str, Any] = {"open": 0, "version": gates.c.version + 1}
 REOPENED: dict[str, Any] = {
     "open": 1, "version": gates.c.version + 1, "ended": None, "ended_at": None, "decision": None,
     "due": 0, "claimed_by": "", "resuming": "", "lease": None,
 }  # fmt: skip
+_LONGEST_ID = 200
+_LARGEST = 2**63 - 1
+_AT_ONCE = 500  # ids in one query: databases have limits
 _GATE_FIELDS = {field.name for field in fields(Gate)}
 
 
@@ -85,7 +92,7 @@ class GateStore:
         decision: Decision | None = None,
         reason: str = "",
         fingerprint: str = "",
-        masks: Mapping[int, str] = MappingProxyType({}),
+        masks: Mapping[int, tuple[str, int]] = MappingProxyType({}),
         size: int = 0,
         also: Iterable[sa.Insert] = (),
     ) -> Snapshot:
@@ -93,7 +100,8 @@ class GateStore:
 
         Args:
             worker: the id of the process that asks.
-            decision: for one that needs no answer. ``masks``: the files that come with it.
+            decision: for one that needs no answer.
+            masks: the files that come with it, and their sizes, by image.
             size: bytes of its pictures.
             also: what belongs to it and is added with it or not at all.
         """
@@ -103,8 +111,8 @@ class GateStore:
             "workflow_id": plain(gate.workflow_id), "prompt_id": plain(gate.prompt_id),
             "worker": worker, "deadline": gate.deadline, "state": state.value,
             "open": int(state.open), "version": 1, "decision": _dumped(decision),
-            "reason": reason, "due": 0,
-            "masked": json.dumps(sorted(i for i, file in masks.items() if file)),
+            "reason": plain(reason), "due": 0,
+            "masked": json.dumps(sorted(i for i, (file, _) in masks.items() if file)),
             "claimed_by": "", "resuming": "", "attempts": 0, "fingerprint": fingerprint,
             "reusable": int(decision is not None), "bytes": size, "kept": 1,
         }  # fmt: skip
@@ -113,8 +121,8 @@ class GateStore:
                 added = connection.execute(gates.insert().values(row).returning(*gates.c)).one()
                 for insert in also:
                     connection.execute(insert)
-                for image, file in masks.items():
-                    mask = {"gate_id": gate.id, "image": image, "file": file}
+                for image, (file, bytes_) in masks.items():
+                    mask = {"gate_id": gate.id, "image": image, "file": file, "bytes": bytes_}
                     connection.execute(mask_files.insert().values(mask))
                 body = {"worker": gate.worker} if gate.worker else {}
                 line = self._line(connection, gate.id, "published", body)
@@ -145,12 +153,12 @@ class GateStore:
         kind = "withdrawn" if state is State.WITHDRAWN else state.value
         body = _told(decision) | ({"text": reason} if reason else {})
         routed = decision is not None and decision.route is not None
-        with self._attempt() as connection:
+        with self._attempt(gate_id) as connection:
             line = self._line(connection, gate_id, kind, body)
             row = self._changed(
-                connection, gate_id, [gates.c.open == 1],
+                connection, gate_id, [OPEN],
                 CLOSED | {
-                    "state": state.value, "decision": _dumped(decision), "reason": reason,
+                    "state": state.value, "decision": _dumped(decision), "reason": plain(reason),
                     "ended": line, "ended_at": self.database.now(),
                     "due": sa.case((gates.c.mode == "park", int(routed)), else_=0),
                     "reusable": int(routed and state is State.DECIDED),
@@ -165,11 +173,11 @@ class GateStore:
 
     def undo(self, gate_id: str) -> Snapshot:
         """Take an answer back, unless somebody has gone on with it. Raises `TooLate`."""
-        with self._attempt() as connection:
+        with self._attempt(gate_id) as connection:
             self._line(connection, gate_id, "undone", {})
             free = [
                 gates.c.state == State.DECIDED.value,
-                gates.c.due == 1,
+                DUE,
                 gates.c.claimed_by == "",
             ]
             again = REOPENED | {"state": State.PARKED.value, "reason": "", "reusable": 0}
@@ -189,33 +197,41 @@ class GateStore:
         Raises:
             GateClosed, TooLate: the gate ended before.
         """
-        with self._attempt() as connection:
-            row = self._changed(
-                connection, gate_id, [gates.c.open == 1],
-                {"version": gates.c.version + 1, "bytes": gates.c.bytes + size},
-            )  # fmt: skip
-            if row is None:
+        with self._attempt(gate_id) as connection:
+            # First of all, so that another one of the same gate waits for this transaction.
+            if self._changed(connection, gate_id, [OPEN],
+                             {"version": gates.c.version + 1}) is None:  # fmt: skip
                 raise _Lost
             here = (mask_files.c.gate_id == gate_id) & (mask_files.c.image == image)
-            before = connection.execute(
-                mask_files.delete().where(here).returning(mask_files.c.file)
-            ).scalar()
-            connection.execute(mask_files.insert().values(gate_id=gate_id, image=image, file=file))
+            was = connection.execute(
+                mask_files.delete().where(here).returning(mask_files.c.file, mask_files.c.bytes)
+            ).one_or_none()
+            before, less = was or ("", 0)
+            mask = {"gate_id": gate_id, "image": image, "file": file, "bytes": size}
+            connection.execute(mask_files.insert().values(mask))
             masked = sorted(i for i, name in self._masks(connection, gate_id).items() if name)
-            row = self._changed(connection, gate_id, [], {"masked": json.dumps(masked)})
+            changes = {"masked": json.dumps(masked), "bytes": gates.c.bytes + size - less}
+            row = self._changed(connection, gate_id, [], changes)
             self._line(connection, gate_id, "masked", {"image": image, "cleared": not file})
-            assert row is not None
-            return snapshot(row), before or ""
+            return snapshot(row), str(before)
         now = self.get(gate_id)
         if now.state in (State.EXPIRED, State.WITHDRAWN):
             raise closed(now)
         raise TooLate(f"gate {now.gate.title!r} was decided before the mask was saved")
 
     def reopen(self, gate_id: str, worker: str) -> Snapshot | None:
-        """Its worker was taken for dead, and is not: the gate waits again. None if it ended."""
-        with self._attempt() as connection:
+        """Its worker was taken for dead, and is not: the gate waits again. None if it ended.
+
+        What the worker has withdrawn itself stays so.
+        """
+        with self._attempt(gate_id) as connection:
             self._line(connection, gate_id, "reopened", {})
-            was = [gates.c.state == State.WITHDRAWN.value, gates.c.worker == worker]
+            ending = sa.select(lines.c.origin).where(lines.c.id == gates.c.ended)
+            was = [
+                gates.c.state == State.WITHDRAWN.value,
+                gates.c.worker == worker,
+                ending.scalar_subquery() != worker,
+            ]
             again = REOPENED | {"state": State.WAITING.value, "reason": ""}
             row = self._changed(connection, gate_id, was, again)
             if row is None:
@@ -234,11 +250,17 @@ class GateStore:
 
     def several(self, gate_ids: Iterable[str]) -> list[Snapshot]:
         """Those of these gates that there are."""
-        wanted = [gate_id for gate_id in gate_ids if plain(gate_id) == gate_id]
-        return self._select(sa.select(*gates.c).where(gates.c.id.in_(wanted)))
+        wanted = [gate_id for gate_id in gate_ids if _possible(gate_id)]
+        found: list[Snapshot] = []
+        for start in range(0, len(wanted), _AT_ONCE):
+            some = wanted[start : start + _AT_ONCE]
+            found += self._select(sa.select(*gates.c).where(gates.c.id.in_(some)))
+        return found
 
     def masks(self, gate_id: str) -> dict[int, str]:
         """The files of its masks by image; empty for one that was cleared."""
+        if not _possible(gate_id):
+            return {}
         with self.database.read() as connection:
             return self._masks(connection, gate_id)
 
@@ -246,7 +268,7 @@ class GateStore:
         self, limit: int | None, after: int, node_id: str = "", workflow_id: str = ""
     ) -> list[Snapshot]:
         """Open gates, oldest first: at most ``limit`` of those whose ``seq`` is above ``after``."""
-        query = sa.select(*gates.c).where(gates.c.open == 1, gates.c.seq > after)
+        query = sa.select(*gates.c).where(OPEN, gates.c.seq > _number(after))
         return self._select(_at(query, node_id, workflow_id).order_by(gates.c.seq).limit(limit))
 
     def finished(
@@ -255,21 +277,21 @@ class GateStore:
         """Finished gates, newest first: at most ``limit`` whose ``ended`` is below ``before``."""
         query = sa.select(*gates.c).where(gates.c.ended.is_not(None))
         if before is not None:
-            query = query.where(gates.c.ended < before)
+            query = query.where(gates.c.ended < _number(before))
         return self._select(
             _at(query, node_id, workflow_id).order_by(gates.c.ended.desc()).limit(limit)
         )
 
     def count(self, node_id: str = "", workflow_id: str = "") -> int:
         """How many gates wait for a person."""
-        query = sa.select(sa.func.count()).select_from(gates).where(gates.c.open == 1)
+        query = sa.select(sa.func.count()).select_from(gates).where(OPEN)
         with self.database.read() as connection:
             return int(connection.execute(_at(query, node_id, workflow_id)).scalar_one())
 
     def waiting_of(self, worker: str) -> list[str]:
         """Ids of the waiting (not parked) gates of a worker."""
         query = sa.select(gates.c.id).where(
-            gates.c.open == 1, gates.c.state == State.WAITING.value, gates.c.worker == worker
+            OPEN, gates.c.state == State.WAITING.value, gates.c.worker == worker
         )
         with self.database.read() as connection:
             return list(connection.execute(query).scalars())
@@ -286,7 +308,7 @@ class GateStore:
     def overdue(self) -> list[str]:
         """Ids of parked gates whose time is up."""
         query = sa.select(gates.c.id).where(
-            gates.c.open == 1,
+            OPEN,
             gates.c.state == State.PARKED.value,
             gates.c.deadline <= self.database.now(),
         )
@@ -328,29 +350,34 @@ class GateStore:
 
     def ask_again(self, gate_id: str) -> Snapshot:
         """Forget that questions like this one were answered."""
+        self.get(gate_id)
         with self.database.write() as connection:
             row = self._changed(connection, gate_id, [], {})
-            if row is None:
-                raise UnknownGate(f"no gate has the id {gate_id!r}")
             alike = gates.c.id == gate_id
             if row.fingerprint:
                 alike = alike | (gates.c.fingerprint == row.fingerprint)
+            alike = alike & (gates.c.reusable == 1)
+            # In one order, so that two who do this at once do not wait for each other.
+            in_order = sa.select(gates.c.id).where(alike).order_by(gates.c.seq).with_for_update()
+            connection.execute(in_order).all()
             changes = {"reusable": 0, "version": gates.c.version + 1}
-            connection.execute(gates.update().where(alike, gates.c.reusable == 1).values(changes))
+            connection.execute(gates.update().where(alike).values(changes))
             self._line(connection, gate_id, "ask again", {})
-            row = self._changed(connection, gate_id, [], {})
-            assert row is not None
-            return snapshot(row)
+            return snapshot(self._changed(connection, gate_id, [], {}))
 
     # -- pictures
 
-    def stale(self, keep: float, needed: Iterable[str], limit: int = 100) -> list[str]:
-        """Ids of gates that ended more than ``keep`` seconds ago and still have pictures."""
+    def stale(self, keep: float, needed: sa.Select[Any], limit: int = 100) -> list[str]:
+        """Ids of gates that ended more than ``keep`` seconds ago and still have pictures.
+
+        Args:
+            needed: selects the ids of those that keep theirs all the same.
+        """
         query = sa.select(gates.c.id).where(
-            gates.c.kept == 1,
+            KEPT,
             gates.c.ended_at < self.database.now() - keep,
             gates.c.due == 0,
-            gates.c.id.not_in(list(needed)),
+            gates.c.id.not_in(needed),
         )
         with self.database.read() as connection:
             return list(connection.execute(query.limit(limit)).scalars())
@@ -367,15 +394,17 @@ class GateStore:
 
     def used_bytes(self) -> int:
         """Bytes of all pictures that are kept."""
-        query = sa.select(sa.func.sum(gates.c.bytes)).where(gates.c.kept == 1)
+        query = sa.select(sa.func.sum(gates.c.bytes)).where(KEPT)
         with self.database.read() as connection:
             return int(connection.execute(query).scalar() or 0)
 
     # -- inside
 
     @contextmanager
-    def _attempt(self) -> Iterator[sa.Connection]:
+    def _attempt(self, gate_id: str) -> Iterator[sa.Connection]:
         """A transaction that leaves nothing behind if what it attempts is lost."""
+        if not _possible(gate_id):
+            raise UnknownGate(f"no gate has the id {gate_id!r}")
         try:
             with self.database.write() as connection:
                 yield connection
@@ -436,6 +465,15 @@ def snapshot(row: Any) -> Snapshot:
         resuming=row.resuming,
         reusable=bool(row.reusable),
     )
+
+
+def _possible(gate_id: str) -> bool:
+    """Whether a gate could have this id: some texts no database takes, even to look for them."""
+    return len(gate_id) <= _LONGEST_ID and plain(gate_id) == gate_id
+
+
+def _number(wanted: int) -> int:
+    return max(-_LARGEST, min(wanted, _LARGEST))
 
 
 def plain(text: str) -> str:

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
+import queue
 import secrets
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -26,12 +29,14 @@ from .model import (
     Gate,
     GateCancelled,
     GateClosed,
+    ImageGateError,
     Outcome,
     Snapshot,
     State,
     StoreError,
     UnknownGate,
     Verdict,
+    second,
     signed,
     timed_out,
 )
@@ -39,19 +44,25 @@ from .pictures import Pictures
 from .settings import Settings
 
 if TYPE_CHECKING:  # SQLAlchemy takes a while; it is imported when the store is first used
-    from .house import House
+    from .house import House, Written
     from .parked import Claim, Parked
     from .store import Line
+
+TRIES = 10
+"""Looks, about a second apart, for the mask of an answer that is not where it should be."""
+COUNTS = 1000
+"""Counts of waiting gates that are kept."""
 
 log = logging.getLogger("imagegate")
 
 
 @dataclass
 class _Held:
-    """A gate that somebody in this process waits for."""
+    """A gate that somebody in this process waits for. ``failures``: to read its answer."""
 
     gate: Gate
     pictures: Pictures
+    failures: int = 0
     future: Future[Answer] = field(default_factory=Future)
 
     def __post_init__(self) -> None:
@@ -81,18 +92,22 @@ class StoredBus:
         self._settings = settings
         self._kind = kind
         self._classes = classes
-        # Guards the five below and all unread news. Nothing is read, written or called under it.
+        # Guards the six below and all unread news. Nothing is read, written or called under it.
         self._lock = threading.Lock()
         self._held: dict[str, _Held] = {}
         self._feed = Feed(self._lock)
         # Waiting gates by node and workflow, until something changes.
         self._counts: dict[tuple[str, str], int] = {}
         self._changes = 0
+        self._unsure: set[str] = set()  # gates of which it is not known whether they were stored
         self._told: OrderedDict[str, int] = OrderedDict()  # gate id -> version last told
-        self._opening = threading.Lock()  # held while the store is opened, and nothing else
+        # Held while the store is opened, and for nothing else; guards the next three.
+        self._opening = threading.Lock()
         self._house: House | None = None
+        self._failed: tuple[float, StoreError] | None = None  # the last attempt, and when it ended
         self._closed = False
-        self._background = ThreadPoolExecutor(1, "imagegate-pictures")
+        self._process = os.getpid()
+        self._background = _Background()
 
     # -- the process
 
@@ -100,19 +115,31 @@ class StoredBus:
     def house(self) -> House:
         """The store and what belongs to it, opened now if it was not."""
         house = self._house
-        if house is not None:
+        if house is not None and self._process == os.getpid():
             return house
+        asked = time.monotonic()
         with self._opening:
+            if self._process != os.getpid():
+                raise StoreError("the store belongs to the process that this one was forked from")
             if self._closed:
                 raise StoreError("the store was closed: this process ends")
             if self._house is None:
-                from .house import House
-
-                house = House(self._settings(), self.id, self._kind, self._classes())
-                self._house = house
+                if self._failed is not None and self._failed[0] > asked:
+                    # It took a while, and this caller has waited for its end already.
+                    raise StoreError(str(self._failed[1]), passing=self._failed[1].passing)
+                self._house = self._open()
                 atexit.register(self.close)
-                house.start(self._heard, self._lost_sight, self._keep)
+                self._house.start(self._heard, self._lost_sight, self._keep)
             return self._house
+
+    def _open(self) -> House:
+        from .house import House
+
+        try:
+            return House(self._settings(), self.id, self._kind, self._classes())
+        except StoreError as error:
+            self._failed = time.monotonic(), error
+            raise
 
     @property
     def name(self) -> str:
@@ -130,23 +157,25 @@ class StoredBus:
 
     def later(self, work: Callable[[], object]) -> None:
         """Do something in the background, one thing after the other."""
-
-        def logged() -> None:
-            try:
-                work()
-            except Exception:  # nobody waits for it
-                log.exception("work in the background failed")
-
-        with suppress(RuntimeError):  # it is being closed
-            self._background.submit(logged)
+        self._background.add(work)
 
     def close(self) -> None:
         """Take back what is waited for here, and leave the store."""
-        for gate_id in self._waited_for():
-            self.withdraw(gate_id, "its worker was ended")
+        if self._process != os.getpid():
+            return  # a fork of the process that waits
+        reason = "its worker was ended"
+        with suppress(StoreError):  # else others find out that this worker has ended
+            for gate_id in self._waited_for():
+                with suppress(UnknownGate, GateClosed):
+                    self._end(gate_id, State.WITHDRAWN, None, reason)
+        self._background.close()
         with self._opening:
-            house, self._house, self._closed = self._house, None, True
-        self._background.shutdown(wait=True)
+            self._closed = True
+            if self._house is not None:
+                self._house.stop()
+            house, self._house = self._house, None
+        for gate_id in self._waited_for():
+            self._let_go(gate_id, reason)
         if house is not None:
             atexit.unregister(self.close)
             house.close()
@@ -163,19 +192,18 @@ class StoredBus:
         gate = replace(gate, worker=house.settings.worker)
         held = _Held(gate, pictures)
         first = pictures.preview(0).body
-        with house.files(gate.id, [("preview-0", first)]) as size:
+        with self._lock:
+            # Before anybody else can see it, and answer.
+            if gate.id in self._held:
+                raise ValueError(f"gate {gate.id} is published already")
+            self._held[gate.id] = held
+        try:
+            with house.files(gate.id, [("preview-0", first)]) as written:
+                snapshot = self._add(gate, written)
+        except BaseException:
             with self._lock:
-                # Before anybody else can see it, and answer.
-                if gate.id in self._held:
-                    raise ValueError(f"gate {gate.id} is published already")
-                self._held[gate.id] = held
-            try:
-                snapshot = house.gates.add(gate, worker=self.id, size=size)
-            except BaseException:
-                with self._lock:
-                    self._held.pop(gate.id, None)
-                self._in_doubt()
-                raise
+                self._held.pop(gate.id, None)
+            raise
         self._announce("published", snapshot)
         if house.shared:
             self.later(lambda: self._share(held))
@@ -196,9 +224,9 @@ class StoredBus:
         """
         house = self.house
         gate = replace(gate, mode="park", worker=house.settings.worker, undoable=True)
-        with house.files(gate.id, files, durable=True) as size:
-            snapshot = house.gates.add(
-                gate, worker=self.id, state=State.PARKED, fingerprint=fingerprint, size=size,
+        with house.files(gate.id, files, durable=True) as written:
+            snapshot = self._add(
+                gate, written, state=State.PARKED, fingerprint=fingerprint,
                 also=[parked.insert(gate.id)],
             )  # fmt: skip
         self._announce("published", snapshot)
@@ -211,14 +239,12 @@ class StoredBus:
         except (UnknownGate, GateClosed):
             return False
         except StoreError as error:
-            with self._lock:
-                held = self._held.pop(gate_id, None)
+            # Nobody waits any more, whatever the store says; `_lost_sight` tells it later.
+            held = self._let_go(gate_id, reason)
             if held is None:
                 raise
-            # Nobody waits any more, whatever the store says; `_lost_sight` tells it later.
             log.warning("gate %r was withdrawn, which is not recorded yet: %s", held.gate.title,
                         error)  # fmt: skip
-            held.future.set_exception(GateCancelled(State.WITHDRAWN, reason))
             return True
         return verdict.outcome is Outcome.WON
 
@@ -238,9 +264,11 @@ class StoredBus:
 
     def decide(self, gate_id: str, route: object, *, by: str = "", note: str = "") -> Verdict:
         """Answer with a route; see `GateBus.decide`."""
-        gate = self.get(gate_id).gate
-        number = gate.route(route)
-        decision = Decision(number, gate.labels[number - 1], *signed(by, note))
+        now = self.get(gate_id)
+        number = now.gate.route(route)
+        decision = Decision(number, now.gate.labels[number - 1], *signed(by, note))
+        if not now.state.open:
+            return second(now, decision)
         return self._end(gate_id, State.DECIDED, decision)
 
     def stop(self, gate_id: str, *, by: str = "", note: str = "") -> Verdict:
@@ -259,8 +287,14 @@ class StoredBus:
         house.gates.get(gate_id).gate.index(index)
         # A new name each time: whoever reads the one before reads it whole.
         name = f"mask-{index}-{secrets.token_hex(4)}.png" if png else ""
-        with house.files(gate_id, [(name, png)] if png else [], whole=False) as size:
-            snapshot, before = house.gates.set_mask(gate_id, index, name, size)
+        with house.files(gate_id, [(name, png)] if png else [], whole=False) as written:
+            try:
+                snapshot, before = house.gates.set_mask(gate_id, index, name, written.size)
+            except StoreError:
+                found = self._masked(gate_id, index, name, written)
+                if found is None:
+                    raise
+                snapshot, before = found, ""  # only the confirmation was lost
         if before:
             with suppress(StoreError):  # it only takes room, until the gate's pictures go
                 house.place.remove_file(gate_id, before)
@@ -313,7 +347,7 @@ class StoredBus:
         if known is None:
             known = self.house.gates.count(node_id, workflow_id)
             with self._lock:
-                if changes == self._changes:
+                if changes == self._changes and len(self._counts) < COUNTS:
                     self._counts[node_id, workflow_id] = known
         return known
 
@@ -403,11 +437,11 @@ class StoredBus:
             return None
         gate = replace(gate, worker=house.settings.worker)
         masks = [(name, answer.masks[i]) for i, name in names.items() if name]
-        with house.files(gate.id, [*files, *masks], durable=True) as size:
-            snapshot = house.gates.add(
-                gate, worker=self.id, state=State.DECIDED, decision=source.decision, masks=names,
+        sizes = {i: (name, len(answer.masks[i])) for i, name in names.items()}
+        with house.files(gate.id, [*files, *masks], durable=True) as written:
+            snapshot = self._add(
+                gate, written, state=State.DECIDED, decision=source.decision, masks=sizes,
                 reason="answered before: the decision was used again", fingerprint=fingerprint,
-                size=size,
             )  # fmt: skip
         self._announce("decided", snapshot)
         return answer
@@ -419,6 +453,46 @@ class StoredBus:
         return snapshot
 
     # -- inside
+
+    def _add(self, gate: Gate, written: Written, **given: Any) -> Snapshot:
+        """Store a gate whose files are written. They stay where it is not known if it was."""
+        gates = self.house.gates
+        try:
+            return gates.add(gate, worker=self.id, size=written.size, **given)
+        except ValueError:  # they belong to the one that was there
+            written.stay = True
+            raise
+        except StoreError:
+            try:
+                found = gates.several([gate.id])
+            except StoreError:
+                written.stay = True
+                with self._lock:
+                    self._unsure.add(gate.id)
+                self._in_doubt()
+                found = []
+            if not found:
+                raise
+            return found[0]  # only the confirmation was lost
+
+    def _masked(self, gate_id: str, index: int, name: str, written: Written) -> Snapshot | None:
+        """The gate, if this mask of it was kept all the same. Its file stays if that is unknown."""
+        gates = self.house.gates
+        written.stay = True
+        self._in_doubt()
+        try:
+            written.stay = gates.masks(gate_id).get(index) == name
+            return gates.get(gate_id) if written.stay else None
+        except StoreError:
+            return None
+
+    def _let_go(self, gate_id: str, reason: str) -> _Held | None:
+        """Nobody in this process shall wait for a gate any more; None if nobody did."""
+        with self._lock:
+            held = self._held.pop(gate_id, None)
+        if held is not None:
+            held.future.set_exception(GateCancelled(State.WITHDRAWN, reason))
+        return held
 
     def _end(
         self, gate_id: str, state: State, decision: Decision | None, reason: str = ""
@@ -443,24 +517,32 @@ class StoredBus:
         """Wake whoever waits in this process."""
         gate_id, decision = snapshot.gate.id, snapshot.decision
         with self._lock:
-            if gate_id not in self._held:
-                return
+            held = self._held.get(gate_id)
+        if held is None:
+            return
         routed = decision is not None and decision.route is not None
+        failure: StoreError | None = None
         if routed:
             try:
                 if files is None:
                     files = self.house.gates.masks(gate_id)
                 answer = self._answer(snapshot, files)
-            except StoreError:
-                log.exception("gate %r is answered, but its mask cannot be read; trying again",
-                              snapshot.gate.title)  # fmt: skip
-                self._in_doubt()
-                return
+            except StoreError as error:
+                if not held.failures:
+                    log.warning("gate %r is answered, but its mask cannot be read yet: %s",
+                                snapshot.gate.title, error)  # fmt: skip
+                held.failures += 1
+                if not isinstance(error, _MaskGone) or held.failures < TRIES:
+                    self._in_doubt()
+                    return
+                failure = error
         with self._lock:
             held = self._held.pop(gate_id, None)
         if held is None:
             return
-        if routed:
+        if failure is not None:
+            held.future.set_exception(failure)
+        elif routed:
             held.future.set_result(answer)
         else:
             reason = snapshot.reason or "stopped by a person"
@@ -472,7 +554,7 @@ class StoredBus:
         for index, file in files.items():
             png = self.house.place.read(snapshot.gate.id, file) if file else b""
             if png is None:
-                raise StoreError(f"the mask of gate {snapshot.gate.title!r} is no longer kept")
+                raise _MaskGone(f"the mask of gate {snapshot.gate.title!r} is no longer kept")
             masks[index] = png
         return Answer(snapshot.decision, masks)
 
@@ -547,7 +629,11 @@ class StoredBus:
         if not waits or snapshot.state.open:
             return snapshot
         if snapshot.state is State.WITHDRAWN:  # by one who took this process for dead
-            return self.house.gates.reopen(gate_id, self.id) or snapshot
+            reopened = self.house.gates.reopen(gate_id, self.id)
+            if reopened is None:
+                return snapshot
+            self.house.workers.revive(self.id)
+            return reopened
         self._resolve(snapshot)
         return snapshot
 
@@ -561,7 +647,20 @@ class StoredBus:
         # `before` was read first, so a gate that is published right now is not in it.
         for gate_id in set(before) - set(self._waited_for()) - set(held):
             self.withdraw(gate_id, "its prompt ended")
+        with self._lock:
+            unsure = list(self._unsure)
+        for gate_id in unsure:
+            self._make_sure(gate_id)
         self._lost_news()
+
+    def _make_sure(self, gate_id: str) -> None:
+        """It could not be told whether this gate was stored; its prompt has failed."""
+        if not self.house.gates.several([gate_id]):
+            self.house.place.remove(gate_id)
+        else:
+            self.withdraw(gate_id, "its prompt failed when it was stored")
+        with self._lock:
+            self._unsure.discard(gate_id)
 
     def _keep(self) -> None:
         """What has to be done now and then, by whichever process comes first."""
@@ -571,6 +670,54 @@ class StoredBus:
         for gate_id, name in house.orphans():
             self.withdraw(gate_id, f"{name}, which it came from, has ended")
         house.sweep()
+
+
+class _MaskGone(StoreError):
+    """The file of a mask is not where it should be."""
+
+
+class _Background:
+    """A thread that does one thing after the other, from the first on.
+
+    Not an executor: Python waits for all that these have to do when it ends.
+    """
+
+    def __init__(self) -> None:
+        self._work: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()  # guards the next two
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    def add(self, work: Callable[[], object]) -> None:
+        """Do this, too; not if it is being closed."""
+        with self._lock:
+            if self._closed:
+                return
+            self._work.put(work)
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._run, name="imagegate-pictures", daemon=True
+                )
+                self._thread.start()
+
+    def close(self) -> None:
+        """End after what is being done now, and wait for that."""
+        with self._lock:
+            self._closed = True
+            thread = self._thread
+        self._work.put(None)
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(10)
+
+    def _run(self) -> None:
+        while (work := self._work.get()) is not None and not self._closed:
+            try:
+                work()
+            except ImageGateError as error:
+                log.warning("%s", error)
+            except Exception:  # nobody waits for it
+                log.exception("work in the background failed")
+            del work  # it may hold an image
 
 
 def _kind(snapshot: Snapshot) -> str:

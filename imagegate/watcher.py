@@ -10,7 +10,9 @@ import logging
 import selectors
 import socket
 import threading
+import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from .database import Database
@@ -23,6 +25,8 @@ ALIVE = 10.0
 """Seconds of silence after which a connection to PostgreSQL is tried."""
 PAUSES = (0.1, 0.5, 1.0, 2.0)
 """Seconds between attempts to connect again."""
+AGAIN = 1.0
+"""Seconds at least from one look at everything to the next that somebody asks for."""
 MANY = 500
 """More changes than this at once are not told one by one."""
 
@@ -50,8 +54,11 @@ class Watcher:
         self._lost_sight = lost_sight
         self._closing = threading.Event()
         self._doubt = threading.Event()
+        self._looked = -AGAIN  # when everything was last looked at
         self._failures = 0  # since it last had a connection
         self._waker, self._woken = socket.socketpair()
+        self._waker.setblocking(False)
+        self._woken.setblocking(False)
         self._thread = threading.Thread(target=self._run, name="imagegate-watcher", daemon=True)
 
     def start(self) -> None:
@@ -61,21 +68,27 @@ class Watcher:
     def close(self) -> None:
         """End, and wait until it has."""
         self._closing.set()
-        self._waker.send(b"x")
-        if self._thread is not threading.current_thread():
+        self._wake()
+        if self._thread.ident is not None and self._thread is not threading.current_thread():
             self._thread.join(10)
         self._waker.close()
         self._woken.close()
 
     def look_again(self) -> None:
-        """Something may have happened unseen."""
+        """Something may have happened unseen, or could not be done."""
         self._doubt.set()
-        if not self._closing.is_set():
+        self._wake()
+
+    def _wake(self) -> None:
+        with suppress(OSError):  # it is woken already, or has ended
             self._waker.send(b"x")
 
     def _run(self) -> None:
         while not self._closing.is_set():
             try:
+                if self._database.in_memory:
+                    self._wait()
+                    continue
                 connection = self._database.watch()
                 try:
                     watch = self._listen if self._database.postgresql else self._look
@@ -83,11 +96,40 @@ class Watcher:
                 finally:
                     connection.close()
             except Exception as error:
-                if not self._failures:
-                    unknown = not isinstance(error, StoreError)
-                    log.warning("no news of other processes for now: %s", error, exc_info=unknown)
+                if not self._failures and not self._closing.is_set():
+                    known = isinstance(error, (StoreError, self._database.driver_error))
+                    log.warning("no news of other processes for now: %s", error, exc_info=not known)
                 self._closing.wait(PAUSES[min(self._failures, len(PAUSES) - 1)])
                 self._failures += 1
+
+    def _see(self) -> None:
+        """Look at everything."""
+        self._doubt.clear()
+        self._looked = time.monotonic()
+        self._lost_sight()
+        if self._failures:
+            log.info("news of other processes come again")
+        self._failures = 0
+
+    def _rest(self) -> float:
+        """Look again if there is doubt, but not all the time; seconds until that is needed next."""
+        if not self._doubt.is_set():
+            return ALIVE
+        rest = self._looked + AGAIN - time.monotonic()
+        if rest > 0:
+            return rest
+        self._see()
+        return AGAIN if self._doubt.is_set() else ALIVE
+
+    # -- in memory
+
+    def _wait(self) -> None:
+        """Nobody else is there; what could not be done is tried again."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._woken, selectors.EVENT_READ)
+            while not self._closing.is_set():
+                if selector.select(self._rest()):
+                    self._woken.recv(4096)
 
     # -- PostgreSQL
 
@@ -95,23 +137,19 @@ class Watcher:
         """Until the connection breaks. It listens already, so nothing falls between."""
         notices: list[str] = []
         connection.add_notify_handler(lambda notice: notices.append(notice.payload))
-        self._lost_sight()
-        self._failures = 0
+        self._see()
         with selectors.DefaultSelector() as selector:
             selector.register(connection.fileno(), selectors.EVENT_READ)
             selector.register(self._woken, selectors.EVENT_READ)
             while not self._closing.is_set():
-                ready = selector.select(ALIVE)
+                ready = selector.select(self._rest())
                 if any(key.fileobj is self._woken for key, _ in ready):
-                    self._woken.recv(64)
+                    self._woken.recv(4096)
                 if not ready:
                     connection.execute("SELECT 1")  # a dead network says nothing by itself
                 connection.pgconn.consume_input()
                 while notice := connection.pgconn.notifies():
                     notices.append(notice.extra.decode())
-                if self._doubt.is_set():
-                    self._doubt.clear()
-                    self._lost_sight()
                 self._tell([tuple(notice.split(" ", 2)) for notice in notices])
                 notices.clear()
 
@@ -121,12 +159,9 @@ class Watcher:
         """Until the database cannot be read."""
         version = self._version(connection)
         last = self._gates.last_line()
-        self._lost_sight()
-        self._failures = 0
+        self._see()
         while not self._closing.wait(LOOK):
-            if self._doubt.is_set():
-                self._doubt.clear()
-                self._lost_sight()
+            self._rest()
             now = self._version(connection)
             if now == version:
                 continue

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import socket
+import time
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,8 @@ import sqlalchemy as sa
 from filelock import FileLock, Timeout
 
 from .database import Database
-from .store import gates
+from .model import StoreError
+from .store import DUE, OPEN, gates
 
 BEAT = 5.0
 """Seconds between signs of life."""
@@ -57,40 +60,57 @@ class Workers:
     def __init__(self, database: Database) -> None:
         self.database = database
         self._lock: FileLock | None = None
+        self._mine: dict[str, Any] = {}
 
     def enter(self, worker: str, name: str, kind: str, classes: Collection[str]) -> None:
         """A process starts. ``classes``: of the nodes it can run."""
-        if self.database.folder is not None and self._lock is None:
-            path = self._lock_file(worker)
-            path.parent.mkdir(exist_ok=True)
-            self._lock = FileLock(path, thread_local=False)
-            self._lock.acquire(timeout=0)
         now = self.database.now()
-        with self.database.write() as connection:
-            connection.execute(workers.delete().where(workers.c.seen_at < now - SHOWN))
-            connection.execute(
-                workers.insert().values(
-                    id=worker, name=name, kind=kind, host=socket.gethostname(), pid=os.getpid(),
-                    started_at=now, seen_at=now, classes=json.dumps(sorted(classes)), ended=0,
-                )
-            )  # fmt: skip
+        self._mine = {
+            "id": worker, "name": name, "kind": kind, "host": socket.gethostname(),
+            "pid": os.getpid(), "started_at": now, "classes": json.dumps(sorted(classes)),
+        }  # fmt: skip
+        if self.database.folder is not None:
+            path = self._lock_file(worker)
+            try:
+                path.parent.mkdir(exist_ok=True)
+                self._lock = FileLock(path, thread_local=False)
+                self._lock.acquire(timeout=0)
+            except OSError as error:
+                raise StoreError(
+                    f"the store {self.database.shown} cannot be used: {error}"
+                ) from error
+        try:
+            with self.database.write() as connection:
+                self._forget(connection)
+                connection.execute(workers.insert().values(seen_at=now, ended=0, **self._mine))
+        except BaseException:
+            self._unlock(worker)
+            raise
 
     def beat(self, worker: str) -> None:
         """A sign of life, where one is needed."""
         if not self.database.postgresql:
             return
+        now = self.database.now()
         with self.database.write() as connection:
-            here = workers.update().where(workers.c.id == worker)
-            connection.execute(here.values(seen_at=self.database.now(), ended=0))
+            here = workers.update().where(workers.c.id == worker).values(seen_at=now, ended=0)
+            if connection.execute(here.returning(workers.c.id)).first() is None:
+                # Silent for so long that it was forgotten: a laptop that slept for weeks.
+                connection.execute(workers.insert().values(seen_at=now, ended=0, **self._mine))
+
+    def revive(self, worker: str) -> None:
+        """It was taken for dead, and is not."""
+        with self.database.write() as connection:
+            connection.execute(workers.update().where(workers.c.id == worker).values(ended=0))
 
     def leave(self, worker: str) -> None:
         """It ends now, in good order."""
-        with self.database.write() as connection:
-            here = workers.update().where(workers.c.id == worker)
-            connection.execute(here.values(ended=1, seen_at=self.database.now()))
-        if self._lock is not None:
-            self._lock.release()
-            self._lock_file(worker).unlink(missing_ok=True)
+        try:
+            with self.database.write() as connection:
+                here = workers.update().where(workers.c.id == worker)
+                connection.execute(here.values(ended=1, seen_at=self.database.now()))
+        finally:
+            self._unlock(worker)
 
     def all(self) -> list[Worker]:
         """Every worker that is remembered, by name; of several processes of a name the newest."""
@@ -102,13 +122,16 @@ class Workers:
         alive = self._alive().label("alive")
         query = sa.select(*workers.c, alive).order_by(workers.c.name, workers.c.started_at)
         with self.database.read() as connection:
-            return [
-                Worker(
-                    row.id, row.name, row.kind, bool(row.alive), row.started_at, row.seen_at,
-                    frozenset(json.loads(row.classes)),
-                )
-                for row in connection.execute(query)
-            ]  # fmt: skip
+            rows = connection.execute(query).all()
+        beats, now = self.database.postgresql, time.time()
+        return [
+            Worker(
+                row.id, row.name, row.kind, bool(row.alive), row.started_at,
+                now if row.alive and not beats else row.seen_at,  # its lock was seen just now
+                frozenset(json.loads(row.classes)),
+            )
+            for row in rows
+        ]  # fmt: skip
 
     def orphans(self, silent_too: bool) -> list[tuple[str, str]]:
         """Waiting gates whose worker is dead: (gate id, the worker's name).
@@ -122,7 +145,7 @@ class Workers:
         query = (
             sa.select(gates.c.id, workers.c.name)
             .select_from(join)
-            .where(gates.c.open == 1, gates.c.state == "waiting")
+            .where(OPEN, gates.c.state == "waiting")
             .where(workers.c.id.is_(None) | sa.not_(alive))
         )
         with self.database.read() as connection:
@@ -139,9 +162,17 @@ class Workers:
             return
         with self.database.write() as connection:
             dead = workers.update().where(workers.c.id.in_(gone))
-            connection.execute(dead.values(ended=1))
+            connection.execute(dead.values(ended=1, seen_at=self.database.now()))
         for one in gone:
-            self._lock_file(one).unlink(missing_ok=True)
+            self._unlock(one)
+
+    def _forget(self, connection: sa.Connection) -> None:
+        """Drop those that nobody asks about any more."""
+        still = sa.select(gates.c.worker).where(OPEN | DUE)
+        old = [workers.c.seen_at < self.database.now() - SHOWN, workers.c.id.not_in(still)]
+        if not self.database.postgresql:  # there those that live give no sign of it
+            old.append(workers.c.ended == 1)
+        connection.execute(workers.delete().where(*old))
 
     def _alive(self) -> sa.ColumnElement[bool]:
         here = workers.c.ended == 0
@@ -157,6 +188,14 @@ class Workers:
                 return False
         except Timeout:
             return True
+
+    def _unlock(self, worker: str) -> None:
+        if self.database.folder is None:
+            return
+        with suppress(OSError):  # the file may as well stay
+            if self._lock is not None and worker == self._mine["id"]:
+                self._lock.release()
+            self._lock_file(worker).unlink(missing_ok=True)
 
     def _lock_file(self, worker: str) -> Path:
         assert self.database.folder is not None

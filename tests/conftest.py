@@ -1,23 +1,24 @@
-"""Shared by all tests: a bus, and a way to wait for what happens on it without sleeping."""
+"""Shared by all tests: buses, stores, and a way to wait for what happens without sleeping."""
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from imagegate.gate_bus import GateBus
-
-PATIENCE = 10.0
-"""Seconds until a test gives up; nothing waits that long unless it is broken."""
+from tests.postgres import NoPostgreSQL, PostgreSQL
+from tests.stored import PATIENCE, Store
 
 
 class Watch:
     """Waits until something is true of a bus, looking again at each of its news."""
 
-    def __init__(self, bus: GateBus[Any]) -> None:
+    def __init__(self, bus: Any) -> None:
         self.bus = bus
         self._changed = threading.Condition()
         self._subscription = bus.subscribe(self._look)
@@ -44,6 +45,51 @@ class Watch:
 @pytest.fixture
 def bus() -> GateBus[Any]:
     return GateBus()
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgreSQL]:
+    """A server of the tests' own. A test that stops or kills it need not start it again."""
+    try:
+        with PostgreSQL() as server:
+            yield server
+    except NoPostgreSQL as error:
+        if os.environ.get("CI"):
+            pytest.fail(str(error))
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def postgresql_url(postgresql: PostgreSQL) -> Iterator[str]:
+    """An empty database."""
+    postgresql.start()
+    url = postgresql.create()
+    yield url
+    postgresql.start()
+    postgresql.drop(url.rpartition("/")[2])
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgresql"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    """A new store of each kind."""
+    with new_store(request, request.param, tmp_path) as store:
+        yield store
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def shared(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    """A new store of each kind that processes can share."""
+    with new_store(request, request.param, tmp_path) as store:
+        yield store
+
+
+def new_store(request: pytest.FixtureRequest, kind: str, tmp_path: Path) -> Store:
+    """A store of this kind, which the caller closes."""
+    if kind == "postgresql":
+        url = request.getfixturevalue("postgresql_url")
+    else:
+        url = "sqlite://" if kind == "memory" else f"sqlite:///{tmp_path}/gates.sqlite"
+    return Store(kind, url, tmp_path / "pictures")
 
 
 @pytest.fixture

@@ -5,7 +5,8 @@ from __future__ import annotations
 import gc
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,11 +31,21 @@ from imagegate.model import (
     UnknownGate,
     Verdict,
 )
-from tests.conftest import PATIENCE, Watch
+from tests.conftest import PATIENCE, Watch, new_store
+from tests.stored import PLAIN, gate
+
+alone = pytest.mark.parametrize("bus", ["alone"], indirect=True)
+"""For what only the bus of one process does."""
 
 
-def gate(**given: Any) -> Gate:
-    return Gate(**{"labels": ("keep", "fix"), "width": 8, "height": 6, **given})
+@pytest.fixture(params=["alone", "memory", "sqlite", "postgresql"])
+def bus(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
+    """The bus of one process, and those over each kind of store."""
+    if request.param == "alone":
+        yield GateBus()
+        return
+    with new_store(request, request.param, tmp_path) as store:
+        yield store.bus()
 
 
 def together(*works: Callable[[], Any]) -> list[Any]:
@@ -101,19 +112,19 @@ class Later:
 
 def test_an_answer_reaches_the_waiter(bus: GateBus[Any]) -> None:
     """The waiter gets the decision, with route, label, person and note."""
-    ticket = bus.publish(gate(), None)
+    ticket = bus.publish(gate(), PLAIN)
     waiter = Later(ticket.wait)
     verdict = bus.decide(ticket.gate.id, "fix", by=" Ann ", note=" sharp ")
     answer = waiter.result()
     assert verdict.outcome is Outcome.WON
-    assert answer.decision is verdict.decision
+    assert answer.decision == verdict.decision
     said = answer.decision
     assert (said.route, said.label, said.by, said.note) == (2, "fix", "Ann", "sharp")
 
 
 def test_the_first_answer_wins(bus: GateBus[Any]) -> None:
     """A repetition by the same person is harmless; anybody else learns who was first."""
-    ticket = bus.publish(gate(), None)
+    ticket = bus.publish(gate(), PLAIN)
     first = bus.decide(ticket.gate.id, 1, by="Ann", note="a")
     again = bus.decide(ticket.gate.id, "keep", by="Ann", note="b")
     other = bus.decide(ticket.gate.id, 2, by="Ann")
@@ -123,12 +134,12 @@ def test_the_first_answer_wins(bus: GateBus[Any]) -> None:
         Outcome.WON, Outcome.REPLAY, Outcome.LOST, Outcome.LOST, Outcome.LOST
     ]  # fmt: skip
     assert {v.decision for v in (first, again, other, bob, stop)} == {first.decision}
-    assert ticket.wait(0).decision is first.decision
+    assert ticket.wait(0).decision == first.decision
 
 
 def test_a_repeated_stop_is_a_replay(bus: GateBus[Any]) -> None:
     """Stop follows the same rules; the waiter learns that it was stopped."""
-    ticket = bus.publish(gate(), None)
+    ticket = bus.publish(gate(), PLAIN)
     assert bus.stop(ticket.gate.id, by="Ann").outcome is Outcome.WON
     assert bus.stop(ticket.gate.id, by="Ann").outcome is Outcome.REPLAY
     assert bus.stop(ticket.gate.id, by="Bob").outcome is Outcome.LOST
@@ -140,7 +151,7 @@ def test_a_repeated_stop_is_a_replay(bus: GateBus[Any]) -> None:
 
 def test_a_withdrawn_gate_is_closed(bus: GateBus[Any]) -> None:
     """An answer that comes after the gate was withdrawn learns that, and why."""
-    ticket = bus.publish(gate(), None)
+    ticket = bus.publish(gate(), PLAIN)
     assert ticket.withdraw("its prompt ended") is True
     assert ticket.withdraw("again") is False
     for late in (lambda: bus.decide(ticket.gate.id, 1), lambda: bus.stop(ticket.gate.id)):
@@ -153,7 +164,7 @@ def test_a_withdrawn_gate_is_closed(bus: GateBus[Any]) -> None:
 
 def test_withdrawing_an_answered_gate_changes_nothing(bus: GateBus[Any]) -> None:
     """A gate that was answered cannot be withdrawn."""
-    ticket = bus.publish(gate(), None)
+    ticket = bus.publish(gate(), PLAIN)
     bus.decide(ticket.gate.id, 1)
     assert ticket.withdraw("its prompt ended") is False
     assert bus.get(ticket.gate.id).state is State.DECIDED
@@ -163,7 +174,7 @@ def test_withdrawing_an_answered_gate_changes_nothing(bus: GateBus[Any]) -> None
 @pytest.mark.parametrize("route", [None, 2])
 def test_expiry_follows_the_gates_own_rule(bus: GateBus[Any], route: int | None) -> None:
     """An expired gate takes the route it named, or stops; a later answer is told so."""
-    ticket = bus.publish(gate(on_timeout=route), None)
+    ticket = bus.publish(gate(on_timeout=route), PLAIN)
     bus.expire(ticket.gate.id)
     bus.expire(ticket.gate.id)
     if route:
@@ -178,7 +189,7 @@ def test_expiry_follows_the_gates_own_rule(bus: GateBus[Any], route: int | None)
 
 def test_an_answer_before_the_expiry_wins(bus: GateBus[Any]) -> None:
     """Expiry of a gate that was answered does nothing."""
-    ticket = bus.publish(gate(on_timeout=2), None)
+    ticket = bus.publish(gate(on_timeout=2), PLAIN)
     bus.decide(ticket.gate.id, 1, by="Ann")
     bus.expire(ticket.gate.id)
     assert ticket.wait(0).decision.by == "Ann"
@@ -218,7 +229,7 @@ def test_a_bad_answer_leaves_the_gate_as_it_was(
     bus: GateBus[Any], answer: Callable[[GateBus[Any], str], Any]
 ) -> None:
     """What a gate cannot take does not touch it."""
-    ticket = bus.publish(gate(), None)
+    ticket = bus.publish(gate(), PLAIN)
     before = bus.get(ticket.gate.id)
     with pytest.raises(BadAnswer):
         answer(bus, ticket.gate.id)
@@ -228,24 +239,24 @@ def test_a_bad_answer_leaves_the_gate_as_it_was(
 def test_an_id_is_published_once(bus: GateBus[Any]) -> None:
     """The same id cannot be asked again, neither while it waits nor afterwards."""
     one = gate()
-    bus.publish(one, None)
+    bus.publish(one, PLAIN)
     with pytest.raises(ValueError, match="already"):
-        bus.publish(one, None)
+        bus.publish(one, PLAIN)
     bus.decide(one.id, 1)
     with pytest.raises(ValueError, match="already"):
-        bus.publish(one, None)
+        bus.publish(one, PLAIN)
 
 
 def test_a_waiter_cannot_cancel(bus: GateBus[Any]) -> None:
     """The ticket's future cannot be cancelled, so an answer can always be given."""
-    ticket = bus.publish(gate(), None)
+    ticket = bus.publish(gate(), PLAIN)
     assert ticket.future.cancel() is False
     assert bus.decide(ticket.gate.id, 1).outcome is Outcome.WON
 
 
 def test_wait_gives_up_but_the_gate_goes_on(bus: GateBus[Any]) -> None:
     """A wait that times out raises TimeoutError; the gate still takes an answer."""
-    ticket = bus.publish(gate(title="Sky"), None)
+    ticket = bus.publish(gate(title="Sky"), PLAIN)
     with pytest.raises(TimeoutError, match="Sky"):
         ticket.wait(0.001)
     bus.decide(ticket.gate.id, 1)
@@ -254,8 +265,8 @@ def test_wait_gives_up_but_the_gate_goes_on(bus: GateBus[Any]) -> None:
 
 def test_withdraw_prompt_takes_only_its_own(bus: GateBus[Any]) -> None:
     """All open gates of a prompt are withdrawn; answered ones and other prompts' are not."""
-    mine = [bus.publish(gate(prompt_id="a"), None) for _ in range(3)]
-    other = bus.publish(gate(prompt_id="b"), None)
+    mine = [bus.publish(gate(prompt_id="a"), PLAIN) for _ in range(3)]
+    other = bus.publish(gate(prompt_id="b"), PLAIN)
     bus.decide(mine[0].gate.id, 1)
     assert bus.withdraw_prompt("a", "over") == 2
     assert bus.withdraw_prompt("a", "over") == 0
@@ -265,7 +276,7 @@ def test_withdraw_prompt_takes_only_its_own(bus: GateBus[Any]) -> None:
 
 def test_stopping_one_never_touches_another(bus: GateBus[Any]) -> None:
     """Stop ends one gate, not its neighbours of the same node and prompt."""
-    one, two = (bus.publish(gate(prompt_id="a", node_id="1"), None) for _ in range(2))
+    one, two = (bus.publish(gate(prompt_id="a", node_id="1"), PLAIN) for _ in range(2))
     bus.stop(one.gate.id)
     assert bus.get(two.gate.id).state is State.WAITING
     assert not two.future.done()
@@ -274,6 +285,11 @@ def test_stopping_one_never_touches_another(bus: GateBus[Any]) -> None:
 # -- races
 
 RACES = 60
+
+
+def races(bus: Any) -> range:
+    """How often a race is run; every round in a store is several transactions."""
+    return range(RACES if isinstance(bus, GateBus) else 10)
 
 
 @pytest.mark.parametrize(
@@ -289,9 +305,10 @@ RACES = 60
 def test_one_of_many_wins(bus: GateBus[Any], rival: Callable[..., Any]) -> None:
     """Of answers at the same moment exactly one wins, and the waiter gets that one."""
     recorded: list[Answer] = []
-    for _ in range(RACES):
+    records = {"record": recorded.append} if isinstance(bus, GateBus) else {}
+    for _ in races(bus):
         recorded.clear()
-        ticket = bus.publish(gate(on_timeout=2), None, record=recorded.append)
+        ticket = bus.publish(gate(on_timeout=2), PLAIN, **records)
         i = ticket.gate.id
         works: list[Callable[[], Any]] = []
         for n in range(3):
@@ -307,11 +324,11 @@ def test_one_of_many_wins(bus: GateBus[Any], rival: Callable[..., Any]) -> None:
             won.append(end)
         assert len(won) == 1
         assert all(r is None or isinstance(r, (Verdict, GateClosed, bool)) for r in results)
-        assert len(recorded) == (end.state is not State.WITHDRAWN)
+        assert len(recorded) == (bool(records) and end.state is not State.WITHDRAWN)
         lost = [r.decision for r in results if isinstance(r, Verdict)]
         assert set(lost) <= {end.decision}
         if end.decision is not None and end.decision.route is not None:
-            assert ticket.wait(0).decision is end.decision
+            assert ticket.wait(0).decision == end.decision
         else:
             with pytest.raises(GateCancelled) as caught:
                 ticket.wait(0)
@@ -320,8 +337,8 @@ def test_one_of_many_wins(bus: GateBus[Any], rival: Callable[..., Any]) -> None:
 
 def test_masks_come_with_the_answer(bus: GateBus[Any]) -> None:
     """A mask saved in the moment of the answer is either in it or refused, never half."""
-    for _ in range(RACES):
-        ticket = bus.publish(gate(), None)
+    for _ in races(bus):
+        ticket = bus.publish(gate(), PLAIN)
         i = ticket.gate.id
         saved, verdict = together(
             lambda i=i: bus.set_mask(i, 0, b"mask"), lambda i=i: bus.decide(i, 1)
@@ -338,10 +355,11 @@ def test_masks_come_with_the_answer(bus: GateBus[Any]) -> None:
 # -- recording
 
 
+@alone
 def test_an_answer_counts_only_once_it_is_recorded(bus: GateBus[Any]) -> None:
     """Until the record hook returns the waiter waits, the gate is open, and no mask is taken."""
     held = Held()
-    ticket = bus.publish(gate(), None, record=held)
+    ticket = bus.publish(gate(), PLAIN, record=held)
     first = Later(lambda: bus.decide(ticket.gate.id, 1))
     assert held.entered.wait(PATIENCE)
     assert bus.get(ticket.gate.id).state is State.WAITING
@@ -353,10 +371,11 @@ def test_an_answer_counts_only_once_it_is_recorded(bus: GateBus[Any]) -> None:
     assert ticket.wait(0) is held.answers[0]
 
 
+@alone
 def test_a_rival_waits_for_the_record(bus: GateBus[Any]) -> None:
     """An answer that comes while another is recorded learns how that went, and loses."""
     held = Held()
-    ticket = bus.publish(gate(), None, record=held)
+    ticket = bus.publish(gate(), PLAIN, record=held)
     first = Later(lambda: bus.decide(ticket.gate.id, 1, by="Ann"))
     assert held.entered.wait(PATIENCE)
     second = Later(lambda: bus.decide(ticket.gate.id, 2, by="Bob"))
@@ -367,11 +386,12 @@ def test_a_rival_waits_for_the_record(bus: GateBus[Any]) -> None:
     assert len(held.answers) == 1
 
 
+@alone
 def test_a_failed_record_leaves_the_gate_waiting(bus: GateBus[Any]) -> None:
     """When recording fails the answer does not count, and its giver is told why."""
     held = Held(OSError("disk full"))
     held.release.set()
-    ticket = bus.publish(gate(), None, record=held)
+    ticket = bus.publish(gate(), PLAIN, record=held)
     with pytest.raises(NotRecorded, match="disk full"):
         bus.decide(ticket.gate.id, 1)
     assert bus.get(ticket.gate.id).state is State.WAITING
@@ -381,10 +401,11 @@ def test_a_failed_record_leaves_the_gate_waiting(bus: GateBus[Any]) -> None:
     assert ticket.wait(0).decision.route == 2
 
 
+@alone
 def test_a_rival_that_waited_has_its_turn_when_recording_fails(bus: GateBus[Any]) -> None:
     """An answer that waited for another one's record gets its own turn when that failed."""
     held = Held(OSError("disk full"), None)
-    ticket = bus.publish(gate(), None, record=held)
+    ticket = bus.publish(gate(), PLAIN, record=held)
     first = Later(lambda: bus.decide(ticket.gate.id, 1, by="Ann"))
     assert held.entered.wait(PATIENCE)
     rivals = [Later(lambda n=n: bus.decide(ticket.gate.id, 2, by=f"Bob {n}")) for n in range(3)]
@@ -395,6 +416,7 @@ def test_a_rival_that_waited_has_its_turn_when_recording_fails(bus: GateBus[Any]
     assert ticket.wait(0).decision.route == 2
 
 
+@alone
 def test_the_hook_may_use_the_bus(bus: GateBus[Any]) -> None:
     """Recording happens outside the lock: the hook may ask the bus anything."""
     seen: list[Any] = []
@@ -404,21 +426,23 @@ def test_the_hook_may_use_the_bus(bus: GateBus[Any]) -> None:
         bus.decide(other.gate.id, 1)
 
     one = gate()
-    other = bus.publish(gate(), None)
-    bus.publish(one, None, record=record)
+    other = bus.publish(gate(), PLAIN)
+    bus.publish(one, PLAIN, record=record)
     assert Later(lambda: bus.decide(one.id, 1)).result().outcome is Outcome.WON
     assert seen[0][:2] == (State.WAITING, 2)
     assert bus.get(other.gate.id).state is State.DECIDED
 
 
+@alone
 def test_a_withdrawal_is_not_recorded(bus: GateBus[Any]) -> None:
     """Only answers are recorded."""
     recorded: list[Answer] = []
-    ticket = bus.publish(gate(), None, record=recorded.append)
+    ticket = bus.publish(gate(), PLAIN, record=recorded.append)
     ticket.withdraw("over")
     assert recorded == []
 
 
+@alone
 def test_no_call_back_happens_under_the_lock(bus: GateBus[Any]) -> None:
     """Listeners, hooks and a future's callbacks may all use the bus."""
     used: list[str] = []
@@ -448,11 +472,12 @@ def undoable(bus: GateBus[Any], revoke: Callable[[Answer], None], **given: Any) 
     return bus.publish(gate(undoable=True, **given), "pictures", revoke=revoke)
 
 
+@alone
 def test_undo_asks_again(bus: GateBus[Any]) -> None:
     """An undone gate waits again in its old place, with its masks, for a new answer."""
     revoked: list[Answer] = []
     ticket = undoable(bus, revoked.append)
-    later = bus.publish(gate(), None)
+    later = bus.publish(gate(), PLAIN)
     bus.set_mask(ticket.gate.id, 0, b"mask")
     bus.decide(ticket.gate.id, 1, by="Ann")
     first = ticket.wait(0)
@@ -467,9 +492,10 @@ def test_undo_asks_again(bus: GateBus[Any]) -> None:
     assert ticket.wait(0).masks == {0: b"mask"}
 
 
+@alone
 def test_undo_comes_too_late(bus: GateBus[Any]) -> None:
     """What is not decided, or cannot be taken back, is not undone."""
-    once = bus.publish(gate(), None)
+    once = bus.publish(gate(), PLAIN)
     with pytest.raises(TooLate, match="waiting"):
         bus.undo(once.gate.id)
     bus.decide(once.gate.id, 1)
@@ -481,6 +507,7 @@ def test_undo_comes_too_late(bus: GateBus[Any]) -> None:
         bus.undo(stopped.gate.id)
 
 
+@alone
 def test_a_failed_undo_leaves_the_decision(bus: GateBus[Any]) -> None:
     """When taking back fails the decision stands, and can be taken back later."""
     failures: list[Exception] = [OSError("gone")]
@@ -498,6 +525,7 @@ def test_a_failed_undo_leaves_the_decision(bus: GateBus[Any]) -> None:
     assert bus.undo(ticket.gate.id).state is State.WAITING
 
 
+@alone
 def test_two_undos_at_once_take_back_once(bus: GateBus[Any]) -> None:
     """Of undos at the same moment one does it; the others learn that the gate waits."""
     for _ in range(RACES):
@@ -517,18 +545,19 @@ def test_an_undone_gate_outlives_its_record_limit() -> None:
     bus.decide(ticket.gate.id, 1)
     bus.undo(ticket.gate.id)
     for _ in range(gate_bus.KEPT_PICTURES + 5):
-        bus.decide(bus.publish(gate(), None).gate.id, 1)
+        bus.decide(bus.publish(gate(), PLAIN).gate.id, 1)
     assert bus.get(ticket.gate.id).state is State.WAITING
     assert bus.pictures(ticket.gate.id) == "pictures"
 
 
+@alone
 def test_undo_of_a_gate_being_forgotten(bus: GateBus[Any]) -> None:
     """An undo survives that its gate falls out of the kept ones while it is being revoked."""
     small: GateBus[Any] = GateBus(kept=1)
 
     def revoke(_: Answer) -> None:
         for _ in range(3):
-            small.decide(small.publish(gate(), None).gate.id, 1)
+            small.decide(small.publish(gate(), PLAIN).gate.id, 1)
 
     ticket = undoable(small, revoke)
     small.decide(ticket.gate.id, 1)
@@ -541,7 +570,7 @@ def test_undo_of_a_gate_being_forgotten(bus: GateBus[Any]) -> None:
 
 def test_pending_is_oldest_first_and_pages(bus: GateBus[Any]) -> None:
     """Open gates come oldest first; a page goes on after the last one's seq."""
-    ids = [bus.publish(gate(node_id=str(n % 2)), None).gate.id for n in range(10)]
+    ids = [bus.publish(gate(node_id=str(n % 2)), PLAIN).gate.id for n in range(10)]
     bus.decide(ids.pop(4), 1)
     assert [s.gate.id for s in bus.pending()] == ids
     seen: list[str] = []
@@ -556,8 +585,8 @@ def test_pending_is_oldest_first_and_pages(bus: GateBus[Any]) -> None:
 
 def test_pending_of_one_node(bus: GateBus[Any]) -> None:
     """The node filter shows that node's gates only, and counts them."""
-    mine = bus.publish(gate(node_id="4:2"), None)
-    bus.publish(gate(node_id="4"), None)
+    mine = bus.publish(gate(node_id="4:2"), PLAIN)
+    bus.publish(gate(node_id="4"), PLAIN)
     assert [s.gate.id for s in bus.pending(node_id="4:2")] == [mine.gate.id]
     assert bus.count("4:2") == 1
     assert bus.count("42") == 0
@@ -565,7 +594,7 @@ def test_pending_of_one_node(bus: GateBus[Any]) -> None:
 
 def test_finished_is_newest_first_and_pages(bus: GateBus[Any]) -> None:
     """Finished gates come in the order they ended, the newest first, page by page."""
-    tickets = [bus.publish(gate(), None) for _ in range(5)]
+    tickets = [bus.publish(gate(), PLAIN) for _ in range(5)]
     order = [tickets[i].gate.id for i in (3, 0, 4, 1)]
     for i in order:
         bus.decide(i, 1)
@@ -577,7 +606,7 @@ def test_finished_is_newest_first_and_pages(bus: GateBus[Any]) -> None:
 def test_finished_gates_are_kept_within_bounds() -> None:
     """Only so many finished gates are remembered; the oldest go first."""
     bus: GateBus[Any] = GateBus(kept=3)
-    ids = [bus.publish(gate(), None).gate.id for _ in range(5)]
+    ids = [bus.publish(gate(), PLAIN).gate.id for _ in range(5)]
     for i in ids:
         bus.decide(i, 1)
     assert [s.gate.id for s in bus.finished()] == ids[:1:-1]
@@ -589,6 +618,7 @@ class Heavy:
     """Stands for pictures; counts as alive until freed."""
 
 
+@alone
 def test_pictures_of_finished_gates_are_let_go(bus: GateBus[Any]) -> None:
     """Pictures are kept for the newest finished gates only; the rest is freed."""
     alive: list[weakref.ref[Heavy]] = []
@@ -606,16 +636,17 @@ def test_pictures_of_finished_gates_are_let_go(bus: GateBus[Any]) -> None:
     assert bus.get(ids[0]).state is State.DECIDED
 
 
+@alone
 def test_masks_of_finished_gates_are_let_go(bus: GateBus[Any]) -> None:
     """Masks, which can be megabytes each, are let go with the pictures; that there were some is
     remembered, and a waiter that is slow to look still gets its own.
     """
-    one = bus.publish(gate(), None)
+    one = bus.publish(gate(), PLAIN)
     bus.set_mask(one.gate.id, 0, b"mask")
     bus.decide(one.gate.id, 1)
     assert bus.mask(one.gate.id, 0) == b"mask"
     for _ in range(gate_bus.KEPT_PICTURES):
-        bus.decide(bus.publish(gate(), None).gate.id, 1)
+        bus.decide(bus.publish(gate(), PLAIN).gate.id, 1)
     assert one.wait(0).masks == {0: b"mask"}
     assert bus.get(one.gate.id).masked == (0,)
     assert bus.mask(one.gate.id, 0) is None
@@ -631,11 +662,11 @@ def test_masks_of_finished_gates_are_let_go(bus: GateBus[Any]) -> None:
 def test_news_come_in_order(bus: GateBus[Any]) -> None:
     """A listener is told what happened, in order, each with the gate as it was then."""
     with bus.subscribe() as news:
-        a, b = bus.publish(gate(title="a"), None), bus.publish(gate(title="b"), None)
+        a, b = bus.publish(gate(title="a"), PLAIN), bus.publish(gate(title="b"), PLAIN)
         bus.set_mask(a.gate.id, 0, b"x")
         bus.decide(a.gate.id, 1)
         bus.stop(b.gate.id)
-        c = bus.publish(gate(title="c"), None)
+        c = bus.publish(gate(title="c"), PLAIN)
         c.withdraw("over")
         told, missed = news.drain()
     assert not missed
@@ -654,7 +685,7 @@ def test_news_come_in_order(bus: GateBus[Any]) -> None:
 def test_news_are_drained_once(bus: GateBus[Any]) -> None:
     """Each piece of news is read once."""
     with bus.subscribe() as news:
-        bus.publish(gate(), None)
+        bus.publish(gate(), PLAIN)
         assert len(news.drain()[0]) == 1
         assert news.drain() == ([], False)
 
@@ -662,7 +693,7 @@ def test_news_are_drained_once(bus: GateBus[Any]) -> None:
 def test_a_slow_listener_loses_old_news_and_is_told(bus: GateBus[Any]) -> None:
     """A listener that does not read keeps the newest news, and learns once that some are lost."""
     with bus.subscribe(limit=3) as news:
-        tickets = [bus.publish(gate(), None) for _ in range(5)]
+        tickets = [bus.publish(gate(), PLAIN) for _ in range(5)]
         told, missed = news.drain()
         assert missed
         assert [n.gate.gate.id for n in told] == [t.gate.id for t in tickets[2:]]
@@ -676,7 +707,7 @@ def test_exactly_full_is_not_missed(bus: GateBus[Any]) -> None:
     """As many news as fit are not too many."""
     with bus.subscribe(limit=3) as news:
         for _ in range(3):
-            bus.publish(gate(), None)
+            bus.publish(gate(), PLAIN)
         assert news.drain()[1] is False
 
 
@@ -688,7 +719,7 @@ def test_a_raising_listener_harms_nobody(bus: GateBus[Any], caplog: Any) -> None
         raise RuntimeError("listener broke")
 
     with bus.subscribe(bad), bus.subscribe(lambda: told.append("x")), bus.subscribe(bad):
-        ticket = bus.publish(gate(), None)
+        ticket = bus.publish(gate(), PLAIN)
         assert bus.decide(ticket.gate.id, 1).outcome is Outcome.WON
     assert told == ["x", "x"]
     assert "listener broke" in caplog.text
@@ -704,9 +735,9 @@ def test_a_blocked_listener_does_not_hold_the_bus(bus: GateBus[Any]) -> None:
             assert release.wait(PATIENCE)
 
     with bus.subscribe(block):
-        slow = Later(lambda: bus.publish(gate(), None))
+        slow = Later(lambda: bus.publish(gate(), PLAIN))
         assert stuck.wait(PATIENCE)
-        ticket = bus.publish(gate(), None)
+        ticket = bus.publish(gate(), PLAIN)
         assert bus.decide(ticket.gate.id, 1).outcome is Outcome.WON
         release.set()
         slow.result()
@@ -721,7 +752,7 @@ def test_a_closed_subscription_leaves_nothing(bus: GateBus[Any]) -> None:
         subscription.close()
         subscription.close()
     assert bus.listeners == 0
-    bus.publish(gate(), None)
+    bus.publish(gate(), PLAIN)
     assert calls == []
     del subscriptions, subscription
     gc.collect()
@@ -740,20 +771,20 @@ def test_closing_within_a_notice_is_heeded(bus: GateBus[Any]) -> None:
                 subscription.close()
 
     subscriptions += [bus.subscribe(lambda n=n: close_the_others(n)) for n in range(3)]
-    bus.publish(gate(), None)
+    bus.publish(gate(), PLAIN)
     assert len(called) == 1
 
 
 def test_a_subscription_and_the_list_together_miss_nothing(bus: GateBus[Any]) -> None:
     """Who subscribes first and reads the list then knows every gate, whatever happens meanwhile."""
-    for _ in range(RACES):
+    for _ in races(bus):
         mine: dict[str, Any] = {}
 
         def listen(mine: dict[str, Any] = mine) -> None:
             mine["news"] = bus.subscribe()
             mine["list"] = {s.gate.id for s in bus.pending()}
 
-        _, ticket = together(listen, lambda: bus.publish(gate(), None))
+        _, ticket = together(listen, lambda: bus.publish(gate(), PLAIN))
         told = {n.gate.gate.id for n in mine["news"].drain()[0]}
         assert ticket.gate.id in mine["list"] | told
         mine["news"].close()
@@ -761,7 +792,7 @@ def test_a_subscription_and_the_list_together_miss_nothing(bus: GateBus[Any]) ->
 
 def test_watch_sees_the_end(bus: GateBus[Any], watch: Watch) -> None:
     """The tests' own way of waiting wakes up when the bus has news."""
-    ticket = bus.publish(gate(), None)
+    ticket = bus.publish(gate(), PLAIN)
     later = Later(lambda: bus.decide(ticket.gate.id, 1))
     watch.until(lambda: bus.get(ticket.gate.id).state is State.DECIDED)
     later.result()
