@@ -10,26 +10,24 @@ from __future__ import annotations
 import atexit
 import logging
 import os
-import queue
 import secrets
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from .feed import KEPT_NEWS, Feed, News, Subscription, tell
-from .gate_bus import KEPT_GATES, TIME_IS_UP, Ticket
+from .background import Background
+from .feed import KEPT_NEWS, Subscription
+from .gate_bus import TIME_IS_UP, Ticket
 from .model import (
     Answer,
     Decision,
     Gate,
     GateCancelled,
     GateClosed,
-    ImageGateError,
     Outcome,
     Snapshot,
     State,
@@ -40,6 +38,7 @@ from .model import (
     signed,
     timed_out,
 )
+from .newsroom import Newsroom
 from .pictures import Pictures
 from .settings import Settings
 
@@ -92,22 +91,18 @@ class StoredBus:
         self._settings = settings
         self._kind = kind
         self._classes = classes
-        # Guards the six below and all unread news. Nothing is read, written or called under it.
+        # Guards the two below. Nothing is read, written or called while it is held.
         self._lock = threading.Lock()
         self._held: dict[str, _Held] = {}
-        self._feed = Feed(self._lock)
-        # Waiting gates by node and workflow, until something changes.
-        self._counts: dict[tuple[str, str], int] = {}
-        self._changes = 0
         self._unsure: set[str] = set()  # gates of which it is not known whether they were stored
-        self._told: OrderedDict[str, int] = OrderedDict()  # gate id -> version last told
+        self._news = Newsroom()
         # Held while the store is opened, and for nothing else; guards the next three.
         self._opening = threading.Lock()
         self._house: House | None = None
         self._failed: tuple[float, StoreError] | None = None  # the last attempt, and when it ended
         self._closed = False
         self._process = os.getpid()
-        self._background = _Background()
+        self._background = Background()
 
     # -- the process
 
@@ -342,25 +337,20 @@ class StoredBus:
 
     def count(self, node_id: str = "", workflow_id: str = "") -> int:
         """How many gates wait for a person."""
-        with self._lock:
-            known, changes = self._counts.get((node_id, workflow_id)), self._changes
-        if known is None:
-            known = self.house.gates.count(node_id, workflow_id)
-            with self._lock:
-                if changes == self._changes and len(self._counts) < COUNTS:
-                    self._counts[node_id, workflow_id] = known
-        return known
+        return self._news.count(
+            node_id, workflow_id, lambda: self.house.gates.count(node_id, workflow_id)
+        )
 
     def subscribe(
         self, notify: Callable[[], None] = lambda: None, *, limit: int = KEPT_NEWS
     ) -> Subscription:
         """Be told of everything from now on; see `Subscription`. Close it when done."""
-        return self._feed.subscribe(notify, limit=limit)
+        return self._news.feed.subscribe(notify, limit=limit)
 
     @property
     def listeners(self) -> int:
         """How many subscriptions are open."""
-        return len(self._feed)
+        return len(self._news.feed)
 
     def lines(self, gate_id: str) -> list[Line]:
         """The history of one gate, oldest first."""
@@ -449,7 +439,7 @@ class StoredBus:
     def ask_again(self, gate_id: str) -> Snapshot:
         """Forget that questions like this one were answered."""
         snapshot = self.house.gates.ask_again(gate_id)
-        self._lost_news()  # several gates may have changed
+        self._news.lose()  # several gates may have changed
         return snapshot
 
     # -- inside
@@ -563,29 +553,8 @@ class StoredBus:
             self._announce(kind, snapshot)
         return snapshot is not None
 
-    def _announce(self, *news: Any) -> None:
-        """Tell listeners: a kind and a gate, or pairs of them."""
-        pairs = [news] if isinstance(news[0], str) else news
-        with self._lock:
-            self._counts.clear()
-            self._changes += 1
-            told: list[Subscription] = []
-            for kind, snapshot in pairs:
-                # Two threads may come here in another order than that of their transactions.
-                if self._told.get(snapshot.gate.id, 0) < snapshot.version:
-                    self._told[snapshot.gate.id] = snapshot.version
-                    self._told.move_to_end(snapshot.gate.id)
-                    told = self._feed.add(News(kind, snapshot))
-            while len(self._told) > KEPT_GATES:
-                self._told.popitem(last=False)
-        tell(told)
-
-    def _lost_news(self) -> None:
-        with self._lock:
-            self._counts.clear()
-            self._changes += 1
-            told = self._feed.lose()
-        tell(told)
+    def _announce(self, kind: str, snapshot: Snapshot) -> None:
+        self._news.announce([(kind, snapshot)])
 
     def _share(self, held: _Held) -> None:
         """Keep the full size for the panels of other processes, while people look at it here."""
@@ -619,7 +588,7 @@ class StoredBus:
             masked = kinds[snapshot.gate.id] == "masked" and snapshot.state.open
             news.append(("masked" if masked else _kind(snapshot), snapshot))
         if news:
-            self._announce(*news)
+            self._news.announce(news)
 
     def _follow(self, snapshot: Snapshot) -> Snapshot:
         """Do here what another process's change asks for."""
@@ -651,7 +620,7 @@ class StoredBus:
             unsure = list(self._unsure)
         for gate_id in unsure:
             self._make_sure(gate_id)
-        self._lost_news()
+        self._news.lose()
 
     def _make_sure(self, gate_id: str) -> None:
         """It could not be told whether this gate was stored; its prompt has failed."""
@@ -674,50 +643,6 @@ class StoredBus:
 
 class _MaskGone(StoreError):
     """The file of a mask is not where it should be."""
-
-
-class _Background:
-    """A thread that does one thing after the other, from the first on.
-
-    Not an executor: Python waits for all that these have to do when it ends.
-    """
-
-    def __init__(self) -> None:
-        self._work: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
-        self._lock = threading.Lock()  # guards the next two
-        self._thread: threading.Thread | None = None
-        self._closed = False
-
-    def add(self, work: Callable[[], object]) -> None:
-        """Do this, too; not if it is being closed."""
-        with self._lock:
-            if self._closed:
-                return
-            self._work.put(work)
-            if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._run, name="imagegate-pictures", daemon=True
-                )
-                self._thread.start()
-
-    def close(self) -> None:
-        """End after what is being done now, and wait for that."""
-        with self._lock:
-            self._closed = True
-            thread = self._thread
-        self._work.put(None)
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(10)
-
-    def _run(self) -> None:
-        while (work := self._work.get()) is not None and not self._closed:
-            try:
-                work()
-            except ImageGateError as error:
-                log.warning("%s", error)
-            except Exception:  # nobody waits for it
-                log.exception("work in the background failed")
-            del work  # it may hold an image
 
 
 def _kind(snapshot: Snapshot) -> str:

@@ -38,9 +38,20 @@ def loaded(module: str) -> set[str]:
     return {name.partition(".")[0] for name in fresh(code)}
 
 
-@pytest.mark.parametrize(
-    "module", [m for m in ("model", "gate_bus", "pictures", "folder", "access", "store", "stored_bus", "place") if m in MODULES]
+LIGHT = (
+    "model",
+    "gate_bus",
+    "pictures",
+    "folder",
+    "access",
+    "store",
+    "stored_bus",
+    "place",
+    "resume",
 )
+
+
+@pytest.mark.parametrize("module", LIGHT)
 def test_the_core_is_light(module: str) -> None:
     """The core imports neither torch nor gradio, comfy or a web framework's app."""
     assert not loaded(module) & HEAVY
@@ -56,7 +67,7 @@ def test_the_node_imports_without_comfyui() -> None:
     assert not loaded("gate") & (HEAVY - {"torch"})
 
 
-@pytest.mark.parametrize("module", ["model", "gate_bus"])
+@pytest.mark.parametrize("module", ["model", "gate_bus", "newsroom", "background"])
 def test_the_bus_needs_only_python(module: str) -> None:
     """The bus and the records import the standard library only."""
     code = f"import sys\nbefore = set(sys.modules)\nimport imagegate.{module}\n"
