@@ -24,6 +24,7 @@ from .model import (
     Gate,
     GateCancelled,
     State,
+    StoreError,
     UnknownGate,
     parse_labels,
 )
@@ -36,6 +37,9 @@ log = logging.getLogger("imagegate")
 
 INTERRUPT_LOOK = 0.1
 """Seconds between looks at ComfyUI's interrupt flag, the one thing that cannot wake a waiter."""
+
+STORE_LOOK = 1.0
+"""Seconds between looks whether a store that was away is back."""
 
 ON_TIMEOUT = ["stop", *(f"route {i}" for i in range(1, MAX_ROUTES + 1))]
 MAX_TIMEOUT = 30 * 24 * 3600
@@ -232,7 +236,7 @@ class ImageGate:
             bus = self._service.bus
             if decision:
                 # What comes from the cache may be a list again: the gate is one item of it.
-                return _decided(bus, decision) if _item() == 0 else _all_blocked()
+                return await _decided(bus, decision) if _item() == 0 else _all_blocked()
             image = check_image(image)
             start_mask = None if mask is None else fit_mask(mask, image)
             place = _place(unique_id)
@@ -406,16 +410,27 @@ def _question(
     )
 
 
-def _decided(bus: StoredBus, gate_id: str) -> tuple[Any, ...]:
-    """The outputs of a gate that was parked: by its answer, or blocked while it has none."""
-    try:
-        snapshot, answer = bus.answer_of(gate_id)
-    except UnknownGate as error:
-        raise ValueError(f"decision: {error}; it is set when a parked gate goes on") from error
-    if answer is None:
-        log.info("gate %r is %s", snapshot.gate.title, snapshot.state.value)
-        return _all_blocked()
-    return _routed(answer, *kept(bus, snapshot.gate))
+async def _decided(bus: StoredBus, gate_id: str) -> tuple[Any, ...]:
+    """The outputs of a gate that was parked: by its answer, or blocked while it has none.
+
+    A store that is away for a moment is waited for: nobody is to be asked again for that.
+    """
+    while True:
+        try:
+            snapshot, answer = bus.answer_of(gate_id)
+            if answer is not None:
+                return _routed(answer, *kept(bus, snapshot.gate))
+            log.info("gate %r is %s", snapshot.gate.title, snapshot.state.value)
+            return _all_blocked()
+        except UnknownGate as error:
+            raise ValueError(f"decision: {error}; it is set when a parked gate goes on") from error
+        except StoreError as error:
+            if not error.passing:
+                raise
+            log.warning("a parked gate cannot go on yet: %s", error)
+        for _ in range(round(STORE_LOOK / INTERRUPT_LOOK)):
+            _check_interrupt()
+            await asyncio.sleep(INTERRUPT_LOOK)
 
 
 def _routed(

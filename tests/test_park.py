@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from imagegate import gate as gate_module
 from imagegate import resume as resume_module
 from imagegate.gate import ImageGate
 from imagegate.model import Gate, State, StoreError
@@ -231,6 +232,44 @@ def test_a_decision_of_an_open_gate_blocks(bench: ParkBench) -> None:
     assert result.status == "success"
     assert result.ran == ["gate"]
     assert bench.bus.count() == 1
+
+
+def test_a_store_that_is_away_for_a_moment(
+    bench: ParkBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A database that restarts just as the gate goes on takes no answer back: it is waited for."""
+    monkeypatch.setattr(gate_module, "INTERRUPT_LOOK", 0.001)
+    monkeypatch.setattr(gate_module, "STORE_LOOK", 0.002)
+    answer_of, away = bench.bus.answer_of, iter([True, True, False])
+
+    def failing(gate_id: str) -> Any:
+        if next(away):
+            raise StoreError("connection refused", passing=True)
+        return answer_of(gate_id)
+
+    gate = bench.park(parking())
+    monkeypatch.setattr(bench.bus, "answer_of", failing)
+    bench.bus.decide(gate.id, 1)
+    assert bench.resumed(gate).result().status == "success"
+    assert bench.bus.get(gate.id).attempts == 1
+
+
+def test_a_cancel_ends_the_wait_for_the_store(
+    bench: ParkBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the store stays away, ComfyUI's cancel still ends the prompt."""
+    gate = bench.park(parking())
+    asked = threading.Event()
+
+    def failing(gate_id: str) -> Any:
+        asked.set()
+        raise StoreError("connection refused", passing=True)
+
+    monkeypatch.setattr(bench.bus, "answer_of", failing)
+    run = bench.start(graph({"decision": gate.id}))
+    assert asked.wait(PATIENCE)
+    bench.comfy.interrupt()
+    assert run.result().status == "interrupted"
 
 
 def test_pictures_that_are_gone(bench: ParkBench) -> None:
