@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable
 
-from . import load, looking, waiting
+from . import load, looking, storing, waiting
 from .measure import NotRun, Row, machine
 
 MEASUREMENTS: dict[str, Callable[[bool], list[Row]]] = {
@@ -20,6 +20,10 @@ MEASUREMENTS: dict[str, Callable[[bool], list[Row]]] = {
     "import": load.pack_import,
     "ten-thousand": load.ten_thousand,
     "tabs": load.tabs,
+    "park": storing.park,
+    "parked": storing.parked_many,
+    "wake": storing.wake,
+    "list": storing.list_of_many,
 }
 
 

@@ -27,6 +27,7 @@ from pathlib import Path
 class Server:
     instance = None
     routes = aiohttp.web.RouteTableDef()
+    app = aiohttp.web.Application()
     def send_sync(self, *_): ...
 
 Server.instance = Server()
@@ -152,7 +153,8 @@ def tabs(quick: bool) -> list[Row]:
     """
     streams, pages = (36, 4) if quick else (180, 20)
     with served() as panel:
-        _open_and_close(panel, 9, 1)  # what is made once and stays: thread pools, caches
+        # What is made once and stays: pools of threads and of connections to the store, caches.
+        _open_and_close(panel, 36, 4)
         before = _quiet(panel, None)
         pages = _open_and_close(panel, streams, pages)
         after = _quiet(panel, before)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,16 +18,19 @@ from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Page
 
 from imagegate.access import HostDoor
-from imagegate.gate_bus import GateBus, Ticket
+from imagegate.gate_bus import Ticket
 from imagegate.model import Gate
 from imagegate.panel import create_panel
 from imagegate.service import Service
+from imagegate.settings import Settings
+from imagegate.stored_bus import StoredBus
 from imagegate.tensors import TensorPictures
 from tests.browser import chromium
 
 from .measure import NotRun, Row, Times, figure, photo, ratio, samples
 
 SIDES = (1024, 4096)
+_FOLDERS: list[tempfile.TemporaryDirectory[str]] = []  # removed when Python ends
 
 # Told when the image in front is complete, decoded, and the frame that has it has been drawn.
 WATCH = """
@@ -79,9 +83,21 @@ def browser() -> Iterator[Browser]:
         started.__exit__(None, None, None)
 
 
-def serve() -> tuple[GateBus[Any], str]:
-    """The panel as the node starts it, with a door that lets a browser in; it ends with Python."""
-    service = Service(lambda service: create_panel(service.bus, HostDoor()))
+def serve(settings: Settings | None = None) -> tuple[StoredBus, str]:
+    """The panel as the node starts it, with a door that lets a browser in; it ends with Python.
+
+    Args:
+        settings: of the store; by default a new one in SQLite.
+    """
+    if settings is None:
+        folder = tempfile.TemporaryDirectory(prefix="imagegate-bench-")
+        _FOLDERS.append(folder)
+        settings = Settings(f"sqlite:///{folder.name}/gates.sqlite", f"{folder.name}/p", "bench")
+    known = settings
+    service = Service(
+        StoredBus(lambda: known),
+        lambda service: create_panel(service.bus, HostDoor(), records=service.bus),
+    )
     return service.bus, f"{service.start().result(60)}/imagegate/"
 
 
@@ -209,7 +225,7 @@ def next_image(quick: bool) -> list[Row]:
     ]
 
 
-def _publish(bus: GateBus[Any], image: torch.Tensor) -> Ticket[Any]:
+def _publish(bus: StoredBus, image: torch.Tensor) -> Ticket:
     _, height, width, _ = image.shape
     pictures = TensorPictures(image)
     ticket = bus.publish(Gate(("keep", "fix"), width, height), pictures)

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from imagegate.settings import Settings
 
 from .measure import ROOT, NotRun
 
@@ -23,7 +26,9 @@ SIDE = 64  # px: small, so that what is counted is the gates and not their image
 
 @dataclass(frozen=True)
 class Held:
-    """What the process holds. ``memory`` in MB, resident."""
+    """What the process holds. ``memory`` in MB, resident; ``files`` without those of the store,
+    of which its pool of connections keeps open as many as were ever needed at once.
+    """
 
     url: str
     memory: float
@@ -48,12 +53,17 @@ class Served:
 
 
 @contextmanager
-def served() -> Iterator[Served]:
-    """Start it, and end it. Raises `NotRun` where the system does not say what a process holds."""
+def served(settings: Settings | None = None) -> Iterator[Served]:
+    """Start it, and end it. Raises `NotRun` where the system does not say what a process holds.
+
+    Args:
+        settings: of the store; by default a new one in SQLite.
+    """
+    place = [settings.store, settings.pictures] if settings else []
     if not Path("/proc/self/status").exists():
         raise NotRun("no /proc")
     with subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.served"],
+        [sys.executable, "-m", "benchmarks.served", *place],
         cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
     ) as process:  # fmt: skip
         try:
@@ -68,14 +78,22 @@ def _memory() -> float:
     return int(status.partition("VmRSS:")[2].split()[0]) / 1024
 
 
-def _serve() -> None:
+def _files() -> int:
+    found = 0
+    for file in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):  # the one by which they are listed
+            found += "gates.sqlite" not in os.readlink(file)
+    return found
+
+
+def _serve(store: str = "", pictures: str = "") -> None:
     from imagegate.model import Gate
     from imagegate.tensors import TensorPictures
 
     from .looking import serve
     from .measure import photo
 
-    bus, url = serve()
+    bus, url = serve(Settings(store, pictures, "served") if store else None)
     # One tensor for all: a workflow holds its images with or without a gate.
     image = photo(SIDE)
     TensorPictures(image)
@@ -93,11 +111,11 @@ def _serve() -> None:
             memory=_memory(),
             listeners=bus.listeners,
             threads=threading.active_count(),
-            files=len(list(Path("/proc/self/fd").iterdir())),
+            files=_files(),
         )
         sys.stdout.write(json.dumps(asdict(held)) + "\n")
         sys.stdout.flush()
 
 
 if __name__ == "__main__":
-    _serve()
+    _serve(*sys.argv[1:])

@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
@@ -24,11 +24,14 @@ from imagegate.gate import ImageGate
 from imagegate.gate_bus import GateBus, Ticket
 from imagegate.model import Gate
 from imagegate.service import Service
+from imagegate.stored_bus import StoredBus
+from imagegate.tensors import TensorPictures
 from tests.comfy_stand_in import Comfy as StandIn
 from tests.comfy_stand_in import Executor
 from tests.live.comfyui import Comfy, node, until
 
 from .measure import ROOT, NotRun, Row, Times, photo, ratio, samples
+from .stores import store
 
 POLL = 0.1  # s, the plain way
 REST_TARGET = "10 / 50 ms"
@@ -41,12 +44,19 @@ def in_process(quick: bool) -> list[Row]:
     at a random moment in between.
     """
 
-    def poll(ticket: Ticket[None]) -> None:
+    def poll(ticket: Ticket) -> None:
         while not ticket.future.done():
             time.sleep(POLL)
 
-    ours = _decide_and_wait(200 if quick else 2000, lambda ticket: ticket.wait(), 0.001)
-    plain = _decide_and_wait(10 if quick else 50, poll, POLL)
+    def wait(ticket: Ticket) -> Any:
+        return ticket.wait()
+
+    memory: GateBus[Any] = GateBus()
+    ours = _decide_and_wait(memory, 200 if quick else 2000, wait, 0.001)
+    plain = _decide_and_wait(memory, 10 if quick else 50, poll, POLL)
+    with store("SQLite") as place, closing(place.bus()) as bus:
+        durable = _decide_and_wait(bus, 50 if quick else 500, wait, 0.001)
+        disk = _flushes(place.folder, 50 if quick else 500)
     return [
         Row(
             "decision → waiter, in process",
@@ -54,18 +64,41 @@ def in_process(quick: bool) -> list[Row]:
             "p50 0.5 ms, 100 times",
             ours.p50 < 0.5 and plain.p50 > 100 * ours.p50,
             f"polling each 0.1 s: {plain} (N={plain.count}); {ratio(plain, ours)} faster",
-            f"N={ours.count}, two threads",
-        )
+            f"N={ours.count}, two threads, nothing is stored",
+        ),
+        Row(
+            "decision → waiter, in process, stored in SQLite",
+            str(durable),
+            "",
+            None,
+            f"4 kB written and flushed to this disk: {disk}",
+            f"N={durable.count}, two threads, as in ComfyUI: after the commit",
+        ),
     ]
 
 
-def _decide_and_wait(count: int, wait: Callable[[Ticket[None]], Any], pause: float) -> Times:
+def _flushes(folder: Path, count: int) -> Times:
+    """What no durable answer can be faster than."""
+    with (folder / "flushed").open("wb", 0) as file:
+
+        def once() -> float:
+            began = time.perf_counter()
+            file.write(bytes(4096))
+            os.fsync(file.fileno())
+            return time.perf_counter() - began
+
+        return samples(count, once)
+
+
+def _decide_and_wait(
+    bus: GateBus[Any] | StoredBus, count: int, wait: Callable[[Ticket], Any], pause: float
+) -> Times:
     """Times of ``wait``, asked to decide up to ``pause`` seconds after it began to wait."""
-    bus: GateBus[None] = GateBus()
     chance = random.Random(1)
+    pictures = TensorPictures(photo(64))
 
     def once() -> float:
-        ticket = bus.publish(Gate(("keep", "fix"), 8, 8), None)
+        ticket = bus.publish(Gate(("keep", "fix"), 64, 64), pictures)
         had: list[float] = []
         begun = threading.Event()
 
@@ -89,10 +122,12 @@ def _decide_and_wait(count: int, wait: Callable[[Ticket[None]], Any], pause: flo
 def rest_click(quick: bool) -> list[Row]:
     """From sending the POST until the node behind the gate runs.
 
-    In the stand-in for ComfyUI: the real node, bus and panel, uvicorn on a loopback port, one
-    connection that stays open as a browser's does. Client, server and prompt share one process.
+    In the stand-in for ComfyUI: the real node, bus and panel, gates stored in SQLite, uvicorn on a
+    loopback port, one connection that stays open as a browser's does. Client, server and prompt
+    share one process.
     """
-    times, answered = _in_stand_in(30 if quick else 200)
+    with store("SQLite") as place, closing(place.bus()) as bus:
+        times, answered = _in_stand_in(bus, 30 if quick else 200)
     return [
         Row(
             "REST click → next node runs, stand-in",
@@ -104,7 +139,7 @@ def rest_click(quick: bool) -> list[Row]:
     ]
 
 
-class _Image:
+class Image:
     """A source: the same image each time."""
 
     FUNCTION = "run"
@@ -113,13 +148,13 @@ class _Image:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {"required": {}}
+        return {"required": {}, "optional": {"number": ("INT", {})}}
 
-    def run(self) -> tuple[Any]:
+    def run(self, number: int = 0) -> tuple[Any]:
         return (self.image,)
 
 
-class _Mark(_Image):
+class Mark(Image):
     """The node behind the gate: says when it runs."""
 
     @classmethod
@@ -130,14 +165,14 @@ class _Mark(_Image):
         return (time.perf_counter(),)
 
 
-def _in_stand_in(count: int) -> tuple[Times, Times]:
+def _in_stand_in(bus: StoredBus, count: int) -> tuple[Times, Times]:
     """Until the next node runs, and until the client has read the answer to its click."""
     prompt = {
         "1": node("Image"),
         "2": node("ImageGate", image=["1", 0], routes=2, labels="keep, fix"),
         "3": node("Mark", image=["2", 1]),
     }
-    service = Service()
+    service = Service(bus)
     came = threading.Semaphore(0)
     answers: list[float] = []
 
@@ -151,11 +186,11 @@ def _in_stand_in(count: int) -> tuple[Times, Times]:
                 came.release()
 
     subscription = service.bus.subscribe(notify)
-    _Image.image = photo(1024)
+    Image.image = photo(1024)
     comfy = StandIn()
     with pytest.MonkeyPatch.context() as patch, subscription:
         comfy.install(patch)
-        executor = Executor(comfy, {"Image": _Image, "Mark": _Mark, "ImageGate": Gated})
+        executor = Executor(comfy, {"Image": Image, "Mark": Mark, "ImageGate": Gated})
         url = urlsplit(service.start().result(60))
         connection = http.client.HTTPConnection(str(url.hostname), url.port)
         connection.connect()
@@ -237,7 +272,7 @@ def _comfyui() -> Iterator[Comfy]:
                  "--database-url", "sqlite:///:memory:"],
                 cwd=checkout, stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT,
             )  # fmt: skip
-        comfy = Comfy(f"http://127.0.0.1:{port}", base, log, set())
+        comfy = Comfy(f"http://127.0.0.1:{port}", base, log, set(), process)
 
         def listens() -> bool:
             assert process.poll() is None, f"ComfyUI ended:\n{log.read_text()[-4000:]}"
