@@ -47,7 +47,7 @@ _CONNECTION = {
     "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 20_000,
 }  # fmt: skip
 _PASSING = ("locked", "busy", "connection", "server closed", "shutting down", "starting up",
-            "terminating", "timeout", "could not connect")  # fmt: skip
+            "terminating", "timeout", "could not connect", "recovery mode")  # fmt: skip
 
 
 class Database:

@@ -277,6 +277,7 @@ class _Folder:
 
     def __init__(self, root: str) -> None:
         self._root = Path(os.path.abspath(os.path.expanduser(root)))
+        self._entered: set[str] = set()  # folders whose entry in the root is durable
 
     def write(self, folder: str, name: str, body: bytes, durable: bool) -> None:
         with self._staged(folder, body, durable) as staged:
@@ -303,6 +304,7 @@ class _Folder:
 
     def remove(self, folder: str) -> None:
         path = self._path(folder)
+        self._entered.discard(folder)
         for _ in range(10):
             # Two processes may remove the same gate: then either finds files gone.
             with suppress(FileNotFoundError):
@@ -333,9 +335,13 @@ class _Folder:
                 staged.unlink(missing_ok=True)
 
     def _sync(self, folder: str) -> None:
-        # The gate's folder may have been made by a write that was not durable.
-        for path in {self._path(folder), self._root}:
-            sync_folder(path)
+        sync_folder(self._path(folder))
+        if folder not in self._entered:
+            # The gate's folder may have been made by a write that was not durable.
+            sync_folder(self._root)
+            if len(self._entered) > 1000:
+                self._entered.clear()
+            self._entered.add(folder)
 
 
 class _Anywhere:
