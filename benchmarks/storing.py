@@ -44,8 +44,9 @@ WAITER = "benchmarks.storing"
 def park(quick: bool) -> list[Row]:
     """From queuing a prompt until its gate is parked and the prompt has ended.
 
-    Less what the same prompt takes without a gate, in the same stand-in for ComfyUI. All is
-    counted: preview, exact files, fingerprint, the prompt with its workflow, the commit.
+    Less what the same prompt takes without a gate, in the same stand-in for ComfyUI. Counted are
+    preview, exact files, the prompt with its workflow, the commit; the image's fingerprint is taken
+    afterwards, in the background, beside the next prompt.
     """
     rows = []
     for kind in KINDS:

@@ -301,7 +301,8 @@ class ImageGate:
             targets=queued.targets,
             client=queued.client,
         )
-        bus.park(gate, files_of(image, start_mask), parked, fingerprint(gate, image))
+        bus.park(gate, files_of(image, start_mask), parked)
+        bus.later(lambda: bus.remember(gate.id, fingerprint(gate, image)))
         log.info("gate %r is parked; its prompt goes on after the answer", gate.title)
         return _all_blocked()
 

@@ -71,6 +71,12 @@ class ParkBench(Bench):
         assert self.start(prompt, *outputs, **extra).result().status == "success"
         return self.one()
 
+    def settled(self) -> None:
+        """Wait for what is done in the background: the image's fingerprint is."""
+        done = threading.Event()
+        self.bus.later(done.set)
+        assert done.wait(PATIENCE)
+
     def resumed(self, gate: Gate) -> Run:
         """How the prompt of a gate went on."""
         self.watch.until(lambda: self.bus.get(gate.id).state is State.RESUMED)
@@ -324,9 +330,7 @@ def test_an_answer_is_used_again(bench: ParkBench) -> None:
     bench.bus.set_mask(first.id, 0, png(8, 6, (2, 3)))
     bench.bus.decide(first.id, 2, by="Ann")
     run.result()
-    done = threading.Event()
-    bench.bus.later(done.set)  # the image's fingerprint is taken in the background
-    assert done.wait(PATIENCE)
+    bench.settled()
     result = bench.start(prompt, "out1", "out2", "mask").result()
     assert result.status == "success"
     assert "out2" in result.ran
@@ -365,6 +369,7 @@ def test_a_parking_gate_uses_an_answer_again(bench: ParkBench) -> None:
     gate = bench.park(prompt)
     bench.bus.decide(gate.id, 1)
     bench.resumed(gate)
+    bench.settled()
     result = bench.start(prompt).result()
     assert "out" in result.ran
     assert bench.bus.count() == 0
