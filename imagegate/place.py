@@ -169,9 +169,10 @@ class PicturePlace:
 class StoredPictures:
     """`imagegate.pictures.Pictures` of a gate, read from its place. Thread-safe.
 
-    Files of an image: ``preview-I`` (JPEG or WebP), ``exact-I.png`` or ``exact-I.safetensors`` (see
-    `imagegate.tensors.encode_exact`), or ``full-I.png`` where only what is shown was kept; and
-    ``start.safetensors``, the masks that painting starts from, ``[B,H,W]``.
+    Files of an image: ``preview-I`` (JPEG or WebP; made anew where it is torn), ``exact-I.png``
+    or ``exact-I.safetensors`` (see `imagegate.tensors.encode_exact`), or ``full-I.png`` where only
+    what is shown was kept; and ``start.safetensors``, the masks that painting starts from,
+    ``[B,H,W]``.
     """
 
     def __init__(self, place: PicturePlace, gate: Gate) -> None:
@@ -180,7 +181,7 @@ class StoredPictures:
 
     def preview(self, index: int) -> Picture:
         body = self._read(f"preview-{index}")
-        if body is not None:
+        if body is not None and _is_whole(body):
             return Picture(body, "image/webp" if body[:4] == b"RIFF" else "image/jpeg")
         with _AT_A_TIME:
             image = self._image(index, self._png(index))
@@ -238,6 +239,13 @@ class StoredPictures:
                 f"the place of the pictures, {self._place.shown}: {what} of gate {self._gate.id} "
                 f"is broken: {error}"
             ) from error
+
+
+def _is_whole(preview: bytes) -> bool:
+    """Whether a preview, which nobody waits for to reach the disk, outlasted a power cut."""
+    if preview[:4] == b"RIFF":
+        return int.from_bytes(preview[4:8], "little") + 8 == len(preview)
+    return preview[:2] == b"\xff\xd8" and preview[-2:] == b"\xff\xd9"
 
 
 def open_png(png: bytes, width: int, height: int) -> Image.Image:

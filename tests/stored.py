@@ -36,7 +36,7 @@ class Plain:
     """Pictures of a gate that nobody looks at."""
 
     def preview(self, index: int) -> Picture:
-        return Picture(b"preview %d" % index, "image/jpeg")
+        return Picture(b"\xff\xd8preview %d\xff\xd9" % index, "image/jpeg")
 
     def full(self, index: int) -> Picture:
         return Picture(b"full %d" % index, "image/png")

@@ -537,14 +537,26 @@ def test_a_kept_preview_is_shown_as_it_is(place: PicturePlace) -> None:
     """A preview that was kept is shown, even after the image itself was let go."""
     gate = Gate(("a",), 8, 8, batch=3)
     stored = StoredPictures(place, gate)
-    place.write(gate.id, "preview-0", b"\xff\xd8jpeg")
-    place.write(gate.id, "preview-1", b"RIFFwebp")
-    assert stored.preview(0) == Picture(b"\xff\xd8jpeg", "image/jpeg")
-    assert stored.preview(1) == Picture(b"RIFFwebp", "image/webp")
+    jpeg, webp = b"\xff\xd8jpeg\xff\xd9", b"RIFF\x04\0\0\0webp"
+    place.write(gate.id, "preview-0", jpeg)
+    place.write(gate.id, "preview-1", webp)
+    assert stored.preview(0) == Picture(jpeg, "image/jpeg")
+    assert stored.preview(1) == Picture(webp, "image/webp")
     for gone in (stored.full, lambda _: stored.preview(2)):
         with pytest.raises(GateClosed, match="no longer kept"):
             gone(0)
     assert stored.start_mask(0) is None
+
+
+@pytest.mark.parametrize("torn", [b"", b"\0" * 900, b"\xff\xd8half", b"RIFF\xff\0\0\0webp"])
+def test_a_torn_preview_is_made_again(place: PicturePlace, torn: bytes) -> None:
+    """A preview that a power cut has left unfinished is made of the image itself."""
+    image = torch.rand(1, 30, 20, 3)
+    gate = Gate(("a",), 20, 30)
+    suffix, body = encode_exact(image[0])
+    place.write(gate.id, f"exact-0.{suffix}", body)
+    place.write(gate.id, "preview-0", torn)
+    assert pixels(StoredPictures(place, gate).preview(0)).shape == (30, 20, 3)
 
 
 def test_a_picture_that_only_was_shown(place: PicturePlace) -> None:
