@@ -5,6 +5,7 @@ With `gate` and `gate_server` the only module that knows ComfyUI; imports withou
 
 from __future__ import annotations
 
+import http.client
 import json
 import logging
 import socket
@@ -24,8 +25,8 @@ from .stored_bus import StoredBus
 
 SECRETS = ("auth_token_comfy_org", "api_key_comfy_org")
 """Extra data that is nobody else's business, and is never stored."""
-SUBMIT = 60.0
-"""Seconds that ComfyUI may take to check a prompt."""
+SUBMIT = 15.0
+"""Seconds that ComfyUI may take to check a prompt; less than a claim holds."""
 
 log = logging.getLogger("imagegate")
 
@@ -66,6 +67,7 @@ class Running:
     extra: Mapping[str, Any]
     targets: tuple[str, ...] = ()
     client: str = ""
+    number: str = ""
 
 
 def running(prompt_id: str, extra_pnginfo: Any) -> Running:
@@ -78,10 +80,19 @@ def running(prompt_id: str, extra_pnginfo: Any) -> Running:
         items = []
     for item in items:
         if item[1] == prompt_id:
-            extra = {key: value for key, value in item[3].items() if key not in SECRETS}
-            client = str(extra.pop("client_id", ""))
-            return Running(extra, tuple(str(target) for target in item[4]), client)
+            secrets = {*SECRETS, *_secrets()}
+            extra = {key: value for key, value in item[3].items() if key not in secrets}
+            client = str(extra.pop("client_id", None) or "")
+            return Running(extra, tuple(str(target) for target in item[4]), client, str(item[0]))
     return Running({"extra_pnginfo": extra_pnginfo} if extra_pnginfo else {})
+
+
+def _secrets() -> tuple[str, ...]:
+    try:
+        from execution import SENSITIVE_EXTRA_DATA_KEYS
+    except ImportError:
+        return ()
+    return tuple(SENSITIVE_EXTRA_DATA_KEYS)
 
 
 class ComfyQueue:
@@ -104,7 +115,9 @@ class ComfyQueue:
         """Whether nodes of this class are outputs."""
         import nodes
 
-        return getattr(nodes.NODE_CLASS_MAPPINGS.get(class_type), "OUTPUT_NODE", False) is True
+        # One that is gone counts: ComfyUI then refuses the prompt, and says so.
+        known = nodes.NODE_CLASS_MAPPINGS.get(class_type)
+        return known is None or getattr(known, "OUTPUT_NODE", False) is True
 
     def submit(self, request: Mapping[str, Any]) -> str:
         """Queue a prompt; see `PromptQueue.submit`."""
@@ -115,7 +128,9 @@ class ComfyQueue:
         )
         try:
             with self._opener.open(call, timeout=SUBMIT) as answer:
-                return _said(json.load(answer))
+                body = answer.read()
+        except http.client.HTTPException as error:
+            raise OSError(str(error) or type(error).__name__) from error
         except urllib.error.HTTPError as error:
             body = error.read()
             try:
@@ -123,6 +138,16 @@ class ComfyQueue:
             except ValueError:
                 text = body.decode("utf-8", "replace").strip()[:300]
                 raise Refused(f"ComfyUI said {error.code} {text}".strip()) from error
+        except urllib.error.URLError as error:
+            if isinstance(error.reason, ConnectionRefusedError):
+                raise Refused(f"ComfyUI does not listen at {self._base()}") from error
+            raise
+        try:
+            return _said(json.loads(body))
+        except ValueError as error:
+            raise Refused(
+                f"{self._base()} does not answer as ComfyUI does; is a login in front of it?"
+            ) from error
 
     def ended(self, prompt_id: str) -> End | None:
         """How a prompt ended; None while it is queued or runs."""
@@ -134,7 +159,7 @@ class ComfyQueue:
             items = [item for part in queue.get_current_queue_volatile() for item in part]
             if any(item[1] == prompt_id for item in items):
                 return None
-        return End("it was removed from ComfyUI's queue")
+        return End("it was removed from ComfyUI's queue", gone=True)
 
     def remove(self, prompt_id: str) -> bool:
         """Take a prompt out of the queue; False if it is not there any more."""
@@ -171,13 +196,12 @@ def _one(error: Mapping[str, Any]) -> str:
 
 
 def _end(status: Mapping[str, Any] | None) -> End:
-    if status is None or status.get("completed"):
-        return End()
+    status = status or {"completed": True}
+    # Messages first: ComfyUI may call a prompt completed that it gave up.
     for kind, said in reversed(status.get("messages") or []):
         if kind == "execution_error":
-            return End(
-                f"{said.get('node_type', 'a node')}: {said.get('exception_message', '')}".strip()
-            )
+            where = said.get("node_type", "a node")
+            return End(f"{where}: {said.get('exception_message', '')}".strip())
         if kind == "execution_interrupted":
             return End("it was cancelled in ComfyUI", interrupted=True)
-    return End("ComfyUI did not finish it")
+    return End() if status.get("completed") else End("ComfyUI did not finish it")

@@ -28,7 +28,8 @@ from .model import (
     UnknownGate,
     parse_labels,
 )
-from .parking import as_queued, files_of, fingerprint, kept, preview_file, root_of
+from .parking import came_from, files_of, fingerprint, kept, preview_file
+from .prompts import NOT_YET, as_queued
 from .service import INSTALL, Service
 from .stored_bus import StoredBus
 from .tensors import TensorPictures, check_image, empty_mask, fit_mask, mask_from_png
@@ -235,8 +236,7 @@ class ImageGate:
         try:
             bus = self._service.bus
             if decision:
-                # What comes from the cache may be a list again: the gate is one item of it.
-                return await _decided(bus, decision) if _item() == 0 else _all_blocked()
+                return await _decided(bus, decision, unique_id, prompt)
             image = check_image(image)
             start_mask = None if mask is None else fit_mask(mask, image)
             place = _place(unique_id)
@@ -292,10 +292,13 @@ class ImageGate:
                 "prompt could go on from it; set mode to wait"
             )
         queued = running(gate.prompt_id, extra_pnginfo)
+        begun = f"{gate.prompt_id or gate.id} {queued.number}".strip()
+        root, item = came_from(bus, prompt) or (begun, 0)
+        item = _item() or item
         parked = Parked(
-            root=root_of(bus, prompt) or gate.prompt_id or gate.id,
+            root=root,
             node=unique_id,
-            item=_item(),
+            item=item,
             prompt=as_queued(prompt),
             extra=queued.extra,
             targets=queued.targets,
@@ -411,11 +414,20 @@ def _question(
     )
 
 
-async def _decided(bus: StoredBus, gate_id: str) -> tuple[Any, ...]:
+async def _decided(
+    bus: StoredBus, gate_id: str, unique_id: str | None, prompt: Mapping[str, Any] | None
+) -> tuple[Any, ...]:
     """The outputs of a gate that was parked: by its answer, or blocked while it has none.
 
     A store that is away for a moment is waited for: nobody is to be asked again for that.
     """
+    if unique_id is not None and prompt is not None and unique_id not in prompt:
+        raise ValueError(
+            "a gate that parked is in a loop, which would send the same image round again; set its "
+            "mode to wait"
+        )
+    if gate_id.startswith(NOT_YET):
+        return _all_blocked()
     while True:
         try:
             snapshot, answer = bus.answer_of(gate_id)

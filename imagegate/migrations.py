@@ -66,6 +66,7 @@ MIGRATIONS: list[tuple[str, list[str]]] = [
                 root TEXT NOT NULL,
                 node TEXT NOT NULL,
                 item INTEGER NOT NULL,
+                told TEXT NOT NULL,
                 classes TEXT NOT NULL,
                 record TEXT NOT NULL
             )""",

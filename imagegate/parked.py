@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
 
 from .database import Database
 from .model import Decision, Snapshot, State
+from .prompts import told_by
 from .store import DUE, OPEN, REOPENED, gates, plain, snapshot
 
 LEASE = 30.0
@@ -22,7 +23,7 @@ LEASE = 30.0
 
 parked = sa.table(
     "parked",
-    *(sa.column(name) for name in ("gate_id", "root", "node", "item", "classes", "record")),
+    *(sa.column(name) for name in ("gate_id", "root", "node", "item", "told", "classes", "record")),
 )
 
 
@@ -31,7 +32,7 @@ class Parked:
     """What is needed to go on with a parked gate.
 
     Attributes:
-        root: id of the prompt that was queued by a person; the prompts that go on from its gates
+        root: of the run of a prompt that a person queued; the prompts that go on from its gates
             belong to it, too.
         node: the gate's key in ``prompt``. ``item``: its place in a list input, else 0.
         prompt: in API format, as it was queued.
@@ -62,18 +63,25 @@ class Parked:
         }  # fmt: skip
         return parked.insert().values(
             gate_id=gate_id, root=plain(self.root), node=json.dumps(self.node), item=self.item,
-            classes=json.dumps(self.classes), record=json.dumps(record),
+            told=json.dumps(told_by(self.prompt)), classes=json.dumps(self.classes),
+            record=json.dumps(record),
         )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Sibling:
-    """Another gate that was asked in the same run of a prompt."""
+    """A gate that was asked in the same run of a prompt.
+
+    ``told``: the gates that its own prompt had gone on from, by node. ``taken``: its answer was
+    used, or is being used, by an earlier claim.
+    """
 
     gate_id: str
     node: str
     item: int
     state: State
+    told: Mapping[str, str] = field(default_factory=dict)
+    taken: bool = False
 
 
 @dataclass(frozen=True)
@@ -169,6 +177,12 @@ class ParkedGates:
             gate_id = connection.execute(first).scalar()
             if gate_id is None:
                 return None
+            mine = parked.c.gate_id == gate_id
+            stored = connection.execute(sa.select(*parked.c).where(mine)).one()
+            if self.database.postgresql:
+                # Of two gates whose answers meet in one output, the later claim sees the earlier.
+                run = sa.func.hashtextextended(stored.root, 0)
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(run)))
             row = connection.execute(
                 gates.update().where(gates.c.id == gate_id).values(
                     claimed_by=worker, resuming=name, lease=now + LEASE,
@@ -177,9 +191,6 @@ class ParkedGates:
             ).one()  # fmt: skip
             body = {"worker": name, "attempt": row.attempts}
             self.database.add_line(connection, gate_id, "claimed", body)
-            stored = connection.execute(
-                sa.select(*parked.c).where(parked.c.gate_id == gate_id)
-            ).one()
             siblings = self._siblings(connection, stored.root)
         return Claim(snapshot(row), _parked(stored), row.attempts, siblings)
 
@@ -224,15 +235,28 @@ class ParkedGates:
 
     def _siblings(self, connection: sa.Connection, root: str) -> tuple[Sibling, ...]:
         query = (
-            sa.select(parked.c.gate_id, parked.c.node, parked.c.item, gates.c.state)
+            sa.select(
+                parked.c.gate_id,
+                parked.c.node,
+                parked.c.item,
+                parked.c.told,
+                gates.c.state,
+                sa.case(
+                    ((gates.c.claimed_by != "") & (gates.c.lease >= self.database.now()), 1),
+                    else_=0,
+                ).label("going"),
+            )
             .join(gates, gates.c.id == parked.c.gate_id)
             .where(parked.c.root == plain(root))
             .order_by(gates.c.seq)
         )
         return tuple(
-            Sibling(gate_id, json.loads(node), item, State(state))
-            for gate_id, node, item, state in connection.execute(query)
-        )
+            Sibling(
+                row.gate_id, json.loads(row.node), row.item, State(row.state), json.loads(row.told),
+                taken=bool(row.going) or row.state == State.RESUMED.value,
+            )
+            for row in connection.execute(query)
+        )  # fmt: skip
 
 
 def _held(claim: Claim, worker: str) -> tuple[Any, ...]:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from .model import Gate, GateClosed
+from .prompts import told_by
 from .stored_bus import StoredBus
 from .tensors import (
     TensorPictures,
@@ -57,20 +58,10 @@ def fingerprint(gate: Gate, image: torch.Tensor) -> str:
     return hashlib.sha256(words.encode()).hexdigest()
 
 
-def as_queued(prompt: Mapping[str, Any]) -> dict[str, Any]:
-    """The prompt without what ComfyUI wrote into it."""
-    return {
-        node_id: {key: value for key, value in node.items() if key != "is_changed"}
-        for node_id, node in prompt.items()
-    }
-
-
-def root_of(bus: StoredBus, prompt: Mapping[str, Any]) -> str:
-    """The run that this prompt goes on from; empty if a person has queued it."""
-    for node in prompt.values():
-        gate_id = node.get("inputs", {}).get("decision")
-        if node.get("class_type") == "ImageGate" and isinstance(gate_id, str) and gate_id:
-            before = bus.house.parked.get(gate_id)
-            if before is not None:
-                return before.root
-    return ""
+def came_from(bus: StoredBus, prompt: Mapping[str, Any]) -> tuple[str, int] | None:
+    """The run that this prompt goes on from, and which item of a list; None for a new one."""
+    for gate_id in told_by(prompt).values():
+        before = bus.house.parked.get(gate_id)
+        if before is not None:
+            return before.root, before.item
+    return None

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .model import ImageGateError, State
+from .prompts import NOT_YET, behind, telling, told_by
 from .stored_bus import StoredBus
 
 if TYPE_CHECKING:  # they bring SQLAlchemy
@@ -20,10 +21,10 @@ AT_ONCE = 2
 """Gates taken up at the same time: the queue never runs dry, and others get their share."""
 LOOK = 0.1
 """Seconds between looks at prompts that run: ComfyUI tells only its pages when one has ended."""
+UNSURE = 20.0
+"""Seconds after which a prompt that ComfyUI did not confirm will not be queued any more."""
 IDLE = 5.0
 """Seconds between looks for what no news came of, such as another worker's claim that ran out."""
-
-SETTINGS = ("labels", "title", "timeout", "on_timeout", "mode", "repeat")
 
 log = logging.getLogger("imagegate")
 
@@ -36,11 +37,25 @@ class Refused(Exception):
 class End:
     """How a prompt ended. ``error`` is ComfyUI's own message, empty if it went well.
 
-    ``interrupted``: because somebody wanted it so.
+    ``interrupted``: because somebody wanted it so. ``gone``: it is not there, and never ran.
     """
 
     error: str = ""
     interrupted: bool = False
+    gone: bool = False
+
+
+@dataclass(frozen=True)
+class _Running:
+    """A prompt that was queued. ``left_out``: what ComfyUI said will not run of it.
+
+    ``unsure``: what was said instead of an answer, and until when (monotonic) the prompt may still
+    turn up in the queue.
+    """
+
+    claim: Claim
+    left_out: str = ""
+    unsure: tuple[str, float] | None = None
 
 
 class PromptQueue(Protocol):
@@ -70,29 +85,34 @@ class PromptQueue(Protocol):
 def going_on(claim: Claim, is_output: Callable[[str], bool]) -> tuple[dict[str, Any], list[str]]:
     """The prompt of a decided gate, and the output nodes that shall run.
 
-    Each gate of the same run is told its own id as ``decision``: one that was decided gives its
-    image without asking, one that still waits blocks what hangs on it and is not asked twice. What
-    else was linked into a gate has been used when it asked, and is left out.
+    Each gate of the same run is told its own id as ``decision``: one that was taken up before gives
+    its image without asking; one that was not blocks what hangs on it, which runs when its own turn
+    comes, and is not asked twice.
     """
-    prompt = copy.deepcopy(dict(claim.parked.prompt))
-    gate = claim.gate.gate
-    told = dict(_same_item(claim.siblings, claim.parked.item))
-    told[claim.parked.node] = gate.id
-    for node_id, node in prompt.items():
-        node.pop("is_changed", None)  # ComfyUI's own note, of the run before
-        if node_id not in told:
-            continue
-        inputs = node["inputs"]
-        inputs["decision"] = told[node_id]
-        for name in SETTINGS:
-            if _is_link(inputs.get(name)):
-                del inputs[name]
-        if _is_link(inputs.get("routes")):
-            inputs["routes"] = len(gate.labels)
+    gate_id, parked = claim.gate.gate.id, claim.parked
+    told = {**told_by(parked.prompt), parked.node: gate_id}
+    # Of a list, each item goes its own way: what another item has led to is not this one's.
+    fits = [
+        sibling
+        for sibling in claim.siblings
+        if sibling.node in parked.prompt and sibling.node not in told
+        if sibling.state is not State.WITHDRAWN
+        if all(told.get(node, gate) == gate for node, gate in sibling.told.items())
+    ]
+    told = _same_item(fits, parked.item) | told
+    taken = {sibling.gate_id for sibling in claim.siblings if sibling.taken} | {gate_id}
+    known = {sibling.gate_id for sibling in claim.siblings}
+    prompt = telling(
+        parked.prompt,
+        {
+            node: gate if gate in taken or gate not in known else NOT_YET + gate
+            for node, gate in told.items()
+        },
+    )
     assert claim.decision.route is not None
-    behind = _behind(prompt, claim.parked.node, (0, claim.decision.route))
-    wanted = set(claim.parked.targets) or set(prompt)
-    return prompt, sorted(n for n in behind & wanted if is_output(prompt[n]["class_type"]))
+    hangs = behind(prompt, parked.node, (0, claim.decision.route))
+    outputs = parked.targets or [n for n in hangs if is_output(prompt[n]["class_type"])]
+    return prompt, sorted(hangs.intersection(outputs))
 
 
 class Resumer:
@@ -108,7 +128,7 @@ class Resumer:
         self._queue = queue
         self._woken = threading.Event()
         self._closing = False
-        self._running: dict[str, tuple[Claim, str]] = {}  # prompt id -> claim, what was left out
+        self._running: dict[str, _Running] = {}  # by prompt id
         self._thread = threading.Thread(target=self._run, name="imagegate-resumer", daemon=True)
 
     def start(self) -> None:
@@ -143,19 +163,39 @@ class Resumer:
                 self._woken.wait(LOOK if soon else IDLE)
 
     def _turn(self) -> None:
-        for prompt_id, (claim, left_out) in list(self._running.items()):
-            end = self._queue.ended(prompt_id)
-            if end is not None:
-                # A Stop at a later gate of the same prompt is not a failure of this one.
-                stopped = end.interrupted and self._bus.stopped_in(prompt_id)
-                self._settle(claim, "" if stopped else end.error or left_out)
+        for prompt_id, running in list(self._running.items()):
+            if self._over(prompt_id, running):
                 del self._running[prompt_id]
-        self._bus.renew([claim for claim, _ in self._running.values()])
+        self._bus.renew([running.claim for running in self._running.values()])
         while len(self._running) < AT_ONCE and not self._closing:
             due = self._bus.claim()
             if due is None:
                 return
-            self._go_on(due)
+            try:
+                self._go_on(due)
+            except ImageGateError:
+                raise
+            except Exception as error:  # somebody has to know, or it is tried for ever
+                log.exception("gate %r could not go on", due.gate.gate.title)
+                self._settle(due, f"it could not be prepared: {error!r}")
+
+    def _over(self, prompt_id: str, running: _Running) -> bool:
+        """Whether a prompt has ended; then its gate is settled."""
+        end = self._queue.ended(prompt_id)
+        if end is None:
+            return False
+        error = end.error or running.left_out
+        if end.gone and running.unsure is not None:
+            error, until = running.unsure
+            if time.monotonic() < until:
+                return False
+        if end.interrupted and self._bus.stopped_in(prompt_id):
+            error = ""  # a Stop at a later gate of the same prompt is not a failure of this one
+        if error:
+            why = "the prompt that it came from failed, and its gate is asked again"
+            self._bus.withdraw_parked(prompt_id, why)
+        self._settle(running.claim, error)
+        return True
 
     def _go_on(self, claim: Claim) -> None:
         title = claim.gate.gate.title
@@ -168,24 +208,28 @@ class Resumer:
         request = {
             "prompt": prompt,
             "prompt_id": prompt_id,
-            "client_id": claim.parked.client,
             "extra_data": dict(claim.parked.extra),
             "partial_execution_targets": targets,
             "front": True,  # a person has waited for it, which what was queued later has not
         }
+        if claim.parked.client:
+            request["client_id"] = claim.parked.client
+        running = _Running(claim)
         try:
             left_out = self._queue.submit(request)
+            running = _Running(claim, left_out)
+            if left_out and self._queue.remove(prompt_id):
+                self._settle(claim, left_out)
+                return
         except Refused as refused:
             self._settle(claim, str(refused))
             return
         except OSError as error:  # it may have taken the prompt all the same: see what is there
-            log.warning("gate %r: ComfyUI did not answer: %s", title, error)
-            left_out = ""
-        if left_out and self._queue.remove(prompt_id):
-            self._settle(claim, left_out)
-            return
+            said = f"ComfyUI did not answer: {error}"
+            log.warning("gate %r: %s", title, said)
+            running = _Running(claim, unsure=(said, time.monotonic() + UNSURE))
+        self._running[prompt_id] = running
         log.info("gate %r goes on, to %r", title, claim.decision.label)
-        self._running[prompt_id] = claim, left_out
 
     def _settle(self, claim: Claim, error: str) -> None:
         title = claim.gate.gate.title
@@ -199,38 +243,11 @@ class Resumer:
             log.warning("gate %r was meanwhile taken up by another worker, too", title)
 
 
-def _same_item(siblings: Iterable[Sibling], item: int) -> list[tuple[str, str]]:
-    """(node, gate id) of each gate node of the run: of a list, the gate of the same place."""
-    nodes: dict[str, list[Sibling]] = {}
-    for sibling in siblings:
-        nodes.setdefault(sibling.node, []).append(sibling)
-    return [
-        (node, max(of_node, key=lambda one: (one.item == item, _rank(one.state))).gate_id)
-        for node, of_node in nodes.items()
-    ]
-
-
-def _rank(state: State) -> int:
-    return 1 if state in (State.DECIDED, State.RESUMED, State.EXPIRED) else 0
-
-
-def _behind(prompt: Mapping[str, Any], node_id: str, slots: Iterable[int]) -> set[str]:
-    """All nodes that hang on these outputs of a node, directly or through others."""
-    users: dict[str, list[tuple[int, str]]] = {}
-    for user, node in prompt.items():
-        for value in node.get("inputs", {}).values():
-            if _is_link(value):
-                users.setdefault(str(value[0]), []).append((value[1], user))
-    found: set[str] = set()
-    wanted = set(slots)
-    todo = [user for slot, user in users.get(node_id, []) if slot in wanted]
-    while todo:
-        user = todo.pop()
-        if user not in found:
-            found.add(user)
-            todo += [next_user for _, next_user in users.get(user, [])]
-    return found
-
-
-def _is_link(value: object) -> bool:
-    return isinstance(value, list) and len(value) == 2 and isinstance(value[1], int)
+def _same_item(siblings: Iterable[Sibling], item: int) -> dict[str, str]:
+    """The gate of each gate node: of a list, that of the same place; of several, the newest."""
+    nodes: dict[str, Sibling] = {}
+    for sibling in siblings:  # oldest first
+        known = nodes.get(sibling.node)
+        if known is None or known.item != item or sibling.item == item:
+            nodes[sibling.node] = sibling
+    return {node: sibling.gate_id for node, sibling in nodes.items()}

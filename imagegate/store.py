@@ -297,13 +297,23 @@ class GateStore:
             return list(connection.execute(query).scalars())
 
     def stopped_in(self, prompt_id: str) -> bool:
-        """Whether a gate of this prompt was stopped."""
+        """Whether a gate at which this prompt waited was stopped, by a person or a timeout."""
         ends = [State.STOPPED.value, State.EXPIRED.value]
-        query = sa.select(gates.c.seq).where(
-            gates.c.prompt_id == plain(prompt_id), gates.c.state.in_(ends)
+        query = sa.select(*gates.c).where(
+            gates.c.prompt_id == plain(prompt_id), gates.c.mode == "wait", gates.c.state.in_(ends)
+        )
+        found = self._select(query)
+        return any(gate.decision is None or gate.decision.route is None for gate in found)
+
+    def parked_in(self, prompt_id: str) -> list[str]:
+        """Ids of open gates at which this prompt was parked."""
+        query = sa.select(gates.c.id).where(
+            gates.c.prompt_id == plain(prompt_id),
+            gates.c.open == 1,
+            gates.c.state == State.PARKED.value,
         )
         with self.database.read() as connection:
-            return connection.execute(query.limit(1)).first() is not None
+            return list(connection.execute(query).scalars())
 
     def overdue(self) -> list[str]:
         """Ids of parked gates whose time is up."""

@@ -392,6 +392,11 @@ class StoredBus:
         """Whether a person, or a timeout, has stopped a gate of this prompt."""
         return self.house.gates.stopped_in(prompt_id)
 
+    def withdraw_parked(self, prompt_id: str, reason: str) -> None:
+        """Take back what was asked on the way of a prompt that has failed."""
+        for gate_id in self.house.gates.parked_in(prompt_id):
+            self.withdraw(gate_id, reason)
+
     def finish(self, claim: Claim, text: str = "") -> bool:
         """The claimed gate has gone on. False if somebody else holds the claim now."""
         return self._settled("decided", self.house.parked.finish(claim, self.id, text))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -109,6 +110,7 @@ def test_it_is_not_ready_before_it_listens() -> None:
         (413, b"too large", "ComfyUI said 413 too large"),
         (500, b"", "ComfyUI said 500"),
         (401, {}, "ComfyUI said 401"),
+        (200, b"<html>log in</html>", "is a login in front of it?"),
     ],
 )
 def test_a_refusal_is_in_comfyuis_own_words(server: Any, status: int, body: Any, said: str) -> None:
@@ -116,7 +118,15 @@ def test_a_refusal_is_in_comfyuis_own_words(server: Any, status: int, body: Any,
     server.answer = (status, body)
     with pytest.raises(Refused) as refused:
         ComfyQueue(server).submit({})
-    assert str(refused.value) == said
+    assert str(refused.value).endswith(said)
+
+
+def test_a_comfyui_that_does_not_listen(server: Any) -> None:
+    """A refused connection is certain: nothing was queued, and that is said."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        server.port = taken.getsockname()[1]
+    with pytest.raises(Refused, match="does not listen at http://127"):
+        ComfyQueue(server).submit({})
 
 
 def test_outputs_that_would_not_run_are_told(server: Any) -> None:
@@ -133,13 +143,17 @@ def test_how_a_prompt_ended(server: Any) -> None:
     assert queue.ended("a") is queue.ended("b") is None
     assert queue.remove("b")
     assert not queue.remove("b")
-    assert queue.ended("b") == End("it was removed from ComfyUI's queue")
+    assert queue.ended("b") == End("it was removed from ComfyUI's queue", gone=True)
     error = {"node_type": "KSampler", "exception_message": "out of memory\n"}
     for status, end in [
         ({"completed": True, "messages": []}, End()),
         (None, End()),
         (
             {"completed": False, "messages": [["execution_error", error]]},
+            End("KSampler: out of memory"),
+        ),
+        (  # as after a cycle: the flag is that of the prompt before
+            {"completed": True, "messages": [["execution_error", error]]},
             End("KSampler: out of memory"),
         ),
         (
@@ -161,7 +175,7 @@ def test_what_a_prompt_was_queued_with(server: Any) -> None:
     server.prompt_queue.running = [(0, "other", {}, {}, []), (0, "p", {}, extra, ["4", "7"])]
     found = comfyui.running("p", None)
     assert found.extra == {"extra_pnginfo": {"workflow": {}}, "create_time": 5}
-    assert (found.targets, found.client) == (("4", "7"), "page")
+    assert (found.targets, found.client, found.number) == (("4", "7"), "page", "0")
     assert extra["client_id"] == "page"  # ComfyUI's own is left as it is
     unknown = comfyui.running("gone", {"workflow": {"id": 1}})
     assert unknown.extra == {"extra_pnginfo": {"workflow": {"id": 1}}}
@@ -173,4 +187,5 @@ def test_outputs_and_classes(server: Any) -> None:
     mappings |= {"Save": type("Save", (), {"OUTPUT_NODE": True}), "Load": type("Load", (), {})}
     queue = ComfyQueue(server)
     assert comfyui.node_classes() == ["Save", "Load"]
-    assert [queue.is_output(name) for name in ("Save", "Load", "Gone")] == [True, False, False]
+    # What is gone is asked for, so that ComfyUI refuses the prompt and says why.
+    assert [queue.is_output(name) for name in ("Save", "Load", "Gone")] == [True, False, True]

@@ -67,7 +67,7 @@ def test_the_node_imports_without_comfyui() -> None:
     assert not loaded("gate") & (HEAVY - {"torch"})
 
 
-@pytest.mark.parametrize("module", ["model", "gate_bus", "newsroom", "background"])
+@pytest.mark.parametrize("module", ["model", "gate_bus", "newsroom", "background", "prompts"])
 def test_the_bus_needs_only_python(module: str) -> None:
     """The bus and the records import the standard library only."""
     code = f"import sys\nbefore = set(sys.modules)\nimport imagegate.{module}\n"
@@ -113,6 +113,7 @@ def test_only_the_edges_know_the_frameworks() -> None:
         "server": {"comfyui", "gate_server"},
         "nodes": {"comfyui"},
         "folder_paths": {"comfyui"},
+        "execution": {"comfyui"},
         "aiohttp": {"gate_server"},
         "sqlalchemy": {"database", "store", "parked", "workers", "house"},
         "fsspec": {"place"},

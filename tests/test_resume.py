@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from imagegate import resume as resume_module
 from imagegate.model import Decision, Gate, Snapshot, State, StoreError, TooLate
 from imagegate.parked import Claim, Parked, Sibling
 from imagegate.pictures import Picture
+from imagegate.prompts import as_queued, telling
 from imagegate.resume import End, Refused, Resumer, going_on
 from imagegate.stored_bus import StoredBus
 from tests.conftest import PATIENCE, Watch
@@ -50,6 +52,7 @@ class Queue:
         self.ends: dict[str, End] = {}
         self.refuses: list[Exception] = []
         self.left_out = ""
+        self.gone = False
         self.removed: list[str] = []
         self.changed = threading.Condition()
 
@@ -65,7 +68,7 @@ class Queue:
         return self.left_out
 
     def ended(self, prompt_id: str) -> End | None:
-        return self.ends.get(prompt_id)
+        return End("it is not there", gone=True) if self.gone else self.ends.get(prompt_id)
 
     def remove(self, prompt_id: str) -> bool:
         self.removed.append(prompt_id)
@@ -150,25 +153,26 @@ def test_outputs_that_were_not_asked_for_stay_out() -> None:
 
 
 def test_the_prompt_is_that_of_the_first_pass() -> None:
-    """Everything stays as it was queued, but that the gate is told its decision."""
+    """Everything stays as it was queued, but that the gate is told its decision, and cut off from
+    what came before it: that neither runs nor is checked.
+    """
     prompt = graph(labels="keep, fix", title="Look")
-    prompt["1"]["is_changed"] = [1]
     stored = claim(prompt, 1)
     sent, _ = going_on(stored, is_output)
-    assert sent["2"]["inputs"].pop("decision") == "me"
-    assert "is_changed" not in sent["1"]
-    expected = graph(labels="keep, fix", title="Look")
-    assert sent == expected
-    assert stored.parked.prompt["2"]["inputs"] == expected["2"]["inputs"]  # untouched
+    assert sent["2"]["inputs"] == {
+        "image": None, "routes": 2, "labels": "keep, fix", "title": "Look", "decision": "me"
+    }  # fmt: skip
+    assert {n: sent[n] for n in sent if n != "2"} == {n: prompt[n] for n in prompt if n != "2"}
+    assert stored.parked.prompt["2"]["inputs"]["image"] == ["1", 0]  # untouched
 
 
 def test_what_was_linked_into_the_gate_is_not_asked_for_again() -> None:
-    """A title or a number that other nodes made is left out or replaced by what it was."""
-    prompt = graph(routes=["8", 0], title=["9", 0], labels="keep, fix", timeout=["8", 1])
+    """A mask, a title or a number that other nodes made is left out."""
+    prompt = graph(routes=["8", 0], title=["9", 0], labels="keep, fix", mask=["8", 1])
     prompt |= {"8": node("Number"), "9": node("Caption")}
     inputs = going_on(claim(prompt, 1), is_output)[0]["2"]["inputs"]
     assert inputs == {
-        "image": ["1", 0], "routes": 2, "labels": "keep, fix", "decision": "me"
+        "image": None, "routes": 10, "labels": "keep, fix", "decision": "me"
     }  # fmt: skip
 
 
@@ -184,8 +188,70 @@ def test_other_gates_of_the_run_are_not_asked_twice() -> None:
     ]
     sent, _ = going_on(claim(prompt, 1, *others, item=1), is_output)
     assert {n: sent[n]["inputs"].get("decision") for n in ("2", "8", "9")} == {
-        "2": "me", "8": "open", "9": "item 1"
+        "2": "me", "8": "wait:open", "9": "wait:item 1"
     }  # fmt: skip
+
+
+def test_only_answers_that_were_taken_up_are_used() -> None:
+    """Of two gates that meet in one output, the one that is taken up later has both answers; the
+    earlier one blocks there, so that it runs once.
+    """
+    prompt = graph()
+    prompt["8"] = node("ImageGate", image=["1", 0], routes=2)
+    decided = Sibling("other", "8", 0, State.DECIDED)
+    for taken, told in ((False, "wait:other"), (True, "other")):
+        sent, _ = going_on(claim(prompt, 1, replace(decided, taken=taken)), is_output)
+        assert sent["8"]["inputs"]["decision"] == told
+
+
+def test_items_of_a_list_through_two_gates() -> None:
+    """What one item has led to is not told to another: the second gate is asked for each."""
+    prompt = graph()
+    prompt["8"] = node("ImageGate", image=["2", 1], routes=2)
+    prompt["9"] = node("Save", image=["8", 1])
+    of_another = Sibling("b0", "8", 0, State.DECIDED, told={"2": "a0"}, taken=True)
+    of_this = Sibling("b1", "8", 0, State.RESUMED, told={"2": "me"}, taken=True)
+    sent, targets = going_on(claim(prompt, 1, of_another), is_output)
+    assert "decision" not in sent["8"]["inputs"]
+    assert sent["8"]["inputs"]["image"] == ["2", 1]
+    assert "9" in targets
+    sent, _ = going_on(claim(prompt, 1, of_another, of_this), is_output)
+    assert sent["8"]["inputs"]["decision"] == "b1"
+    # And the second gate, when it goes on, keeps to the first one that it came from.
+    later = telling(prompt, {"2": "a1"})
+    a1, a0 = Sibling("a1", "2", 1, State.RESUMED, taken=True), Sibling("a0", "2", 0, State.RESUMED)
+    sent, _ = going_on(claim(later, 1, a0, a1, node="8"), is_output)
+    assert sent["2"]["inputs"]["decision"] == "a1"
+
+
+def test_a_gate_that_was_withdrawn_is_asked_anew() -> None:
+    """What came of an attempt that failed is not told to the next one."""
+    prompt = graph()
+    prompt["8"] = node("ImageGate", image=["2", 1], routes=2)
+    gone = Sibling("b", "8", 0, State.WITHDRAWN, told={"2": "me"})
+    assert "decision" not in going_on(claim(prompt, 1, gone), is_output)[0]["8"]["inputs"]
+
+
+def test_an_output_whose_class_is_gone_is_still_asked_for() -> None:
+    """What the prompt was queued for stays asked for, so that ComfyUI can say what is missing."""
+    prompt = graph()
+    prompt["5"]["class_type"] = "Gone"
+    assert going_on(claim(prompt, 2, targets=("4", "5")), is_output)[1] == ["5"]
+
+
+def test_a_prompt_as_it_was_queued() -> None:
+    """What ComfyUI wrote into it goes, and lists that it unwrapped are wrapped again."""
+    prompt = {
+        "1": {"class_type": "A", "inputs": {"points": [1, 2], "image": ["2", 0], "n": 1},
+              "is_changed": [1], "_meta": {"title": "T"}},
+        "2": {"class_type": "B"},
+    }  # fmt: skip
+    assert as_queued(prompt) == {
+        "1": {"class_type": "A", "_meta": {"title": "T"},
+              "inputs": {"points": {"__value__": [1, 2]}, "image": ["2", 0], "n": 1}},
+        "2": {"class_type": "B", "inputs": {}},
+    }  # fmt: skip
+    assert prompt["1"]["is_changed"] == [1]
 
 
 # -- going on
@@ -290,6 +356,53 @@ def test_an_answer_that_was_lost_is_looked_for(runs: Worker) -> None:
     runs.bus.decide(gate.id, 1)
     runs.queue.end(0)
     assert runs.until(gate, State.RESUMED).attempts == 1
+
+
+def test_a_prompt_that_never_came_to_be(runs: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where ComfyUI neither answered nor queued it, the gate waits again with what was said."""
+    monkeypatch.setattr(resume_module, "UNSURE", 0.05)
+    gate = runs.park()
+    runs.queue.refuses.append(TimeoutError("timed out"))
+    runs.queue.gone = True
+    runs.bus.decide(gate.id, 1)
+    assert "did not answer: timed out" in runs.until_put_back(gate).reason
+
+
+def test_a_prompt_that_cannot_be_prepared(runs: Worker) -> None:
+    """Whatever goes wrong on the way is said at the gate, and not tried for ever."""
+    gate = runs.park(
+        {"2": node("ImageGate"), "4": {"class_type": "Save", "inputs": {"a": ["2", 1]}}}
+    )
+    runs.queue.refuses.append(KeyError("odd"))
+    runs.bus.decide(gate.id, 1)
+    assert "odd" in runs.until_put_back(gate).reason
+
+
+def test_what_a_failed_attempt_had_asked_is_taken_back(runs: Worker) -> None:
+    """A later gate that parked on the way of a prompt which then failed is withdrawn: it is asked
+    again when that prompt is.
+    """
+    gate = runs.park()
+    runs.bus.decide(gate.id, 1)
+    prompt_id = runs.queue.request(0)["prompt_id"]
+    later = Gate(labels=("a",), width=8, height=6, prompt_id=prompt_id)
+    runs.bus.park(later, [], Parked("run", "8", graph(), {}))
+    runs.queue.end(0, "out of memory")
+    runs.until_put_back(gate)
+    runs.watch.until(lambda: runs.bus.get(later.id).state is State.WITHDRAWN)
+    assert "failed" in runs.bus.get(later.id).reason
+
+
+def test_a_gate_that_went_on_by_its_timeout_is_no_stop(runs: Worker) -> None:
+    """Only a gate that was stopped ends the prompt on purpose; a cancel later on does not."""
+    gate = runs.park()
+    runs.bus.decide(gate.id, 1)
+    prompt_id = runs.queue.request(0)["prompt_id"]
+    later = Gate(labels=("a",), width=8, height=6, prompt_id=prompt_id, on_timeout=1)
+    runs.bus.publish(later, Photo())
+    runs.bus.expire(later.id)
+    runs.queue.end(0, "it was cancelled in ComfyUI", interrupted=True)
+    assert "cancelled" in runs.until_put_back(gate).reason
 
 
 def test_a_route_that_leads_nowhere(runs: Worker) -> None:

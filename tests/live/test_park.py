@@ -136,6 +136,59 @@ def test_what_needs_two_gates_runs_once_both_are_answered(comfy: Comfy, name: st
     assert comfy.gates() == []
 
 
+def test_two_answers_at_once_run_what_needs_both_once(comfy: Comfy, name: str) -> None:
+    """Answers that come while the queue is busy, so that both wait for their turn, make one run."""
+    prompt = {
+        "1": noise(seed=51),
+        "2": noise(seed=52),
+        "3": node("ImageGate", image=["1", 0], routes=2, title="a", mode="park"),
+        "4": node("ImageGate", image=["2", 0], routes=2, title="b", mode="park"),
+        "5": node("LiveBoth", a=["3", 1], b=["4", 1]),
+        "6": sink(f"{name}-both", ["5", 0]),
+    }
+    gates = park(comfy, prompt, 2)
+    comfy.queue({"1": node("LiveStep", name=name)})
+    for gate in gates:
+        comfy.decide(gate, 1)
+    comfy.output(f"{name}.go").touch()
+    for gate in gates:
+        comfy.state(gate, "resumed")
+    assert len(comfy.sunk(f"{name}-both")) == 1
+
+
+def test_a_list_goes_through_two_gates(comfy: Comfy, name: str) -> None:
+    """Each item is asked for at the second gate, too, and none takes another's answer."""
+    prompt = parked(name, node("LiveImages", seed=60, count=3))
+    prompt["7"] = node("ImageGate", image=["2", 1], routes=2, title="second", mode="park")
+    prompt["3"] = sink(f"{name}-end", ["7", 1])
+    first = sorted(park(comfy, prompt, 3), key=lambda gate: gate["width"])
+    made = comfy.made()
+    for gate in first:
+        comfy.decide(gate, 1)
+    for gate in first:
+        comfy.state(gate, "resumed")
+    second = sorted(comfy.gates(), key=lambda gate: gate["width"])
+    assert [gate["width"] for gate in second] == [32, 40, 48]
+    for gate, route in zip(second, (1, 2, 1), strict=True):
+        comfy.decide(gate, route)
+    for gate in second:
+        comfy.state(gate, "resumed")
+    assert sorted(image.shape[2] for image in comfy.sunk(f"{name}-end")) == [32, 48]
+    assert comfy.made() == made
+
+
+def test_what_came_before_the_gate_may_be_gone(comfy: Comfy, name: str) -> None:
+    """A file that was loaded before the gate is neither needed nor checked any more."""
+    file = comfy.base / "input" / f"{name}.png"
+    Image.new("RGB", (64, 48), (200, 10, 10)).save(file)
+    [gate] = park(comfy, parked(name, node("LoadImage", image=file.name)))
+    file.unlink()
+    comfy.decide(gate, 1)
+    comfy.state(gate, "resumed")
+    [kept] = comfy.sunk(f"{name}-keep")
+    assert kept.tobytes() == comfy.sunk(f"{name}-source")[0].tobytes()
+
+
 def test_the_items_of_a_list_park_each_for_itself(comfy: Comfy, name: str) -> None:
     """Each item goes its own way, in its own time."""
     gates = park(comfy, parked(name, node("LiveImages", seed=5, count=3)), 3)
