@@ -162,8 +162,9 @@ function onDoubleClick(event) {
 
 /** Gates waiting for a person, by id. */
 const waiting = new Map();
-/** Gates that are over, so that a slow answer of the server does not bring one back. */
-const over = new Set();
+/** Gates that are over, by the version they ended with: a slow answer of the server does not bring
+ *  one back, and one that waits again is not missed. */
+const over = new Map();
 /** Gates not yet said in a toast. */
 const unsaid = new Set();
 /** Parked gates that were there when the page came: they do not push their panel into a node. */
@@ -217,7 +218,7 @@ function again(gate) {
 }
 
 function ended(gate) {
-  over.add(gate.id);
+  over.set(gate.id, gate.version);
   old.delete(gate.id);
   if (!waiting.delete(gate.id)) return;
   showGates();
@@ -271,7 +272,7 @@ async function restore() {
     const gates = (await response.json()).waiting;
     const still = new Set(gates.map((gate) => gate.id));
     known.filter((id) => !still.has(id)).forEach((id) => waiting.delete(id));
-    const open = gates.filter((gate) => !over.has(gate.id));
+    const open = gates.filter((gate) => gate.version > (over.get(gate.id) ?? -1));
     open.filter((gate) => isParked(gate) && !waiting.has(gate.id)).forEach(({ id }) => old.add(id));
     open.forEach(published);
     showGates();
