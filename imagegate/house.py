@@ -175,6 +175,8 @@ class House:
 
     def claim(self) -> Claim | None:
         """Take up a parked gate that was decided, if this process can run it."""
+        if not self.parked.any_due():
+            return None  # most often; the rest takes longer
         ours, others = [], []
         for worker in self.workers.each():
             if worker.name == self.settings.worker:

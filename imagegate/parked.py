@@ -129,6 +129,12 @@ class ParkedGates:
         alive = sa.select(mine.c.root).join(gates, gates.c.id == mine.c.gate_id).where(OPEN | DUE)
         return sa.select(parked.c.gate_id).where(parked.c.root.in_(alive))
 
+    def any_due(self) -> bool:
+        """Whether there is anything to go on with that nobody has taken up."""
+        with self.database.read() as connection:
+            free = sa.select(gates.c.seq).where(*self._free()).limit(1)
+            return connection.execute(free).first() is not None
+
     def claim(
         self,
         worker: str,
@@ -148,8 +154,7 @@ class ParkedGates:
                 reaches a person.
             others: the classes of each other worker that is alive.
         """
-        now = self.database.now()
-        free = (DUE, (gates.c.claimed_by == "") | (gates.c.lease < now))
+        now, free = self.database.now(), self._free()
         join = parked.join(gates, gates.c.id == parked.c.gate_id)
         kinds = sa.select(parked.c.classes).select_from(join).where(*free).distinct()
         runs, hopeless = [], []
@@ -232,6 +237,9 @@ class ParkedGates:
             body = {"attempt": claim.attempt} | ({"text": text} if text else {})
             self.database.add_line(connection, claim.gate.gate.id, kind, body)
         return snapshot(row)
+
+    def _free(self) -> tuple[Any, ...]:
+        return (DUE, (gates.c.claimed_by == "") | (gates.c.lease < self.database.now()))
 
     def _siblings(self, connection: sa.Connection, root: str) -> tuple[Sibling, ...]:
         query = (
