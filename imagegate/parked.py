@@ -174,7 +174,7 @@ class ParkedGates:
             sa.select(gates.c.id).select_from(join).where(*free, mine)
             .order_by(gates.c.ended).limit(1)
         )  # fmt: skip
-        with self.database.read() as connection:  # most often there is nothing to do
+        with self.database.read() as connection:  # no lock for what is not ours
             if connection.execute(first).first() is None:
                 return None
         first = first.with_for_update(skip_locked=True, of=gates)
@@ -182,8 +182,8 @@ class ParkedGates:
             gate_id = connection.execute(first).scalar()
             if gate_id is None:
                 return None
-            mine = parked.c.gate_id == gate_id
-            stored = connection.execute(sa.select(*parked.c).where(mine)).one()
+            taken = sa.select(*parked.c).where(parked.c.gate_id == gate_id)
+            stored = connection.execute(taken).one()
             if self.database.postgresql:
                 # Of two gates whose answers meet in one output, the later claim sees the earlier.
                 run = sa.func.hashtextextended(stored.root, 0)

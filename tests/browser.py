@@ -6,19 +6,21 @@ import os
 import shutil
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import uvicorn
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 from imagegate.access import HostDoor
 from imagegate.bus import Bus, Records
 from imagegate.panel import create_panel
 from imagegate.service import listen
 
+WAIT = 15_000
+"""Milliseconds after which a page is taken to be stuck."""
 CHROMIUM_FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -49,6 +51,27 @@ def chromium() -> Iterator[Browser]:
             yield browser
         finally:
             browser.close()
+
+
+@contextmanager
+def pages(browser: Browser, url: str) -> Iterator[Callable[..., Page]]:
+    """Opens the panel in tabs of their own, each once it is connected, and closes them."""
+    contexts = []
+
+    def open_page(query: str = "", **options: Any) -> Page:
+        context = browser.new_context(**{"viewport": {"width": 1280, "height": 860}} | options)
+        contexts.append(context)
+        context.set_default_timeout(WAIT)
+        page = context.new_page()
+        page.goto(url + query)
+        page.wait_for_function(
+            "document.querySelector('#ig-pending')?.textContent.includes('waiting')"
+        )
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
 
 
 class PanelServer:

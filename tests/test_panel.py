@@ -23,10 +23,8 @@ from imagegate.model import Gate, Outcome, State
 from imagegate.panel import create_panel
 from imagegate.pictures import read_mask
 from imagegate.tensors import TensorPictures
-from tests.browser import PanelServer, chromium
+from tests.browser import WAIT, PanelServer, chromium, pages
 from tests.painting import PAINT, capsule, open_editor, stroke
-
-WAIT = 15_000  # ms
 
 
 @pytest.fixture(scope="module")
@@ -44,22 +42,8 @@ def server(bus: GateBus[Any]) -> Iterator[PanelServer]:
 
 @pytest.fixture
 def new_page(browser: Browser, server: PanelServer) -> Iterator[Callable[..., Page]]:
-    contexts = []
-
-    def open_page(query: str = "", **options: Any) -> Page:
-        context = browser.new_context(**{"viewport": {"width": 1280, "height": 860}} | options)
-        contexts.append(context)
-        context.set_default_timeout(WAIT)
-        page = context.new_page()
-        page.goto(server.url + query)
-        page.wait_for_function(
-            "document.querySelector('#ig-pending')?.textContent.includes('waiting')"
-        )
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
+    with pages(browser, server.url) as open_page:
+        yield open_page
 
 
 def publish(

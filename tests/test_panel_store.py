@@ -19,9 +19,8 @@ from imagegate.parking import files_of
 from imagegate.settings import Settings
 from imagegate.stored_bus import StoredBus
 from imagegate.tensors import TensorPictures
-from tests.browser import PanelServer, chromium
+from tests.browser import PanelServer, chromium, pages
 
-WAIT = 15_000  # ms
 DAY = 24 * 3600
 PROMPT = {"2": {"class_type": "ImageGate", "inputs": {}}}
 MESSAGE = "CheckpointLoaderSimple 4: Value not in list: ckpt_name: 'gone.safetensors' not in "
@@ -49,22 +48,8 @@ def server(store: StoredBus) -> Iterator[PanelServer]:
 
 @pytest.fixture
 def new_page(browser: Browser, server: PanelServer) -> Iterator[Callable[..., Page]]:
-    contexts = []
-
-    def open_page(query: str = "", **options: Any) -> Page:
-        context = browser.new_context(**{"viewport": {"width": 1280, "height": 860}} | options)
-        contexts.append(context)
-        context.set_default_timeout(WAIT)
-        page = context.new_page()
-        page.goto(server.url + query)
-        page.wait_for_function(
-            "document.querySelector('#ig-pending')?.textContent.includes('waiting')"
-        )
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
+    with pages(browser, server.url) as open_page:
+        yield open_page
 
 
 def worker(place: Path, name: str, kind: str = "comfyui") -> StoredBus:
