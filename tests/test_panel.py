@@ -543,7 +543,7 @@ def test_the_page_is_never_half_old(
     monkeypatch.setattr(mimetypes, "_db", mimetypes.MimeTypes())
     mimetypes.add_type("text/plain", ".js")
     create_panel(bus, HostDoor())
-    for name in ("panel.js", "gates.js"):
+    for name in ("panel.js", "shared/gates.js"):
         response = httpx.get(f"{server.url}page/{name}")
         assert response.headers["cache-control"] == "no-cache"
         assert response.headers["content-type"].startswith("text/javascript")

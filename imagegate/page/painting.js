@@ -1,6 +1,6 @@
 /** Painting a mask: Gradio's ImageEditor, in the page only while it is used. */
 
-import { $, say } from "./parts.js";
+import { $, say } from "./shared/parts.js";
 
 const SAVE_MOST = 90_000; // ms; a small machine takes seconds to read a large canvas
 

@@ -5,9 +5,9 @@
  * All texts that people wrote (titles, labels, notes, names) enter the page as text, never as HTML.
  */
 
-import { Gates } from "./gates.js";
+import { Gates } from "./shared/gates.js";
 import { Painting } from "./painting.js";
-import { $, age, element, say, span } from "./parts.js";
+import { $, age, element, say, span } from "./shared/parts.js";
 import { Records } from "./records.js";
 
 const AHEAD = 3; // previews kept ready

@@ -1,7 +1,7 @@
 /** What is remembered: the history, each gate's own lines, the store and who shares it. */
 
-import { told } from "./gates.js";
-import { $, age, amount, element, when } from "./parts.js";
+import { told } from "./shared/gates.js";
+import { $, age, amount, element, when } from "./shared/parts.js";
 
 const LOOK = 30_000; // ms between looks at the store, while somebody can see the page
 
