@@ -19,7 +19,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from PIL import Image
 from yarl import URL
 
-from imagegate import api as api_module
+from imagegate import serving as serving_module
 from imagegate.access import KeyDoor
 from imagegate.api import create_app
 from imagegate.gate_server import attach
@@ -99,7 +99,7 @@ SERVERS: list[uvicorn.Server] = []
 @pytest.fixture(autouse=True)
 def servers(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[uvicorn.Server]]:
     """Every panel server that is started, ended with its test."""
-    monkeypatch.setattr(api_module, "HEARTBEAT", 0.1)
+    monkeypatch.setattr(serving_module, "HEARTBEAT", 0.1)
     startup = uvicorn.Server.startup
 
     async def seen(self: uvicorn.Server, sockets: Any = None) -> None:
