@@ -162,7 +162,7 @@ class Database:
         with self.read() as connection:
             done = self._migrated(connection)
         words = _TYPES[self.engine.dialect.name]
-        for name, statements in MIGRATIONS:
+        for name, steps in MIGRATIONS:
             if name in done:
                 continue
             with self.write() as connection:
@@ -170,8 +170,11 @@ class Database:
                     connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_MIGRATING})")
                 if name in self._migrated(connection):
                     continue
-                for statement in [_FIRST, *statements]:
-                    connection.exec_driver_sql(statement.format_map(words))
+                for step in [_FIRST, *steps]:
+                    if isinstance(step, str):
+                        connection.exec_driver_sql(step.format_map(words))
+                    else:
+                        step(connection)
                 connection.execute(migrations.insert().values(name=name, at=time.time()))
 
     def _migrated(self, connection: sa.Connection) -> set[str]:
