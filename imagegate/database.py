@@ -118,6 +118,15 @@ class Database:
             return sa.cast(sa.extract("epoch", sa.func.clock_timestamp()), sa.Double)
         return sa.literal(time.time())
 
+    def tell(self, connection: sa.Connection, kind: str, about: str) -> None:
+        """Tell other processes of a change that is no line of history, once it is durable.
+
+        In PostgreSQL; who shares a file looks for itself.
+        """
+        if self.postgresql:
+            notice = f"{self.origin} {kind} {about}"
+            connection.execute(sa.select(sa.func.pg_notify(CHANNEL, notice)))
+
     def add_line(
         self, connection: sa.Connection, gate_id: str, kind: str, body: dict[str, Any]
     ) -> int:

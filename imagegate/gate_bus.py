@@ -375,6 +375,12 @@ class GateBus(Generic[P]):
                 return len(self._open)
             return sum(among.covers(entry.gate) for entry in self._open.values())
 
+    def answered(self, link: str) -> int:
+        """How many gates have an answer that came through this share link."""
+        with self._lock:
+            answers = [entry.answer for entry in self._finished.values() if entry.answer]
+        return sum(answer.decision.link == link for answer in answers)
+
     def subscribe(
         self, notify: Callable[[], None] = lambda: None, *, limit: int = KEPT_NEWS
     ) -> Subscription:

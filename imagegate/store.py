@@ -305,6 +305,13 @@ class GateStore:
         with self.database.read() as connection:
             return int(connection.execute(_within(query, among)).scalar_one())
 
+    def answered(self, link: str) -> int:
+        """How many gates have an answer that came through a share link."""
+        query = sa.select(sa.func.count()).select_from(gates)
+        through = [gates.c.link == link, gates.c.link != sa.literal_column("''")]
+        with self.database.read() as connection:
+            return int(connection.execute(query.where(*through)).scalar_one())
+
     def waiting_of(self, worker: str) -> list[str]:
         """Ids of the waiting (not parked) gates of a worker."""
         query = sa.select(gates.c.id).where(

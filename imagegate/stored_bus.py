@@ -349,6 +349,10 @@ class StoredBus:
         """How many gates wait for a person."""
         return self._news.count(among, lambda: self.house.gates.count(among))
 
+    def answered(self, link: str) -> int:
+        """How many gates have an answer that came through this share link."""
+        return self.house.gates.answered(link)
+
     def subscribe(
         self, notify: Callable[[], None] = lambda: None, *, limit: int = KEPT_NEWS
     ) -> Subscription:
