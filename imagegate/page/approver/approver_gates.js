@@ -1,6 +1,7 @@
 /** The gates as a link shows them, to whom it was given, and for as long as it is valid. */
 
 import { Gates } from "./shared/gates.js";
+import { isOurs } from "./shared/sender.js";
 
 const GONE = 401;
 
@@ -50,7 +51,7 @@ export class ApproverGates extends Gates {
 
   async fetch(url, options) {
     const reply = await super.fetch(url, options);
-    if (reply.status === GONE) this.end();
+    if (reply.status === GONE && isOurs(reply)) this.end();
     return reply;
   }
 

@@ -5,16 +5,14 @@
  * it current; an answer is sent until the server has said what became of it.
  */
 
+import { Sender, reason } from "./sender.js";
 import { subscribe } from "./stream.js";
 
 const PAGE = 50;
 const LOW = 5; // fewer known gates than this: read the next page
 const HISTORY = 30;
-const RETRY_FIRST = 400; // ms
-const RETRY_MOST = 5000;
 const SLOW = 300; // ms after which an answer that is still on its way is spoken of
 const FIRST = 1; // version of a gate that was just published
-const GONE_FOR_NOW = new Set([502, 503, 504]);
 
 /** @typedef {{id: string, title: string, labels: string[], state: string, batch: number}} Gate */
 
@@ -51,7 +49,7 @@ export class Gates extends EventTarget {
   #undone = Promise.resolve();
   #sending = new Map(); // gate id -> answer on its way
   #over = new Map(); // gate id -> its version when it ended, for lists that were read before
-  #asleep = new Set(); // answers that wait for the connection
+  #sender = new Sender((url, options) => this.fetch(url, options));
   #meanwhile = new Map(); // gates that came back before the answer to them was confirmed
   #mine = []; // gates decided here that can be taken back, newest last
   #deaf = () => {}; // ends the event stream
@@ -112,7 +110,7 @@ export class Gates extends EventTarget {
     this.over = true;
     this.#deaf();
     Object.assign(this, { queue: [], skipped: [], history: [], waiting: 0, progress: null });
-    for (const wake of this.#asleep) wake();
+    this.#sender.end();
     this.dispatchEvent(new Event("over"));
   }
 
@@ -301,30 +299,12 @@ export class Gates extends EventTarget {
     this.changed();
   }
 
-  /** Post until there is an answer. Sending twice is safe: the server knows a repetition. */
-  async send(gate, path, body) {
-    for (let pause = RETRY_FIRST; !this.over; pause = Math.min(pause * 2, RETRY_MOST)) {
-      try {
-        const reply = await this.fetch(this.url(`gates/${gate.id}/${path}`), {
-          method: "POST",
-          headers: { "content-type": "application/json" },
-          body: JSON.stringify(body),
-        });
-        if (!GONE_FOR_NOW.has(reply.status)) {
-          return [reply.status, await reply.json().catch(() => ({ error: reply.statusText }))];
-        }
-        const why = await reason(reply);
-        if (why) this.say(`${gate.title}: ${why}. Trying again …`, "busy");
-      } catch {
-        // no connection: said below, tried again
-      }
+  /** Post until there is an answer: [status, body]. */
+  send(gate, path, body) {
+    return this.#sender.post(this.url(`gates/${gate.id}/${path}`), body, (why) => {
+      if (why) this.say(`${gate.title}: ${why}. Trying again …`, "busy");
       this.#setOnline(false);
-      await new Promise((wake) => {
-        this.#asleep.add(wake);
-        setTimeout(wake, pause);
-      });
-    }
-    return [0, { error: "this page is over" }];
+    });
   }
 
   // -- news
@@ -480,10 +460,7 @@ export class Gates extends EventTarget {
   }
 
   #setOnline(online) {
-    if (online) {
-      for (const wake of this.#asleep) wake(); // what could not be sent is sent now
-      this.#asleep.clear();
-    }
+    if (online) this.#sender.wake();
     if (this.online === online) return;
     this.online = online;
     this.changed();
@@ -508,13 +485,6 @@ function urgentFirst(gates) {
 export function told(decision) {
   const who = decision.mine ? "You" : decision.by || "somebody";
   return decision.route === null ? `${who} stopped it` : `${who} chose “${decision.label}”`;
-}
-
-/** Why the server said no; "no connection" where it said nothing. */
-export async function reason(reply) {
-  if (!reply) return "no connection";
-  const body = await reply.json().catch(() => ({}));
-  return body.error ?? reply.statusText;
 }
 
 /** Nobody guesses it. (randomUUID would need HTTPS, which a network's own address has not.) */
