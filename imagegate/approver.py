@@ -372,10 +372,8 @@ def _add_news(app: FastAPI, bus: Bus, links: LinkStore, progress: Progress | Non
             return f"This link was {ended.state}." if not ended.live else "This session was left."
 
         def left() -> float:
-            # A little later, so that it is over by then.
-            return (
-                link.expires_at - time.time() + 0.1 if time.time() < link.expires_at else HEARTBEAT
-            )
+            left = link.expires_at - time.time()
+            return left + 0.1 if left > 0 else HEARTBEAT  # so that it is over by then
 
         news = News(bus, link.among, told, bell=links.changed, over=over, left=left)
         response = news.response(request)

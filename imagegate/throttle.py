@@ -33,7 +33,8 @@ class Throttle:
         for item in (LOCK, SLOW):
             for one in whose:
                 if not self._limiter.test(item, one):
-                    wait = max(1, round(self._limiter.get_window_stats(item, one)[0] - time.time()))
+                    until = self._limiter.get_window_stats(item, one).reset_time
+                    wait = max(1, round(until - time.time()))
                     raise Refused(
                         429, f"Too many wrong attempts. Try again in {_span(wait)}.", wait
                     )
@@ -43,7 +44,7 @@ class Throttle:
         for one in whose:
             self._limiter.hit(SLOW, one)
             self._limiter.hit(LOCK, one)
-            left = self._limiter.get_window_stats(LOCK, one)[1]
+            left = self._limiter.get_window_stats(LOCK, one).remaining
             if left:
                 log.warning("%s, from %s; %d more and it is locked out", what, one, left)
             else:
