@@ -95,6 +95,14 @@ class Nothing(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+async def _linked(request: Request) -> LinkedBus:
+    return LinkedBus(request.app.state.bus, request.scope[ASKED].link)
+
+
+Linked = Annotated[LinkedBus, Depends(_linked)]
+"""The bus as whoever asks has it."""
+
+
 def create_approver(bus: Bus, links: LinkStore, progress: Progress | None = None) -> FastAPI:
     """The app of the approver's door.
 
@@ -110,16 +118,12 @@ def create_approver(bus: Bus, links: LinkStore, progress: Progress | None = None
     app.add_exception_handler(Refused, _explain_refusal)
     explain_all(app)
 
-    async def linked(request: Request) -> LinkedBus:
-        asked: Asked = request.scope[ASKED]
-        return LinkedBus(bus, asked.link)
-
-    mine = Depends(linked)
+    app.state.bus = bus
     _add_entry(app, links)
     _add_page(app)
-    _add_gates(app, mine, progress)
-    _add_pictures(app, mine)
-    _add_answers(app, mine)
+    _add_gates(app, progress)
+    _add_pictures(app)
+    _add_answers(app)
     _add_news(app, bus, links, progress)
     return app
 
@@ -184,7 +188,7 @@ def _add_entry(app: FastAPI, links: LinkStore) -> None:
             await to_thread.run_sync(links.leave, before)
         log.info("%s opened the link %s", link.name, link.id)
         response = JSONResponse({"ok": True})
-        _set_cookie(response, request, secret, max(1, round(link.expires_at - link.created_at)))
+        _set_cookie(response, request, secret, max(1, round(link.expires_at - time.time())))
         return response
 
     @app.delete(f"{PREFIX}/api/session")
@@ -255,11 +259,9 @@ def _add_page(app: FastAPI) -> None:
 # -- gates
 
 
-def _add_gates(app: FastAPI, mine: Any, progress: Progress | None) -> None:
+def _add_gates(app: FastAPI, progress: Progress | None) -> None:
     @app.get(f"{PREFIX}/api/gates")
-    def gates(
-        bus: Annotated[LinkedBus, mine], limit: Limit = PAGE, cursor: str = ""
-    ) -> dict[str, Any]:
+    def gates(bus: Linked, limit: Limit = PAGE, cursor: str = "") -> dict[str, Any]:
         """Gates that wait, oldest first."""
         found = bus.pending(limit + 1, cursor_of(cursor) or 0)
         listed = page_of([bus.told(gate) for gate in found], [gate.seq for gate in found], limit)
@@ -267,14 +269,14 @@ def _add_gates(app: FastAPI, mine: Any, progress: Progress | None) -> None:
 
     @app.get(f"{PREFIX}/api/history")
     def history(
-        bus: Annotated[LinkedBus, mine], limit: Limit = PAGE, cursor: str = "", mine: bool = False
+        bus: Linked, limit: Limit = PAGE, cursor: str = "", mine: bool = False
     ) -> dict[str, Any]:
         """Gates that ended, newest first; ``mine=1``: those answered through this link."""
         found = bus.finished(limit + 1, cursor_of(cursor), mine=mine)
         return page_of([bus.told(gate) for gate in found], [gate.ended for gate in found], limit)
 
     @app.get(f"{PREFIX}/api/gates/{{gate_id}}")
-    def gate(gate_id: str, bus: Annotated[LinkedBus, mine]) -> dict[str, Any]:
+    def gate(gate_id: str, bus: Linked) -> dict[str, Any]:
         return bus.told(bus.get(gate_id))
 
 
@@ -287,7 +289,7 @@ def _around(bus: LinkedBus, progress: Progress | None) -> dict[str, Any]:
     return around
 
 
-def _add_pictures(app: FastAPI, mine: Any) -> None:
+def _add_pictures(app: FastAPI) -> None:
     easel = Easel(AT_A_TIME)
     previews = PreviewCache(PREVIEWS)
 
@@ -306,15 +308,13 @@ def _add_pictures(app: FastAPI, mine: Any) -> None:
         return kept
 
     @app.get(f"{PREFIX}/api/gates/{{gate_id}}/image/{{index}}")
-    async def image(
-        gate_id: str, index: int, bus: Annotated[LinkedBus, mine], size: str = "preview"
-    ) -> Response:
+    async def image(gate_id: str, index: int, bus: Linked, size: str = "preview") -> Response:
         """``preview``: light enough for a slow line; ``zoom``: the true size, lossy; ``full``."""
         easel.check(size)
         return await easel.make(size, partial(picture, bus, gate_id, index, size), NO_STORE)
 
     @app.get(f"{PREFIX}/api/gates/{{gate_id}}/mask/{{index}}")
-    def get_mask(gate_id: str, index: int, bus: Annotated[LinkedBus, mine]) -> Response:
+    def get_mask(gate_id: str, index: int, bus: Linked) -> Response:
         """The mask so far; 204 where there is none."""
         png = bus.mask(gate_id, index)
         if not png:
@@ -322,9 +322,7 @@ def _add_pictures(app: FastAPI, mine: Any) -> None:
         return Response(png, media_type="image/png")
 
     @app.put(f"{PREFIX}/api/gates/{{gate_id}}/mask/{{index}}")
-    async def put_mask(
-        gate_id: str, index: int, request: Request, bus: Annotated[LinkedBus, mine]
-    ) -> dict[str, Any]:
+    async def put_mask(gate_id: str, index: int, request: Request, bus: Linked) -> dict[str, Any]:
         """Save what was painted: a PNG of the image's aspect ratio, white painted."""
         body = await request.body()
         if not body:
@@ -332,20 +330,20 @@ def _add_pictures(app: FastAPI, mine: Any) -> None:
         return bus.told(await to_thread.run_sync(bus.set_mask, gate_id, index, body))
 
     @app.delete(f"{PREFIX}/api/gates/{{gate_id}}/mask/{{index}}")
-    def delete_mask(gate_id: str, index: int, bus: Annotated[LinkedBus, mine]) -> dict[str, Any]:
+    def delete_mask(gate_id: str, index: int, bus: Linked) -> dict[str, Any]:
         """Clear the mask."""
         return bus.told(bus.set_mask(gate_id, index, b""))
 
 
-def _add_answers(app: FastAPI, mine: Any) -> None:
+def _add_answers(app: FastAPI) -> None:
     @app.post(f"{PREFIX}/api/gates/{{gate_id}}/decision")
-    def decide(gate_id: str, choice: Choice, bus: Annotated[LinkedBus, mine]) -> JSONResponse:
+    def decide(gate_id: str, choice: Choice, bus: Linked) -> JSONResponse:
         """Choose a route. The first answer wins; a later one gets 409 and learns which it was."""
         verdict = bus.decide(gate_id, choice.route, choice.note, choice.key)
         return answer(verdict, lambda: bus.told_decision(verdict.decision))
 
     @app.post(f"{PREFIX}/api/gates/{{gate_id}}/undo")
-    def undo(gate_id: str, _: Nothing, bus: Annotated[LinkedBus, mine]) -> dict[str, Any]:
+    def undo(gate_id: str, _: Nothing, bus: Linked) -> dict[str, Any]:
         """Take back what was decided through this link."""
         return bus.told(bus.undo(gate_id))
 
