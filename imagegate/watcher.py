@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from .database import Database
+from .database import NOTIFIED, Database
 from .model import StoreError
 from .store import GateStore
 
@@ -179,7 +179,7 @@ class Watcher:
     def _tell(self, changes: list[Any]) -> None:
         kinds: dict[str, str] = {}
         for change in changes:
-            if len(change) == 3 and change[0] != self._database.origin:
+            if len(change) == 3 and change[0] != self._database.origin and change[1] != NOTIFIED:
                 kinds[change[2]] = change[1]
         if len(kinds) > MANY:
             self._lost_sight()
