@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import re
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any, Protocol
 
 from .messages import Message, Waits
@@ -156,20 +159,25 @@ def services(addresses: str) -> list[tuple[str, Send]]:
 
 
 def _sender(service: Any) -> Send:
-    def send(message: Message, picture: Picture | None) -> bool:
-        from apprise import AppriseAttachment, NotifyFormat
-        from apprise.attachment import memory
+    from apprise import AppriseAttachment, NotifyFormat
 
-        attach = None
-        if picture is not None:
-            name = f"preview.{picture.media_type.rpartition('/')[2]}"
-            in_memory: Any = memory.AttachMemory
-            attach = AppriseAttachment(in_memory(picture.body, name, picture.media_type))
-        text = NotifyFormat.TEXT
-        taken = service.notify(message.body, title=message.title, body_format=text, attach=attach)
-        return bool(taken)
+    def send(message: Message, picture: Picture | None) -> bool:
+        given: dict[str, Any] = {"title": message.title, "body_format": NotifyFormat.TEXT}
+        with ExitStack() as stack:
+            if picture is not None:  # as a file: not every service can do with less
+                folder = tempfile.TemporaryDirectory(
+                    prefix="imagegate-", ignore_cleanup_errors=True
+                )
+                file = Path(stack.enter_context(folder), _name(picture))
+                file.write_bytes(picture.body)
+                given["attach"] = AppriseAttachment(str(file))
+            return bool(service.notify(message.body, **given))
 
     return send
+
+
+def _name(picture: Picture) -> str:
+    return f"preview.{picture.media_type.rpartition('/')[2]}"
 
 
 class _Heard(threading.local):
