@@ -47,7 +47,8 @@ class NoticeSettings:
     Attributes:
         addresses: Apprise's URLs, separated as Apprise has it. A secret: never logged, nor shown.
         after: seconds that a gate waits first.
-        digest: seconds in which at most one notice goes out; 0 for a notice of each gate.
+        digest: seconds, from the time a first gate is to be told of, whose gates are one notice;
+            0 for a notice of each gate.
         image: whether the preview goes with it.
         url: of the panel, for the link; empty for this ComfyUI's own.
     """
