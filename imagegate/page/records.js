@@ -20,6 +20,7 @@ const SAID = {
   resumed: () => "went on",
   reopened: () => "waits again: its worker is back",
   "ask again": () => "not to be used again",
+  notified: () => "a notice was sent",
 };
 
 export class Records {
