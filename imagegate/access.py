@@ -106,24 +106,29 @@ class LinkDoor:
 
     async def admit(self, scope: Scope, headers: Headers) -> None:
         secret = session_secret(scope, headers)
-        link = await self.find(secret) if secret else None
+        link = await self.find(secret, outside=outside(scope)) if secret else None
         if link is not None:
             scope[ASKED] = Asked(link, secret)
         elif not self._way_in(scope):
             raise Refused(401, "Open the link that you were sent.")
 
-    async def find(self, secret: str) -> Link | None:
-        """The live link of a session. Raises `Refused` while it cannot be asked."""
+    async def find(self, secret: str, *, outside: bool) -> Link | None:
+        """The live link of a session. Raises `Refused` while it cannot be asked.
+
+        Args:
+            outside: whether it is asked through the tunnel.
+        """
         try:
-            return await asyncio.to_thread(self._find, secret)
+            return await asyncio.to_thread(self._find, secret, outside)
         except StoreError as error:
             log.warning("%s", error)
             raise Refused(503, "This does not work for the moment. Try again.", 5) from error
 
-    def _find(self, secret: str) -> Link | None:
+    def _find(self, secret: str, outside: bool) -> Link | None:
         link = self._links.session(secret)
-        if link is not None:
-            self._links.seen(link)
+        if link is None or not link.opens(outside=outside):
+            return None
+        self._links.seen(link)
         return link
 
     def _way_in(self, scope: Scope) -> bool:
@@ -134,15 +139,20 @@ class LinkDoor:
         return bool(method == "POST" and path == self._session)
 
 
+def outside(scope: Scope) -> bool:
+    """Whether a request comes through the tunnel, where people speak HTTPS."""
+    from .listener import SECURE
+
+    return bool(scope.get(SECURE))
+
+
 def session_cookie(scope: Scope) -> tuple[str, str]:
     """Name and path of the cookie that holds a session's secret.
 
     Over HTTPS a browser takes a ``__Host-`` cookie from this very host only (RFC 6265bis, section
     4.1.3): another page below the tunnel's domain cannot put its own in its place.
     """
-    from .listener import SECURE
-
-    return ("__Host-imagegate", "/") if scope.get(SECURE) else ("imagegate", "/imagegate")
+    return ("__Host-imagegate", "/") if outside(scope) else ("imagegate", "/imagegate")
 
 
 def session_secret(scope: Scope, headers: Headers) -> str:

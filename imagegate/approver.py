@@ -20,7 +20,16 @@ from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Resp
 from pydantic import BaseModel, ConfigDict, StrictInt, StrictStr
 from starlette.exceptions import HTTPException
 
-from .access import ASKED, Asked, Guard, LinkDoor, Refused, session_cookie, session_secret
+from .access import (
+    ASKED,
+    Asked,
+    Guard,
+    LinkDoor,
+    Refused,
+    outside,
+    session_cookie,
+    session_secret,
+)
 from .bus import Bus
 from .image_files import PreviewCache, lossy
 from .link_store import LinkStore
@@ -97,7 +106,11 @@ class Nothing(BaseModel):
 
 
 async def _linked(request: Request) -> LinkedBus:
-    return LinkedBus(request.app.state.bus, request.scope[ASKED].link)
+    asked: Asked = request.scope[ASKED]
+    links: LinkStore = request.app.state.links
+    return LinkedBus(
+        request.app.state.bus, asked.link, lambda: links.session(asked.secret) is not None
+    )
 
 
 Linked = Annotated[LinkedBus, Depends(_linked)]
@@ -119,7 +132,7 @@ def create_approver(bus: Bus, links: LinkStore, progress: Progress | None = None
     app.add_exception_handler(Refused, _explain_refusal)
     explain_all(app)
 
-    app.state.bus = bus
+    app.state.bus, app.state.links = bus, links
     _add_entry(app, links)
     _add_page(app)
     _add_gates(app, progress)
@@ -146,6 +159,8 @@ def _add_entry(app: FastAPI, links: LinkStore) -> None:
             whose = [source]
             try:
                 link = await to_thread.run_sync(links.find, token)
+                if not link.opens(outside=outside(request.scope)):
+                    raise NoEntry("This link opens in its own network only.")
                 whose.append(f"all who try {link.name}'s link {link.id}")
                 throttle.check(*whose)
                 return await to_thread.run_sync(partial(act, link))
@@ -295,6 +310,7 @@ def _add_pictures(app: FastAPI) -> None:
     previews = PreviewCache(PREVIEWS)
 
     def picture(bus: LinkedBus, gate_id: str, index: int, size: str) -> Picture:
+        bus.check()  # it may have waited for its turn
         pictures = bus.pictures(gate_id, index)
         if pictures is None:
             raise GateClosed("its pictures are no longer kept")
@@ -404,6 +420,8 @@ _AS_IT_IS = (BadAnswer, BadPicture, Forbidden)
 
 async def _explain(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ImageGateError)
+    if isinstance(error, NoEntry):
+        return error_of(str(error), 401)
     if isinstance(error, _AS_IT_IS):
         return error_of(sayable(str(error)), STATUS[type(error)])
     if type(error) in _SAID:
