@@ -31,6 +31,7 @@ from .access import (
     session_secret,
 )
 from .bus import Bus
+from .cursors import Cursors
 from .image_files import PreviewCache, lossy
 from .link_store import LinkStore
 from .linked import LinkedBus
@@ -61,7 +62,6 @@ from .serving import (
     News,
     Progress,
     answer,
-    cursor_of,
     error_of,
     explain_all,
     page_of,
@@ -276,11 +276,14 @@ def _add_page(app: FastAPI) -> None:
 
 
 def _add_gates(app: FastAPI, progress: Progress | None) -> None:
+    cursors = Cursors()
+
     @app.get(f"{PREFIX}/api/gates")
     def gates(bus: Linked, limit: Limit = PAGE, cursor: str = "") -> dict[str, Any]:
         """Gates that wait, oldest first."""
-        found = bus.pending(limit + 1, cursor_of(cursor) or 0)
-        listed = page_of([bus.told(gate) for gate in found], [gate.seq for gate in found], limit)
+        found = bus.pending(limit + 1, cursors.open(cursor) or 0)
+        told, keys = [bus.told(gate) for gate in found], [gate.seq for gate in found]
+        listed = page_of(told, keys, limit, cursors.seal)
         return listed | {"now": time.time()} | _around(bus, progress)
 
     @app.get(f"{PREFIX}/api/history")
@@ -288,8 +291,9 @@ def _add_gates(app: FastAPI, progress: Progress | None) -> None:
         bus: Linked, limit: Limit = PAGE, cursor: str = "", mine: bool = False
     ) -> dict[str, Any]:
         """Gates that ended, newest first; ``mine=1``: those answered through this link."""
-        found = bus.finished(limit + 1, cursor_of(cursor), mine=mine)
-        return page_of([bus.told(gate) for gate in found], [gate.ended for gate in found], limit)
+        found = bus.finished(limit + 1, cursors.open(cursor), mine=mine)
+        told, keys = [bus.told(gate) for gate in found], [gate.ended for gate in found]
+        return page_of(told, keys, limit, cursors.seal)
 
     @app.get(f"{PREFIX}/api/gates/{{gate_id}}")
     def gate(gate_id: str, bus: Linked) -> dict[str, Any]:
@@ -310,6 +314,13 @@ def _add_pictures(app: FastAPI) -> None:
     previews = PreviewCache(PREVIEWS)
 
     def picture(bus: LinkedBus, gate_id: str, index: int, size: str) -> Picture:
+        try:
+            return look(bus, gate_id, index, size)
+        except BadPicture as error:  # says which file
+            log.debug("%s", error)
+            raise BadPicture("this image cannot be read") from error
+
+    def look(bus: LinkedBus, gate_id: str, index: int, size: str) -> Picture:
         bus.check()  # it may have waited for its turn
         pictures = bus.pictures(gate_id, index)
         if pictures is None:
