@@ -124,7 +124,10 @@ def create_approver(bus: Bus, links: LinkStore, progress: Progress | None = None
         links: who may enter.
         progress: what a folder's session says of itself.
     """
-    app = FastAPI(title="Image Gate", docs_url=None, redoc_url=None, openapi_url=None)
+    # Redirects of its own would lead to whatever a request names as its host.
+    app = FastAPI(
+        title="Image Gate", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False
+    )
     door = LinkDoor(links, PREFIX)
     app.add_middleware(Guard, door=door, prefix=PREFIX, largest=LARGEST, patience=PATIENCE)
     app.add_middleware(Sealed, prefix=PREFIX)
@@ -259,6 +262,10 @@ def _add_page(app: FastAPI) -> None:
         for path in found
         if path.suffix in kinds
     }
+
+    @app.get(PREFIX)
+    def nearly_home() -> Response:
+        return RedirectResponse(f"{PREFIX}/", 303)
 
     @app.get(f"{PREFIX}/")
     def home() -> Response:
