@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.attacks.scene import Ports, Scene
+from tests.attacks.scene import Operator, Ports, Scene, Visitor
 
 
 @pytest.fixture(scope="session")
@@ -42,3 +42,17 @@ def still() -> Iterator[Scene]:
     finally:
         scene.close()
         ports.close()
+
+
+@pytest.fixture(scope="module")
+def panel(still: Scene) -> Iterator[Operator]:
+    """The operator's door over the same bus, with Gradio and all."""
+    panel = Operator(still)
+    yield panel
+    panel.stop()
+
+
+@pytest.fixture
+def operator(panel: Operator) -> Visitor:
+    """A program at the operator's machine, at the operator's door."""
+    return Visitor(panel.port)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import socket
@@ -12,6 +13,7 @@ from typing import Any
 
 from PIL import Image
 
+from imagegate.access import HostDoor
 from imagegate.approver import create_approver
 from imagegate.database import Database
 from imagegate.gate_bus import GateBus
@@ -19,7 +21,10 @@ from imagegate.link_store import LinkStore
 from imagegate.links import Link
 from imagegate.listener import Listener
 from imagegate.model import Gate, Selection
+from imagegate.panel import create_panel
 from imagegate.pictures import Picture, encode_png, encode_preview
+from imagegate.share import Share
+from tests.browser import PanelServer
 from tests.stored import PATIENCE
 
 PREFIX = "/imagegate"
@@ -269,3 +274,17 @@ def _events(answer: http.client.HTTPResponse) -> Iterator[tuple[str, Any]]:
             kind = value
         elif name == "data":
             yield kind, json.loads(value)
+
+
+class Operator(PanelServer):
+    """The operator's door over the same bus, with all that it can have."""
+
+    def __init__(self, scene: Scene) -> None:
+        share = Share(scene.bus, lambda: scene.links)
+
+        async def make() -> Any:  # without a loop that runs Gradio makes some, and leaves them open
+            return create_panel(scene.bus, HostDoor(), None, None, share)
+
+        self.app = asyncio.run(make())
+        self.port = 0
+        self.start()
