@@ -14,6 +14,7 @@ import hmac
 import ipaddress
 import json
 import logging
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -37,16 +38,23 @@ ASKED = "imagegate.asked"
 
 log = logging.getLogger("imagegate")
 
+_HOST = re.compile(r"(?:(?P<name>[^\s\[\]:@/\\?#]+)|\[(?P<address>[0-9a-f:.]+)\])(?::\d*)?")
+"""What stands in a Host header, RFC 9110, section 7.2: a name or an address, and maybe a port."""
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class Refused(Exception):
-    """A request that goes no further; ``after``: seconds after which it may be tried again."""
+    """A request that goes no further.
 
-    def __init__(self, status: int, message: str, after: int = 0) -> None:
+    ``after``: seconds after which it may be tried again. ``last``: nothing that comes after it on
+    its connection is read.
+    """
+
+    def __init__(self, status: int, message: str, after: int = 0, *, last: bool = False) -> None:
         super().__init__(message)
         self.status = status
         self.after = after
+        self.last = last
 
 
 class Door(Protocol):
@@ -198,6 +206,9 @@ class Guard:
         try:
             if scope["type"] == "websocket":
                 raise Refused(403, "no websockets here")
+            if "transfer-encoding" in headers and "content-length" in headers:
+                # RFC 9112, section 6.1: a proxy may have read another length than we do.
+                raise Refused(400, "a body has one length, not two", last=True)
             await self._door.admit(scope, headers)
             limit = self._check(scope, headers)
         except Refused as refused:
@@ -313,6 +324,8 @@ async def _refuse(refused: Refused, send: Send) -> None:
     ]
     if refused.after:
         headers.append((b"retry-after", str(refused.after).encode()))
+    if refused.last:
+        headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": refused.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
@@ -325,10 +338,8 @@ def _netloc(origin: str) -> str | None:
 
 
 def _hostname(host: str) -> str:
-    try:
-        return (urlsplit(f"//{host}").hostname or "").lower()
-    except ValueError:
-        return ""
+    found = _HOST.fullmatch(host.lower())
+    return (found["name"] or found["address"]) if found else ""
 
 
 def _is_address(name: str) -> bool:
