@@ -215,18 +215,24 @@ class Guard:
             await _refuse(refused, send)
             return
         body = _Body(receive, limit, self._patience)
-        started = False
+        started = told = False
 
         async def watched(message: Message) -> None:
-            nonlocal started
+            nonlocal started, told
+            if told:
+                return
             if body.refused is not None and not started:
-                raise body.refused  # the app may have taken it for a broken body
+                told = True  # whatever the app says instead: it may take it for a broken body
+                await _refuse(body.refused, send)
+                return
             started = True
             await send(message)
 
         try:
             await self._app(scope, body.receive, watched)
         except Refused as refused:
+            if told:
+                return
             if started:
                 raise
             await _refuse(refused, send)
