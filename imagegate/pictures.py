@@ -62,6 +62,7 @@ def preview_size(width: int, height: int) -> tuple[int, int]:
 
 def encode_preview(image: Image.Image) -> Picture:
     """Encode an image that has a preview's size already."""
+    _forget(image, but=("transparency",))
     out = io.BytesIO()
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image.convert("RGBA").save(out, "WEBP", quality=85, method=1)
@@ -91,6 +92,7 @@ def light(preview: Picture) -> Picture:
 
 def encode_png(image: Image.Image) -> Picture:
     """Encode without loss; fast rather than small."""
+    _forget(image, but=("transparency", "icc_profile"))  # the pixels mean nothing without these
     out = io.BytesIO()
     image.save(out, "PNG", compress_level=1)
     return Picture(out.getvalue(), "image/png")
@@ -125,10 +127,15 @@ def read_mask(png: bytes, width: int, height: int) -> Image.Image:
         )
     try:
         with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
+            if image.size != (wide, high):  # a second header, which Pillow goes by
+                raise ValueError("it has more than one size")
             image.load()
-            return _grey(image)
+            mask = _grey(image)
     except Exception as error:  # Pillow raises nearly anything on a broken file
-        raise BadPicture(f"the mask is a broken PNG: {error}") from error
+        # Not what it says: that names places in memory.
+        raise BadPicture("the mask is a broken PNG") from error
+    _forget(mask)
+    return mask
 
 
 def clean_mask(png: bytes, width: int, height: int) -> bytes:
@@ -142,6 +149,11 @@ def scale_mask(mask: Image.Image, width: int, height: int) -> Image.Image:
     if mask.size == (width, height):
         return mask
     return mask.resize((width, height), Image.Resampling.BILINEAR)
+
+
+def _forget(image: Image.Image, but: tuple[str, ...] = ()) -> None:
+    """Drop what else was written into a file: where and by what it was made is nobody's business."""
+    image.info = {key: value for key, value in image.info.items() if key in but}
 
 
 def _grey(image: Image.Image) -> Image.Image:
