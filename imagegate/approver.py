@@ -5,14 +5,16 @@ Its guard lets nobody in without a session but to the entry page of a valid link
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import secrets
+import threading
 import time
+from collections import Counter
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from anyio import to_thread
 from fastapi import Depends, FastAPI, Request
@@ -61,6 +63,7 @@ from .serving import (
     Limit,
     News,
     Progress,
+    Turns,
     answer,
     error_of,
     explain_all,
@@ -70,6 +73,8 @@ from .throttle import Throttle
 
 FILES = Path(__file__).parent / "page"
 AT_A_TIME = {"preview": 4, "zoom": 2, "full": 1}
+MASKS = 2
+"""Masks that are saved at once: small files, but they may unpack to much."""
 LARGEST = 8 * 2**20
 """Bytes of the largest body; a mask painted here has at most 1536 pixels a side."""
 PATIENCE = 60.0
@@ -80,6 +85,8 @@ PREVIEWS = 48 * 2**20
 """Bytes of previews for slow lines that are kept."""
 
 log = logging.getLogger("imagegate")
+
+T = TypeVar("T")
 
 
 class Opening(BaseModel):
@@ -151,22 +158,25 @@ def create_approver(bus: Bus, links: LinkStore, progress: Progress | None = None
 def _add_entry(app: FastAPI, links: LinkStore) -> None:
     throttle = Throttle()
     template = (FILES / "approver" / "enter.html").read_text("utf-8")
-    one_by_one: dict[str, asyncio.Lock] = {}  # made within the loop that it is for
+    turns, one_by_one = Turns(1), threading.Lock()  # the lock: there may be two doors
 
-    async def attempt(request: Request, token: str, act: Any) -> Any:
+    async def attempt(request: Request, token: str, act: Callable[[Link], T]) -> T:
         """Try a token, one at a time, so that nobody can guess faster than wrong ones count."""
         source = str(request.scope.get(SOURCE, "?"))
         throttle.check(source)
-        async with one_by_one.setdefault("", asyncio.Lock()):
+        return await turns.run(partial(try_it, source, outside(request.scope), token, act))
+
+    def try_it(source: str, beyond: bool, token: str, act: Callable[[Link], T]) -> T:
+        with one_by_one:
             throttle.check(source)
             whose = [source]
             try:
-                link = await to_thread.run_sync(links.find, token)
-                if not link.opens(outside=outside(request.scope)):
+                link = links.find(token)
+                if not link.opens(outside=beyond):
                     raise NoEntry("This link opens in its own network only.")
                 whose.append(f"all who try {link.name}'s link {link.id}")
                 throttle.check(*whose)
-                return await to_thread.run_sync(partial(act, link))
+                return act(link)
             except NoEntry as error:
                 if error.guessed:
                     what = "a wrong passphrase" if len(whose) > 1 else "a wrong link"
@@ -181,7 +191,7 @@ def _add_entry(app: FastAPI, links: LinkStore) -> None:
             with_it = await to_thread.run_sync(_same_link, links, token, asked.link)
             if with_it:
                 return RedirectResponse(f"{PREFIX}/", 303)
-        link: Link = await attempt(request, token, _unopened)
+        link = await attempt(request, token, _unopened)
         told = {
             "token": token, "name": link.name, "passphrase": link.passphrase, "once": link.once,
             "may": link.may.value, "expires_at": link.expires_at, "now": time.time(),
@@ -200,8 +210,7 @@ def _add_entry(app: FastAPI, links: LinkStore) -> None:
     async def open_session(opening: Opening, request: Request) -> Response:
         """Open a link in this browser: its session is a new one, whatever the browser has."""
         token, passphrase = opening.token, opening.passphrase
-        opened = await attempt(request, token, lambda _: links.open(token, passphrase))
-        link, secret = opened
+        link, secret = await attempt(request, token, lambda _: links.open(token, passphrase))
         before = session_secret(request.scope, request.headers)
         if before:
             await to_thread.run_sync(links.leave, before)
@@ -317,7 +326,7 @@ def _around(bus: LinkedBus, progress: Progress | None) -> dict[str, Any]:
 
 
 def _add_pictures(app: FastAPI) -> None:
-    easel = Easel(AT_A_TIME)
+    easel, masks = Easel(AT_A_TIME), Turns(MASKS)
     previews = PreviewCache(PREVIEWS)
 
     def picture(bus: LinkedBus, gate_id: str, index: int, size: str) -> Picture:
@@ -362,7 +371,7 @@ def _add_pictures(app: FastAPI) -> None:
         body = await request.body()
         if not body:
             raise BadPicture("the mask is not a PNG file")
-        return bus.told(await to_thread.run_sync(bus.set_mask, gate_id, index, body))
+        return bus.told(await masks.run(partial(bus.set_mask, gate_id, index, body)))
 
     @app.delete(f"{PREFIX}/api/gates/{{gate_id}}/mask/{{index}}")
     def delete_mask(gate_id: str, index: int, bus: Linked) -> dict[str, Any]:
@@ -384,15 +393,26 @@ def _add_answers(app: FastAPI) -> None:
 
 
 def _add_news(app: FastAPI, bus: Bus, links: LinkStore, progress: Progress | None) -> None:
-    streams: dict[str, int] = {}
+    counting = threading.Lock()  # guards the streams that are open, by their link
+    streams: Counter[str] = Counter()
+
+    def enter(link_id: str) -> None:
+        with counting:
+            if streams[link_id] >= STREAMS:
+                raise Refused(429, f"this link has {STREAMS} pages open; close one", 10)
+            streams[link_id] += 1
+
+    def go(link_id: str) -> None:
+        with counting:
+            streams[link_id] -= 1
+            if not streams[link_id]:
+                del streams[link_id]
 
     @app.get(f"{PREFIX}/api/events")
     async def events(request: Request) -> Response:
         """Server-sent events; see `News`. ``over`` comes when the link has ended, and ends it."""
         asked: Asked = request.scope[ASKED]
         link, linked = asked.link, LinkedBus(bus, asked.link)
-        if streams.get(link.id, 0) >= STREAMS:
-            raise Refused(429, f"this link has {STREAMS} pages open; close one", 10)
 
         def told(gate: Snapshot | None) -> dict[str, Any]:
             about = {"gate": linked.told(gate)} if gate is not None else {}
@@ -408,22 +428,9 @@ def _add_news(app: FastAPI, bus: Bus, links: LinkStore, progress: Progress | Non
             left = link.expires_at - time.time()
             return left + 0.1 if left > 0 else HEARTBEAT  # so that it is over by then
 
+        enter(link.id)
         news = News(bus, link.among, told, bell=links.changed, over=over, left=left)
-        response = news.response(request)
-        inside = response.body_iterator
-
-        async def counted() -> Any:
-            streams[link.id] = streams.get(link.id, 0) + 1
-            try:
-                async for event in inside:
-                    yield event
-            finally:
-                streams[link.id] -= 1
-                if not streams[link.id]:
-                    del streams[link.id]
-
-        response.body_iterator = counted()
-        return response
+        return news.response(request, partial(go, link.id))
 
 
 # -- what goes wrong: said without paths, names of machines, or what the store has to say

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
+from weakref import WeakKeyDictionary
 
 from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI, Query, Request
@@ -58,6 +60,7 @@ log = logging.getLogger("imagegate")
 
 Limit = Annotated[int, Query(ge=1, le=MAX_PAGE)]
 Progress = Callable[[], dict[str, Any]]
+T = TypeVar("T")
 
 
 # -- lists
@@ -89,6 +92,30 @@ def cursor_of(text: str) -> int | None:
 # -- pictures
 
 
+class Turns:
+    """Runs calls in threads, only so many at a time; who waits for their turn holds no thread.
+
+    An app may be served by two listeners, each in a loop of its own, and a limiter belongs to one.
+
+    Args:
+        at_a_time: calls that run at once, in each loop.
+    """
+
+    def __init__(self, at_a_time: int) -> None:
+        self._at_a_time = at_a_time
+        self._lock = threading.Lock()  # guards the next
+        self._limiters: WeakKeyDictionary[Any, CapacityLimiter] = WeakKeyDictionary()
+
+    async def run(self, call: Callable[[], T]) -> T:
+        """What the call returns, once it was its turn."""
+        loop = asyncio.get_running_loop()
+        with self._lock:
+            limiter = self._limiters.get(loop)
+            if limiter is None:
+                limiter = self._limiters[loop] = CapacityLimiter(self._at_a_time)
+        return await to_thread.run_sync(call, limiter=limiter)
+
+
 class Easel:
     """Makes pictures for requests, only so many at a time.
 
@@ -99,21 +126,19 @@ class Easel:
     """
 
     def __init__(self, at_a_time: Mapping[str, int]) -> None:
-        self._at_a_time = at_a_time
-        self._limits: dict[str, CapacityLimiter] = {}  # each made within the loop that it is for
+        self._turns = {size: Turns(most) for size, most in at_a_time.items()}
 
     def check(self, size: str) -> None:
         """Raises `BadAnswer` if there is no such size."""
-        if size not in self._at_a_time:
-            *most, last = map(repr, self._at_a_time)
+        if size not in self._turns:
+            *most, last = map(repr, self._turns)
             raise BadAnswer(f"size is {size!r}; allowed are {', '.join(most)} and {last}")
 
     async def make(
         self, size: str, picture: Callable[[], Picture], headers: Mapping[str, str]
     ) -> Response:
         """The answer with a picture, once it is its turn."""
-        limiter = self._limits.setdefault(size, CapacityLimiter(self._at_a_time[size]))
-        made = await to_thread.run_sync(picture, limiter=limiter)
+        made = await self._turns[size].run(picture)
         return Response(made.body, media_type=made.media_type, headers=headers)
 
 
@@ -164,9 +189,12 @@ class News:
         self._over = over
         self._left = left
 
-    def response(self, request: Request) -> StreamingResponse:
-        """The stream as an answer."""
-        return StreamingResponse(
+    def response(
+        self, request: Request, ended: Callable[[], None] = lambda: None
+    ) -> StreamingResponse:
+        """The stream as an answer; ``ended`` is called when it is over, however."""
+        return _Stream(
+            ended,
             while_it_lasts(self.events(request)),
             media_type="text/event-stream",
             headers=NO_STORE | {"x-accel-buffering": "no"},
@@ -228,6 +256,18 @@ class News:
     async def _say(self, kind: str, gate: Snapshot | None = None) -> bytes:
         # Counting may ask a database, which is not to hold up all other streams.
         return _event(kind, await to_thread.run_sync(self._told, gate))
+
+
+class _Stream(StreamingResponse):
+    def __init__(self, ended: Callable[[], None], *args: Any, **given: Any) -> None:
+        super().__init__(*args, **given)
+        self._ended = ended
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._ended()
 
 
 async def _within(event: asyncio.Event, seconds: float) -> None:
