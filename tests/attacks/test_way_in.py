@@ -18,7 +18,7 @@ from tests.test_api import png
 Tamper = Callable[[str, Link], str]
 
 TAMPERED: dict[str, Tamper] = {
-    "another-character": lambda token, _: token[:-1] + ("A" if token[-2] != "A" else "E"),
+    "another-character": lambda token, _: token[:-1] + ("A" if token[-1] != "A" else "E"),
     "first-character": lambda token, _: ("B" if token[0] != "B" else "C") + token[1:],
     "one-short": lambda token, _: token[:-1],
     "one-long": lambda token, _: token + "A",
