@@ -44,6 +44,8 @@ PAGE = 50
 MAX_PAGE = 500
 HEARTBEAT = 5.0
 """Seconds between signs of life on the event stream; a closed tab is noticed at the latest then."""
+TOLD = 5
+"""Of what is wrong with a request, the first so many things are told."""
 NO_STORE = {"cache-control": "no-store"}
 
 STATUS: dict[type[ImageGateError], int] = {
@@ -325,7 +327,7 @@ async def _explain_input(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     problems = [
         f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}"
-        for problem in error.errors()
+        for problem in error.errors()[:TOLD]
     ]
     return error_of("; ".join(problems), 422)
 
