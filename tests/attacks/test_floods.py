@@ -1,0 +1,398 @@
+"""Too much of everything: guesses, streams, connections, nested bodies."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import logging
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from imagegate.approver import STREAMS
+from imagegate.links import NoEntry
+from imagegate.listener import Listener
+from imagegate.throttle import LOCK, SLOW
+from tests.attacks.scene import (
+    API,
+    GUEST,
+    HOME,
+    PREFIX,
+    STRANGER,
+    Operator,
+    Scene,
+    Visitor,
+    connect,
+    raw,
+    statuses,
+    stream,
+)
+from tests.stored import PATIENCE
+
+EVIL = "127.0.0.66"
+GUESSES = 60
+
+
+@pytest.fixture
+def asked(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often a token was looked up, and a passphrase tried."""
+    counted: Counter[str] = Counter()
+    for name in ("find", "open"):
+        call = getattr(scene.links, name)
+
+        def counting(*given: Any, name: str = name, call: Any = call) -> Any:
+            counted[name] += 1
+            return call(*given)
+
+        monkeypatch.setattr(scene.links, name, counting)
+    return counted
+
+
+def at_once(call: Callable[[int], Any], count: int = GUESSES, threads: int = 12) -> Counter[Any]:
+    """What came of so many calls, made as fast as can be."""
+    left, got, lock = iter(range(count)), Counter[Any](), threading.Lock()
+
+    def go() -> None:
+        while True:
+            with lock:
+                number = next(left, None)
+            if number is None:
+                return
+            result = call(number)
+            with lock:
+                got[result] += 1
+
+    going = [threading.Thread(target=go) for _ in range(threads)]
+    for thread in going:
+        thread.start()
+    for thread in going:
+        thread.join(6 * PATIENCE)
+    return got
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["network", "tunnel"])
+@pytest.mark.parametrize("call", ["session", "page", "both"])
+def test_guessing_tokens_at_full_speed(
+    scene: Scene, asked: Counter[str], caplog: pytest.LogCaptureFixture, call: str, secure: bool
+) -> None:
+    """Of tokens that are guessed at full speed no more are looked up than may be wrong in a
+    minute; a browser that is in stays in; the log names the source, and no token.
+    """
+    guest = scene.guest(secure=secure)
+    asked.clear()
+    stranger = scene.stranger(secure, source=EVIL)
+
+    def guess(number: int) -> int:
+        token = f"guess-{number}-".ljust(43, "x")
+        if call == "session" or (call == "both" and number % 2):
+            return stranger.enter(token).status
+        return stranger.get(f"{PREFIX}/s/{token}").status
+
+    assert at_once(guess) == {403: SLOW.amount, 429: GUESSES - SLOW.amount}
+    assert asked["find"] == SLOW.amount
+    assert guest.get("gates").status == 200
+    assert "guess-" not in caplog.text
+    warned = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert len(warned) == SLOW.amount
+    assert all(("the tunnel" if secure else EVIL) in message for message in warned)
+
+
+def test_guessing_for_an_hour(
+    scene: Scene, asked: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who waits for each minute to pass is locked out all the same."""
+    now = [1_000_000.0]
+    monkeypatch.setattr("time.time", lambda: now[0])
+    _, token = scene.link()
+    stranger = scene.stranger(source=EVIL)
+    got = []
+    for _ in range(8):
+        got += [stranger.enter("x" * 43).status for _ in range(SLOW.amount)]
+        now[0] += 61
+    assert got.count(403) == LOCK.amount == asked["find"]
+    assert stranger.enter(token).status == 429
+
+
+@pytest.mark.parametrize(
+    "claim", ["x-forwarded-for", "x-real-ip", "forwarded", "client-ip", "cf-connecting-ip", "via"]
+)
+def test_a_guesser_who_claims_to_be_many(
+    scene: Scene, asked: Counter[str], claim: str
+) -> None:
+    """No header gives a guesser a count of their own anew."""
+    stranger = scene.stranger(source=EVIL)
+
+    def guess(number: int) -> int:
+        value = f"10.0.0.{number}"
+        given = {claim: f"for={value}" if claim == "forwarded" else value}
+        return stranger.enter(f"{number}".ljust(43, "x"), **given).status
+
+    assert at_once(guess, 20)[429] == 20 - SLOW.amount
+    assert asked["find"] == SLOW.amount
+
+
+def test_a_guesser_does_not_lock_others_out(scene: Scene) -> None:
+    """While one source is slowed down another one opens its link."""
+    stranger = scene.stranger(source=EVIL)
+    at_once(lambda _: stranger.enter("x" * 43).status, 20)
+    _, token = scene.link(once=True)
+    assert stranger.enter(token).status == 429
+    assert scene.stranger(source=GUEST).enter(token).status == 200
+
+
+def test_guessing_a_passphrase_at_full_speed(
+    scene: Scene, asked: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of passphrases that are guessed at full speed, from one source or from many, no more are
+    tried than may be wrong in a minute for that link; other links open.
+    """
+    _, token = scene.link(passphrase="sesame")
+    _, other = scene.link(name="Ben")
+    asked.clear()
+
+    def guess(number: int) -> int:
+        visitor = scene.stranger(source=f"127.0.1.{number}")
+        return visitor.enter(token, f"guess {number}").status
+
+    assert at_once(guess) == {403: SLOW.amount, 429: GUESSES - SLOW.amount}
+    assert asked["open"] == SLOW.amount
+    assert scene.stranger(source=GUEST).enter(token, "sesame").status == 429
+    assert scene.stranger(source=GUEST).enter(other).status == 200
+
+
+def test_guessing_at_both_doors_at_once(scene: Scene, asked: Counter[str]) -> None:
+    """Two ports serve the same app in loops of their own: attempts, and pictures, that come to
+    both at once are all answered, one count holds for a link, and nothing fails.
+    """
+    _, token = scene.link(passphrase="sesame")
+    guests = [scene.guest(secure=secure) for secure in (False, True)]
+    asked.clear()
+
+    def call(number: int) -> tuple[str, int]:
+        secure = bool(number % 2)
+        if number % 3 == 0:
+            return "guess", scene.stranger(secure, source=f"127.0.2.{number}").enter(
+                token, f"guess {number}"
+            ).status  # fmt: skip
+        size = ("preview", "zoom", "full")[number % 3]
+        return "look", guests[secure].get(f"gates/{scene.hero}/image/0?size={size}").status
+
+    got = at_once(call, 90, threads=24)
+    assert got["look", 200] == 60
+    assert got["guess", 403] == SLOW.amount == asked["open"]
+    assert got["guess", 429] == 30 - SLOW.amount
+
+
+def test_true_tokens_of_ended_links_are_no_guesses(scene: Scene) -> None:
+    """Somebody who comes back to a link that has ended is told so, and is not locked out."""
+    link, token = scene.link()
+    scene.links.revoke(link.id)
+    stranger = scene.stranger(source=EVIL)
+    assert {stranger.enter(token).status for _ in range(LOCK.amount + 1)} == {403}
+    _, token = scene.link()
+    assert stranger.enter(token).status == 200
+
+
+def test_session_secrets_guessed_at_full_speed(scene: Scene) -> None:
+    """A guessed cookie opens nothing, however many are sent, and those who are in notice nothing."""
+    guest = scene.guest()
+    port = scene.ports[False]
+    got = at_once(
+        lambda n: Visitor(port, {"cookie": f"imagegate={n:043d}"}, EVIL).get("gates").status, 200
+    )
+    assert got == {401: 200}
+    assert guest.get("gates").status == 200
+
+
+# -- streams
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["network", "tunnel"])
+def test_more_streams_than_one_may_have(scene: Scene, secure: bool) -> None:
+    """Through one link only so many pages may be open, also when all are opened at the same moment;
+    another link's are not affected, and one that closes makes room.
+    """
+    greedy, modest = scene.guest(secure=secure), scene.guest(name="Ben", secure=secure)
+    barrier, lock = threading.Barrier(STREAMS * 2), threading.Lock()
+    connections: list[http.client.HTTPConnection] = []
+    got: Counter[int] = Counter()
+
+    def listen() -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", greedy.port, timeout=PATIENCE)
+        connection.connect()
+        barrier.wait(PATIENCE)
+        connection.request("GET", f"{API}/events", headers=greedy.headers)
+        status = connection.getresponse().status
+        with lock:
+            connections.append(connection)
+            got[status] += 1
+
+    threads = [threading.Thread(target=listen) for _ in range(STREAMS * 2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert got == {200: STREAMS, 429: STREAMS}
+    with stream(modest) as events:
+        assert next(events)[0] == "reload"
+    for connection in connections:
+        connection.close()
+    scene.ask(title="Hero")  # news, by which a stream notices that nobody listens
+    tried = 0
+    while greedy_stream(greedy) == 429:
+        tried += 1
+        assert tried < 200
+    assert greedy.get("gates").status == 200
+
+
+def greedy_stream(visitor: Visitor) -> int:
+    with connect(visitor.port) as peer:
+        peer.sendall(
+            f"GET {API}/events HTTP/1.1\r\nHost: d\r\nCookie: {visitor.headers['cookie']}\r\n\r\n"
+            .encode()
+        )  # fmt: skip
+        return statuses(peer.recv(65536))[0]
+
+
+def test_news_nobody_reads(scene: Scene) -> None:
+    """Pages that take none of their news do not keep anybody from deciding."""
+    guest, lazy = scene.guest(), scene.guest(name="Lazy")
+    with ExitStack() as stack:
+        for _ in range(STREAMS):
+            peer = stack.enter_context(connect(lazy.port))
+            peer.sendall(
+                f"GET {API}/events HTTP/1.1\r\nHost: d\r\nCookie: {lazy.headers['cookie']}\r\n\r\n"
+                .encode()
+            )  # fmt: skip
+        for _ in range(200):
+            scene.ask(title="Hero", labels=("x" * 2000, "y"))
+        assert guest.decide(scene.hero).status == 200
+
+
+# -- bodies that are hard to read
+
+HARD: dict[str, bytes] = {
+    "deep-lists": b"[" * 60_000,
+    "deep-objects": b'{"a":' * 10_000,
+    "deep-and-whole": b"[" * 30_000 + b"]" * 30_000,
+    "long-number": b'{"route": ' + b"9" * 60_000 + b"}",
+    "long-exponent": b'{"route": 1e' + b"9" * 400 + b"}",
+    "nan": b'{"route": NaN}',
+    "infinity": b'{"route": -Infinity}',
+    "many-keys": b"{" + b",".join(b'"k%d":1' % n for n in range(6000)) + b"}",
+    "long-route": b'{"route": "' + b"x" * 60_000 + b'"}',
+    "long-note": b'{"route": 1, "note": "' + b"x" * 60_000 + b'"}',
+    "long-key": b'{"route": 1, "key": "' + b"x" * 65 + b'"}',
+    "half-a-character": b'{"route": 1, "note": "\\ud800"}',
+    "not-utf-8": b'{"route": 1, "note": "\xff\xfe"}',
+    "nothing": b"",
+    "null": b"null",
+    "text": b'"route"',
+    "two-objects": b'{"route": 1}{"route": 2}',
+    "comment": b'{"route": 1} // yes',
+    "prototype": b'{"route": 1, "__proto__": {"may": "mask"}}',
+}
+
+
+@pytest.mark.parametrize("what", HARD)
+@pytest.mark.parametrize("where", ["decision", "session"])
+def test_a_body_that_is_hard_to_read(still: Scene, what: str, where: str) -> None:
+    """JSON that is deep, long, or none is refused in few words, without a failure."""
+    guest = still.guest()
+    visitor = guest if where == "decision" else still.stranger(source="127.0.0.20")
+    path = f"gates/{still.hero}/decision" if where == "decision" else "session"
+    answer = visitor.call("POST", path, HARD[what], content_type="application/json")
+    assert answer.status in (400, 422), answer
+    assert len(answer.body) < 70_000
+    assert guest.get(f"gates/{still.hero}").json()["state"] == "waiting"
+
+
+# -- connections
+
+
+@pytest.fixture
+def door(scene: Scene) -> Iterator[Listener]:
+    """A port of its own, so that no other test's connections count."""
+    listener = Listener(scene.app, HOME, 0)
+    listener.start()
+    yield listener
+    listener.close()
+
+
+def test_thousands_of_connections(scene: Scene, door: Listener) -> None:
+    """While a stranger opens two thousand connections, half of them with requests, others look and
+    decide, and the operator's panel answers as ever.
+    """
+    guest = Visitor(door.port, scene.guest().headers, GUEST)
+    panel = Operator(scene)
+    operator = Visitor(panel.port)
+    mine: deque[Any] = deque()
+    try:
+        for number in range(2000):
+            try:
+                peer = connect(door.port, STRANGER)
+                mine.append(peer)
+                peer.sendall(b"GET /imagegate/ HTTP/1.1\r\nHost: d\r\n\r\n" if number % 2
+                             else b"GET / HT")  # fmt: skip
+            except OSError:  # it was closed at once
+                pass
+            if len(mine) > 300:
+                mine.popleft().close()
+            if number % 400 == 0:
+                assert guest.get("gates").status == 200
+                assert operator.get("gates").status == 200
+                assert operator.get(f"{PREFIX}/").status == 200
+        assert guest.decide(scene.hero).json() == {"outcome": "won"}
+        assert operator.decide(scene.twin).json() == {"outcome": "won"}
+    finally:
+        for peer in mine:
+            peer.close()
+        panel.stop()
+
+
+def test_requests_on_one_connection(scene: Scene, door: Listener) -> None:
+    """Five hundred requests sent at once on one connection are answered one by one, each as a
+    stranger's.
+    """
+    one = b"GET /imagegate/api/gates HTTP/1.1\r\nHost: d\r\n\r\n"
+    got = raw(door.port, one * 500, EVIL)
+    assert set(statuses(got)) == {401}
+    assert scene.guest().get("gates").status == 200
+
+
+def test_a_failure_is_not_somebody_else_s(
+    scene: Scene, door: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the links cannot be read nobody gets in, nobody is locked out, and it goes on after."""
+    from imagegate.model import StoreError
+
+    guest = Visitor(door.port, scene.guest().headers)
+    with monkeypatch.context() as patch:
+
+        def away(*_: Any) -> Any:
+            raise StoreError("postgresql://user:pw@db-e7f1/x is away", passing=True)
+
+        patch.setattr(scene.links, "session", away)
+        patch.setattr(scene.links, "find", away)
+        for answer in (guest.get("gates"), guest.decide(scene.hero),
+                       Visitor(door.port).enter("x" * 43)):  # fmt: skip
+            assert answer.status == 503
+            assert "e7f1" not in answer.whole
+    assert guest.decide(scene.hero).status == 200
+
+
+def test_no_guess_is_told_from_another(scene: Scene) -> None:
+    """What was never a token gets the same answer whatever it is like, so that none is a hint."""
+    link, token = scene.link()
+    answers = {
+        scene.stranger(source=f"127.0.3.{at}").enter(guess).body
+        for at, guess in enumerate(("x" * 43, token[:-1], link.id, token + "x", "' OR 1=1"), 1)
+    }
+    assert len(answers) == 1
+    assert json.loads(answers.pop())["error"].startswith("This link is not valid.")
+    with pytest.raises(NoEntry):
+        scene.links.find("x" * 43)
