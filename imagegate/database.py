@@ -99,7 +99,8 @@ class Database:
 
     def close(self) -> None:
         """Give all connections back."""
-        self.engine.dispose()
+        with self._one:  # SQLite itself crashes where another thread still uses the only one
+            self.engine.dispose()
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
