@@ -27,6 +27,7 @@ from imagegate.database import Database
 from imagegate.gate_bus import GateBus
 from imagegate.link_store import LinkStore
 from imagegate.links import Link
+from imagegate.listener import Listener
 from imagegate.model import Selection, State
 from imagegate.serving import PREFIX
 from imagegate.share import Share
@@ -419,17 +420,17 @@ def test_a_qr_code(client: TestClient) -> None:
 
 def test_a_page_hears_of_links(here: Sharing, bus: GateBus[Any]) -> None:
     """The operator's pages hear when a link, or the door, has changed."""
-    from tests.browser import PanelServer
-
-    panel = PanelServer(bus, share=here.share)
+    app = create_app(bus, HostDoor(), share=here.share)
+    listener = Listener(app, "127.0.0.1", 0)
+    listener.start()
     try:
-        with httpx.Client(base_url=panel.url.removesuffix(f"{PREFIX}/"), timeout=PATIENCE) as page:
+        with httpx.Client(base_url=f"http://127.0.0.1:{listener.port}", timeout=PATIENCE) as page:
             news = events(page)
             assert next(news)[0] == "reload"
             here.share.create("Ada", reach="network")
             assert next(kind for kind, _ in news if kind != "alive") == "links"
     finally:
-        panel.stop()
+        listener.close()
 
 
 def test_without_sharing(bus: GateBus[Any]) -> None:
