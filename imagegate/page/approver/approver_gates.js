@@ -31,6 +31,11 @@ export class ApproverGates extends Gates {
     return this.readPast();
   }
 
+  /** As large as what is painted on: the server scales it as it will when it compares. */
+  mask(gate, index) {
+    return `${super.mask(gate, index)}?size=preview`;
+  }
+
   isMine(gate) {
     return Boolean(gate.decision?.mine);
   }
