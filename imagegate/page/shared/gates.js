@@ -12,6 +12,7 @@ const PAGE = 50;
 const LOW = 5; // fewer known gates than this: read the next page
 const HISTORY = 30;
 const SLOW = 300; // ms after which an answer that is still on its way is spoken of
+const ENDED = { expired: "the time was up", withdrawn: "it is no longer needed" };
 const FIRST = 1; // version of a gate that was just published
 
 /** @typedef {{id: string, title: string, labels: string[], state: string, batch: number}} Gate */
@@ -347,7 +348,7 @@ export class Gates extends EventTarget {
     this.remember(gate);
     this.#forgetUndo(gate);
     if (shown) {
-      const why = gate.decision && gate.state !== "expired" ? `${told(gate.decision)} first` : gate.reason;
+      const why = gate.decision && gate.state !== "expired" ? `${told(gate.decision)} first` : gate.reason || ENDED[gate.state];
       this.say(`${gate.title}: ${why}.`, "bad");
     }
     this.#refill();
