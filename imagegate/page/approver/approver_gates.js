@@ -1,6 +1,6 @@
 /** The gates as a link shows them, to whom it was given, and for as long as it is valid. */
 
-import { Gates } from "./shared/gates.js";
+import { Gates, told } from "./shared/gates.js";
 import { isOurs } from "./shared/sender.js";
 
 const GONE = 401;
@@ -38,6 +38,10 @@ export class ApproverGates extends Gates {
 
   isMine(gate) {
     return Boolean(gate.decision?.mine);
+  }
+
+  others(decision) {
+    return decision.mine ? `${told(decision)} in another window` : `${told(decision)} first`;
   }
 
   get answered() {

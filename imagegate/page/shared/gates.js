@@ -211,6 +211,11 @@ export class Gates extends EventTarget {
     return this.#mine.at(-1) ?? newest ?? null;
   }
 
+  /** What is said of somebody's decision about the gate in front. */
+  others(decision) {
+    return told(decision);
+  }
+
   /** The gate that was given a route last, by anybody. */
   get answered() {
     return this.history.find((gate) => gate.decision && gate.decision.route !== null) ?? null;
@@ -348,7 +353,7 @@ export class Gates extends EventTarget {
     this.remember(gate);
     this.#forgetUndo(gate);
     if (shown) {
-      const why = gate.decision && gate.state !== "expired" ? `${told(gate.decision)} first` : gate.reason || ENDED[gate.state];
+      const why = gate.decision && gate.state !== "expired" ? this.others(gate.decision) : gate.reason || ENDED[gate.state];
       this.say(`${gate.title}: ${why}.`, "bad");
     }
     this.#refill();
