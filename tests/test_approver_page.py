@@ -63,6 +63,15 @@ def width(page: Page) -> float:
     return float(box["width"])
 
 
+def bytes_of(page: Page, size: str) -> list[int]:
+    """What the images of this size took on the line."""
+    script = """(size) => performance.getEntriesByType("resource")
+      .filter((entry) => entry.name.includes(`size=${size}`) && entry.name.includes("/image/"))
+      .map((entry) => entry.encodedBodySize)"""
+    found: list[int] = page.evaluate(script, size)
+    return found
+
+
 # -- entering
 
 
@@ -267,15 +276,11 @@ def test_two_fingers_zoom_until_every_pixel_is_there(studio: Studio) -> None:
     """
     generator = torch.Generator().manual_seed(4)
     studio.publish("Noise", image=torch.rand(1, 4096, 4096, 3, generator=generator))
-    page = studio.tab(**PHONE)
-    sizes: dict[str, int] = {}
-    page.on("response", lambda answer: sizes.setdefault(
-        answer.url.rpartition("size=")[2], int(answer.headers.get("content-length", "0"))
-    ))  # fmt: skip
-    studio.enter("Ada", page)
+    page = studio.enter("Ada")
     shown(page, "Noise")
-    assert 0 < sizes["preview"] < 400_000
-    assert "zoom" not in sizes
+    (preview,) = bytes_of(page, "preview")
+    assert 0 < preview < 400_000
+    assert bytes_of(page, "zoom") == []
     image = page.locator("#ig-image")
     assert page.evaluate("() => document.querySelector('#ig-image').naturalWidth") <= 1536
     before = width(page)
@@ -719,3 +724,18 @@ def test_an_open_empty_page_shows_what_comes(studio: Studio) -> None:
     studio.bus.decide(gate, 1, by="Ben")
     expect(page.locator("#ig-empty")).to_be_visible()
     assert page.title() == "Image Gate"
+
+
+def test_older_decisions_are_read_when_asked_for(studio: Studio) -> None:
+    """The sheet begins with the newest thirty, and goes on as far as there are any."""
+    link, _ = studio.links.create("Earlier", reach="network")
+    for i in range(33):
+        studio.bus.decide(studio.publish(f"Gate {i}", size=(8, 6)), 1, by="Earlier", link=link.id)
+    page = studio.enter("Ada", may="look")
+    page.tap("#ig-past-open")
+    rows = page.locator("#ig-history li")
+    expect(rows).to_have_count(30)
+    page.tap("#ig-past-more")
+    expect(rows).to_have_count(33)
+    expect(rows.last).to_contain_text("Gate 0")
+    expect(page.locator("#ig-past-more")).to_be_hidden()

@@ -162,22 +162,26 @@ export class Gates extends EventTarget {
 
   /** Read what ended anew, newest first. */
   readPast() {
-    return this.#inOrder(async () => {
-      const past = await this.get(this.#filtered(`${this.past}limit=${HISTORY}`));
-      if (!this.over) this.#setPast(past);
-      this.changed();
-    });
+    return this.#readHistory("", (page) => this.#setPast(page));
   }
 
   /** The next page of what ended. */
   readOlder() {
-    return this.#inOrder(async () => {
-      if (this.older === null) return;
-      const page = await this.get(this.#filtered(`${this.past}limit=${HISTORY}&cursor=${this.older}`));
-      if (this.over) return;
+    return this.#readHistory(`&cursor=${this.older ?? ""}`, (page) => {
       const known = new Set(this.history.map((gate) => gate.id));
       this.history.push(...page.gates.filter((gate) => !known.has(gate.id)));
       this.older = page.next;
+    });
+  }
+
+  #readHistory(from, take) {
+    return this.#inOrder(async () => {
+      try {
+        const page = await this.get(this.#filtered(`${this.past}limit=${HISTORY}${from}`));
+        if (!this.over) take(page);
+      } catch (error) {
+        this.say(`Not read: ${error instanceof TypeError ? "no connection" : error.message}`, "bad");
+      }
       this.changed();
     });
   }
