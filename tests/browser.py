@@ -18,6 +18,7 @@ from imagegate.access import HostDoor
 from imagegate.bus import Bus, Records
 from imagegate.listener import listen
 from imagegate.panel import create_panel
+from imagegate.share import Share
 
 WAIT = 15_000
 """Milliseconds after which a page is taken to be stuck."""
@@ -77,8 +78,14 @@ def pages(browser: Browser, url: str) -> Iterator[Callable[..., Page]]:
 class PanelServer:
     """The panel over a bus, on a loopback port that it keeps over a restart."""
 
-    def __init__(self, bus: Bus, progress: Any = None, records: Records | None = None) -> None:
-        self.app = create_panel(bus, HostDoor(), progress, records)
+    def __init__(
+        self,
+        bus: Bus,
+        progress: Any = None,
+        records: Records | None = None,
+        share: Share | None = None,
+    ) -> None:
+        self.app = create_panel(bus, HostDoor(), progress, records, share)
         self.port = 0
         self.start()
 
