@@ -293,7 +293,7 @@ export class Gates extends EventTarget {
     if (status === 200) {
       const taken = this.history.some((one) => one.id === gate.id && !one.undoable);
       if (path === "decision" && gate.undoable && !taken) this.#mine.push(gate);
-      const later = gate.state === "parked" && path === "decision" ? "; it goes on by itself" : "";
+      const later = gate.mode === "park" && path === "decision" ? "; it goes on by itself" : "";
       this.say(`${said} recorded for ${gate.title}${later}.`, "good");
     } else if (status === 409 && reply.decision) {
       this.say(`Too late for ${gate.title}: ${told(reply.decision)} first.`, "bad");
