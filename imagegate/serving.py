@@ -150,7 +150,7 @@ class News:
         self._bus = bus
         self._among = among
         self._told = told
-        self._bell = bell or Bell()
+        self._bell = Bell() if bell is None else bell  # an empty one is false
         self._kind = kind
         self._over = over
         self._left = left

@@ -69,7 +69,7 @@ function build() {
     $("ig-undo").onclick = () => undo();
     $("ig-note-open").onclick = () => showWords($("ig-words").hidden, true);
     $("ig-note").oninput = keepNote;
-    $("ig-note").onkeydown = (event) => event.key === "Enter" && event.target.blur();
+    $("ig-note").onkeydown = (event) => void (event.key === "Enter" && event.target.blur());
   }
   document.addEventListener("keydown", key);
   addEventListener("beforeunload", (event) => {
