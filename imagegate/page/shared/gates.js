@@ -37,6 +37,8 @@ export class Gates extends EventTarget {
   /** Whether more gates are on their way to this page. */
   reading = false;
   loaded = false;
+  /** Whether the lists were read since the connection came. */
+  fresh = false;
   /** Server's clock minus this one's, in seconds. */
   clock = 0;
 
@@ -74,6 +76,12 @@ export class Gates extends EventTarget {
     return this.queue[0] ?? null;
   }
 
+  /** The youngest of those that wait and were read. */
+  get newest() {
+    const known = [...this.queue, ...this.skipped];
+    return known.reduce((best, gate) => (best?.created_at >= gate.created_at ? best : gate), null);
+  }
+
   get unsent() {
     return this.#sending.size;
   }
@@ -94,6 +102,7 @@ export class Gates extends EventTarget {
   listen() {
     subscribe(this.#base, (kind, content) => {
       this.#setOnline(kind !== "lost");
+      this.dispatchEvent(new Event(kind));
       if (kind !== "lost") this.#inOrder(() => this.#take(kind, content));
     });
   }
@@ -136,7 +145,7 @@ export class Gates extends EventTarget {
     } catch {
       return; // the event stream notices too, and calls again
     }
-    this.loaded = true;
+    this.loaded = this.fresh = true;
     this.#refill();
     this.#changed();
     this.readStatus();
@@ -455,6 +464,7 @@ export class Gates extends EventTarget {
     }
     if (this.online === online) return;
     this.online = online;
+    if (!online) this.fresh = false;
     this.#changed();
   }
 
