@@ -17,7 +17,7 @@ const SHEET = `
         <h2 id="ig-sheet-title" tabindex="-1">Share</h2>
         <button id="ig-sheet-close" type="button" aria-label="Close">×</button>
       </header>
-      <p class="ig-quiet">With a link somebody looks and decides, on a phone or anywhere, and can do nothing else.</p>
+      <p class="ig-quiet">A link lets one person look and decide, on any device, and nothing else.</p>
       <form id="ig-link">
         <label class="ig-wide">Name
           <input id="ig-link-name" required maxlength="100" autocomplete="off" spellcheck="false"
