@@ -37,10 +37,11 @@ from imagegate.gate_bus import GateBus
 from imagegate.image_files import find_images, suffixes
 from imagegate.journal import JOURNAL
 from imagegate.ledger import BadFolder
+from imagegate.listener import listen
 from imagegate.model import StoreError
 from imagegate.pictures import Pictures
 from imagegate.samples import write_samples
-from imagegate.service import PanelUnavailable, listen
+from imagegate.service import PanelUnavailable
 from imagegate.settings import read_settings
 from imagegate.stored_bus import StoredBus
 

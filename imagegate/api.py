@@ -24,11 +24,13 @@ from .bus import Bus, Records
 from .model import (
     BadAnswer,
     BadPicture,
+    Forbidden,
     Gate,
     GateClosed,
     ImageGateError,
     NotRecorded,
     Outcome,
+    Selection,
     Snapshot,
     State,
     StoreError,
@@ -54,6 +56,7 @@ STATUS: dict[type[ImageGateError], int] = {
     GateClosed: 410,
     BadAnswer: 422,
     BadPicture: 422,
+    Forbidden: 403,
     NotRecorded: 507,
 }
 
@@ -75,6 +78,7 @@ class Choice(Signed):
     """A route, by its number (1-based) or its label."""
 
     route: StrictInt | StrictStr
+    key: StrictStr = ""
 
 
 def create_app(
@@ -107,7 +111,7 @@ def create_app(
         when nothing happened for a while.
         """
         return StreamingResponse(
-            _while_it_lasts(_events(request, bus, (node, workflow), progress)),
+            _while_it_lasts(_events(request, bus, Selection(node, workflow), progress)),
             media_type="text/event-stream",
             headers={"cache-control": "no-cache", "x-accel-buffering": "no"},
         )
@@ -154,11 +158,9 @@ def _add_gates(app: FastAPI, bus: Bus, progress: Progress | None) -> None:
         """Gates that wait for a person, oldest first."""
         if state != State.WAITING.value:
             raise BadAnswer(f"state is {state!r}; this list has 'waiting', /history has the rest")
-        found = bus.pending(
-            limit + 1, after=_cursor(cursor) or 0, node_id=node, workflow_id=workflow
-        )
+        found = bus.pending(limit + 1, after=_cursor(cursor) or 0, among=Selection(node, workflow))
         answer = _page([gate.to_json() for gate in found], [gate.seq for gate in found], limit)
-        answer["waiting"] = bus.count(node, workflow)
+        answer["waiting"] = bus.count(Selection(node, workflow))
         answer["now"] = time.time()  # for pages whose clock is wrong
         if progress is not None:
             answer["progress"] = progress()
@@ -169,7 +171,7 @@ def _add_gates(app: FastAPI, bus: Bus, progress: Progress | None) -> None:
         limit: Limit = PAGE, cursor: str = "", node: str = "", workflow: str = ""
     ) -> dict[str, Any]:
         """Gates that ended, newest first."""
-        found = bus.finished(limit + 1, before=_cursor(cursor), node_id=node, workflow_id=workflow)
+        found = bus.finished(limit + 1, before=_cursor(cursor), among=Selection(node, workflow))
         return _page([gate.to_json() for gate in found], [gate.ended for gate in found], limit)
 
     @app.get(f"{PREFIX}/api/gates/{{gate_id}}")
@@ -250,8 +252,13 @@ def save_mask(bus: Bus, gate_id: str, index: int, png: bytes) -> dict[str, Any]:
 def _add_answers(app: FastAPI, bus: Bus) -> None:
     @app.post(f"{PREFIX}/api/gates/{{gate_id}}/decision")
     def decide(gate_id: str, choice: Choice) -> JSONResponse:
-        """Choose a route. The first answer wins; a later one gets 409 and learns which it was."""
-        return _answer(bus.decide(gate_id, choice.route, by=choice.by, note=choice.note))
+        """Choose a route. The first answer wins; a later one gets 409 and learns which it was.
+
+        A ``key`` names the click: however often it is sent, it counts once.
+        """
+        return _answer(
+            bus.decide(gate_id, choice.route, by=choice.by, note=choice.note, key=choice.key)
+        )
 
     @app.post(f"{PREFIX}/api/gates/{{gate_id}}/stop")
     def stop(gate_id: str, signed: Signed | None = None) -> JSONResponse:
@@ -278,7 +285,7 @@ def _answer(verdict: Verdict) -> JSONResponse:
 
 
 async def _events(
-    request: Request, bus: Bus, at: tuple[str, str], progress: Progress | None
+    request: Request, bus: Bus, among: Selection, progress: Progress | None
 ) -> AsyncIterator[bytes]:
     loop = asyncio.get_running_loop()
     woken = asyncio.Event()
@@ -287,10 +294,10 @@ async def _events(
         loop.call_soon_threadsafe(woken.set)
 
     def told(gate: Gate | None) -> dict[str, Any]:
-        more: dict[str, Any] = {"waiting": bus.count(*at)}
+        more: dict[str, Any] = {"waiting": bus.count(among)}
         if gate is not None:
-            more["node_waiting"] = bus.count(gate.node_id)
-            more["place_waiting"] = bus.count(gate.node_id, gate.workflow_id)
+            more["node_waiting"] = bus.count(Selection(gate.node_id))
+            more["place_waiting"] = bus.count(Selection(gate.node_id, gate.workflow_id))
         if progress is not None:
             more["progress"] = progress()
         return more
@@ -316,7 +323,7 @@ async def _events(
                 yield await say("reload")
                 continue
             for item in news:
-                if item.gate.gate.is_at(*at):
+                if among.covers(item.gate.gate):
                     yield await say(item.kind, item.gate)
 
 

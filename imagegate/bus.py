@@ -6,18 +6,27 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from .feed import Subscription
-from .model import Snapshot, Verdict
+from .model import ALL, Selection, Snapshot, Verdict
 from .pictures import Pictures
 
 
 class Bus(Protocol):
     """`imagegate.gate_bus.GateBus` says what each of these does, returns and raises."""
 
-    def decide(self, gate_id: str, route: object, *, by: str = "", note: str = "") -> Verdict: ...
+    def decide(
+        self,
+        gate_id: str,
+        route: object,
+        *,
+        by: str = "",
+        note: str = "",
+        link: str = "",
+        key: str = "",
+    ) -> Verdict: ...
 
     def stop(self, gate_id: str, *, by: str = "", note: str = "") -> Verdict: ...
 
-    def undo(self, gate_id: str) -> Snapshot: ...
+    def undo(self, gate_id: str, *, link: str = "") -> Snapshot: ...
 
     def set_mask(self, gate_id: str, index: int, png: bytes) -> Snapshot: ...
 
@@ -31,19 +40,19 @@ class Bus(Protocol):
         self,
         limit: int | None = None,
         after: int = 0,
-        node_id: str = "",
-        workflow_id: str = "",
+        among: Selection = ALL,
     ) -> list[Snapshot]: ...
 
     def finished(
         self,
         limit: int | None = None,
         before: int | None = None,
-        node_id: str = "",
-        workflow_id: str = "",
+        among: Selection = ALL,
     ) -> list[Snapshot]: ...
 
-    def count(self, node_id: str = "", workflow_id: str = "") -> int: ...
+    def count(self, among: Selection = ALL) -> int: ...
+
+    def answered(self, link: str) -> int: ...
 
     def subscribe(self, notify: Callable[[], None] = ..., *, limit: int = ...) -> Subscription: ...
 

@@ -118,6 +118,15 @@ class Database:
             return sa.cast(sa.extract("epoch", sa.func.clock_timestamp()), sa.Double)
         return sa.literal(time.time())
 
+    def tell(self, connection: sa.Connection, kind: str, about: str) -> None:
+        """Tell other processes of a change that is no line of history, once it is durable.
+
+        In PostgreSQL; who shares a file looks for itself.
+        """
+        if self.postgresql:
+            notice = f"{self.origin} {kind} {about}"
+            connection.execute(sa.select(sa.func.pg_notify(CHANNEL, notice)))
+
     def add_line(
         self, connection: sa.Connection, gate_id: str, kind: str, body: dict[str, Any]
     ) -> int:
@@ -162,7 +171,7 @@ class Database:
         with self.read() as connection:
             done = self._migrated(connection)
         words = _TYPES[self.engine.dialect.name]
-        for name, statements in MIGRATIONS:
+        for name, steps in MIGRATIONS:
             if name in done:
                 continue
             with self.write() as connection:
@@ -170,8 +179,11 @@ class Database:
                     connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_MIGRATING})")
                 if name in self._migrated(connection):
                     continue
-                for statement in [_FIRST, *statements]:
-                    connection.exec_driver_sql(statement.format_map(words))
+                for step in [_FIRST, *steps]:
+                    if isinstance(step, str):
+                        connection.exec_driver_sql(step.format_map(words))
+                    else:
+                        step(connection)
                 connection.execute(migrations.insert().values(name=name, at=time.time()))
 
     def _migrated(self, connection: sa.Connection) -> set[str]:

@@ -11,6 +11,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -109,6 +110,39 @@ class Feed:
         for subscription in self._subscriptions:
             subscription.missed = True
         return list(self._subscriptions)
+
+
+class Bell:
+    """Calls whoever listens, without saying what happened. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # guards the listeners; none is called while it is held
+        self._listeners: list[Callable[[], None]] = []
+
+    def listen(self, notify: Callable[[], None]) -> Callable[[], None]:
+        """Call ``notify``, from any thread, at each ring; returns what ends that."""
+        with self._lock:
+            self._listeners.append(notify)
+
+        def end() -> None:
+            with self._lock, suppress(ValueError):  # it was ended before
+                self._listeners.remove(notify)
+
+        return end
+
+    def __len__(self) -> int:
+        with self._lock:
+            return len(self._listeners)
+
+    def ring(self) -> None:
+        """Call all listeners."""
+        with self._lock:
+            listeners = list(self._listeners)
+        for notify in listeners:
+            try:
+                notify()
+            except Exception:  # one listener's trouble is not the others'
+                log.exception("a listener failed")
 
 
 def tell(subscriptions: list[Subscription]) -> None:

@@ -18,6 +18,7 @@ from typing import Generic, Protocol, TypeVar
 
 from .feed import KEPT_NEWS, Feed, News, Subscription, tell
 from .model import (
+    ALL,
     Answer,
     Decision,
     Gate,
@@ -26,11 +27,13 @@ from .model import (
     ImageGateError,
     NotRecorded,
     Outcome,
+    Selection,
     Snapshot,
     State,
     TooLate,
     UnknownGate,
     Verdict,
+    again,
     check_undo,
     closed,
     second,
@@ -69,6 +72,7 @@ class _Entry(Generic[P]):
     reason: str = ""
     ended: int = 0
     claim: threading.Event | None = None  # set while an answer is being recorded
+    keys: frozenset[str] = frozenset()  # of the clicks that have counted
 
     def snapshot(self) -> Snapshot:
         return Snapshot(
@@ -216,13 +220,25 @@ class GateBus(Generic[P]):
 
     # -- the person's side
 
-    def decide(self, gate_id: str, route: object, *, by: str = "", note: str = "") -> Verdict:
+    def decide(
+        self,
+        gate_id: str,
+        route: object,
+        *,
+        by: str = "",
+        note: str = "",
+        link: str = "",
+        key: str = "",
+    ) -> Verdict:
         """Answer with a route.
 
         Args:
             route: its number (1-based) or its label.
             by: who answers, at most `MAX_NAME` characters.
             note: why, at most `MAX_NOTE` characters.
+            link: id of the share link it comes through.
+            key: of this click, at most `MAX_KEY` characters: sent again it is a ``REPLAY``, also
+                after the answer was taken back.
 
         Returns:
             ``WON``; ``REPLAY`` if this person said this already; ``LOST`` with the decision that
@@ -233,26 +249,31 @@ class GateBus(Generic[P]):
         """
         gate = self.get(gate_id).gate
         number = gate.route(route)
-        decision = Decision(number, gate.labels[number - 1], *signed(by, note))
+        words = signed(by, note, key)
+        decision = Decision(number, gate.labels[number - 1], *words, link=link, key=key)
         return self._end(gate_id, State.DECIDED, decision)
 
     def stop(self, gate_id: str, *, by: str = "", note: str = "") -> Verdict:
         """Answer with Stop; returns and raises as `decide` does."""
         return self._end(gate_id, State.STOPPED, Decision(None, "", *signed(by, note)))
 
-    def undo(self, gate_id: str) -> Snapshot:
+    def undo(self, gate_id: str, *, link: str = "") -> Snapshot:
         """Take an answer back: the gate waits again, with the masks it had.
+
+        Args:
+            link: only an answer that came through it.
 
         Raises:
             UnknownGate: no such gate.
             TooLate: it is not decided, or what it started cannot be taken back.
+            Forbidden: the answer did not come through this link.
             NotRecorded: taking it back failed; the answer stands.
         """
         while True:
             with self._lock:
                 entry = self._entry(gate_id)
                 if entry.claim is None:
-                    check_undo(entry.snapshot())
+                    check_undo(entry.snapshot(), link)
                     assert entry.answer is not None
                     if entry.revoke is None:
                         raise TooLate("too late: nobody can take this decision back")
@@ -317,15 +338,14 @@ class GateBus(Generic[P]):
         self,
         limit: int | None = None,
         after: int = 0,
-        node_id: str = "",
-        workflow_id: str = "",
+        among: Selection = ALL,
     ) -> list[Snapshot]:
         """Open gates, oldest first: at most ``limit`` of those whose ``seq`` is above ``after``."""
         with self._lock:
             entries = [
                 entry
                 for entry in self._open.values()
-                if entry.seq > after and entry.gate.is_at(node_id, workflow_id)
+                if entry.seq > after and among.covers(entry.gate)
             ]
             entries.sort(key=lambda entry: entry.seq)  # an undo puts an old gate at the end
             return [entry.snapshot() for entry in entries[:limit]]
@@ -334,8 +354,7 @@ class GateBus(Generic[P]):
         self,
         limit: int | None = None,
         before: int | None = None,
-        node_id: str = "",
-        workflow_id: str = "",
+        among: Selection = ALL,
     ) -> list[Snapshot]:
         """Finished gates, newest first: at most ``limit`` whose ``ended`` is below ``before``."""
         found: list[Snapshot] = []
@@ -343,17 +362,24 @@ class GateBus(Generic[P]):
             for entry in reversed(self._finished.values()):
                 if limit is not None and len(found) >= limit:
                     break
-                ours = entry.gate.is_at(node_id, workflow_id)
+                decision = entry.answer.decision if entry.answer else None
+                ours = among.covers(entry.gate, decision)
                 if ours and (before is None or entry.ended < before):
                     found.append(entry.snapshot())
         return found
 
-    def count(self, node_id: str = "", workflow_id: str = "") -> int:
+    def count(self, among: Selection = ALL) -> int:
         """How many gates wait for a person."""
         with self._lock:
-            if not node_id and not workflow_id:
+            if among == ALL:
                 return len(self._open)
-            return sum(entry.gate.is_at(node_id, workflow_id) for entry in self._open.values())
+            return sum(among.covers(entry.gate) for entry in self._open.values())
+
+    def answered(self, link: str) -> int:
+        """How many gates have an answer that came through this share link."""
+        with self._lock:
+            answers = [entry.answer for entry in self._finished.values() if entry.answer]
+        return sum(answer.decision.link == link for answer in answers)
 
     def subscribe(
         self, notify: Callable[[], None] = lambda: None, *, limit: int = KEPT_NEWS
@@ -375,6 +401,8 @@ class GateBus(Generic[P]):
         while True:
             with self._lock:
                 entry = self._entry(gate_id)
+                if decision is not None and decision.key in entry.keys:
+                    return again(entry.snapshot(), decision)
                 if not entry.state.open:
                     return second(entry.snapshot(), decision)
                 if entry.claim is None:
@@ -389,6 +417,8 @@ class GateBus(Generic[P]):
         with self._lock:
             entry.state, entry.answer, entry.claim = state, answer, None
             entry.reason = reason
+            if decision is not None and decision.key:
+                entry.keys |= {decision.key}
             self._seq += 1
             entry.ended = self._seq
             del self._open[gate_id]

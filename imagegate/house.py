@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from .database import Database, meta
+from .links import LinkStore
 from .model import Gate, ImageGateError, StoreError
 from .parked import LEASE, Claim, ParkedGates
 from .place import PicturePlace, StoredPictures
@@ -57,6 +58,7 @@ class House:
         self.gates = GateStore(self.database)
         self.parked = ParkedGates(self.database)
         self.workers = Workers(self.database)
+        self.links = LinkStore(self.database)
         self.place = PicturePlace(settings.pictures)
         try:
             self._mark_place()
@@ -90,7 +92,7 @@ class House:
         keep: Callable[[], None],
     ) -> None:
         """Hear of other processes, and look after the store now and then, in threads."""
-        self._watcher = Watcher(self.database, self.gates, heard, lost_sight)
+        self._watcher = Watcher(self.database, self.gates, heard, lost_sight, self.links.look)
         self._watcher.start()
         self._keeper = threading.Thread(
             target=self._keep, args=(keep,), name="imagegate-keeper", daemon=True

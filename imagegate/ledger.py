@@ -281,7 +281,7 @@ class Ledger:
         return sha256
 
     def _commit(self, kept: Kept, decision: Decision) -> None:
-        line: Line = asdict(decision) | asdict(kept) | {"when": _iso(decision.at)}
+        line: Line = decision.record() | asdict(kept) | {"when": _iso(decision.at)}
         del line["at"]
         start = self._journal.append(line)
         placed: list[Path] = []

@@ -1,11 +1,30 @@
 """How the store's tables came to be. Append only: what stands here has run somewhere.
 
-``{key}``, ``{real}`` and ``{hex}`` are what each database calls them.
+``{key}``, ``{real}`` and ``{hex}`` are what each database calls them. What SQL cannot do is a
+function of the connection.
 """
 
 from __future__ import annotations
 
-MIGRATIONS: list[tuple[str, list[str]]] = [
+import json
+from collections.abc import Callable
+
+import sqlalchemy as sa
+
+from .model import plain
+
+Step = str | Callable[[sa.Connection], None]
+
+
+def _fill_in_titles(connection: sa.Connection) -> None:
+    """They stand in the records, in JSON that not every database reads: half characters, say."""
+    rows = connection.execute(sa.text("SELECT id, record FROM gates")).all()
+    titles = [{"id": id_, "title": plain(json.loads(record)["title"])} for id_, record in rows]
+    if titles:
+        connection.execute(sa.text("UPDATE gates SET title = :title WHERE id = :id"), titles)
+
+
+MIGRATIONS: list[tuple[str, list[Step]]] = [
     (
         "0001_gates",
         [
@@ -84,6 +103,47 @@ MIGRATIONS: list[tuple[str, list[str]]] = [
             )""",
             "CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
             "INSERT INTO meta (name, value) SELECT 'store', {hex}",
+        ],
+    ),
+    (
+        "0002_links",
+        [
+            "ALTER TABLE gates ADD COLUMN title TEXT NOT NULL DEFAULT ''",
+            _fill_in_titles,
+            # The share link that the answer came through.
+            "ALTER TABLE gates ADD COLUMN link TEXT NOT NULL DEFAULT ''",
+            "CREATE INDEX gates_open_title ON gates (title, seq) WHERE open = 1",
+            "CREATE INDEX gates_title ON gates (title, ended)",
+            "CREATE INDEX gates_link ON gates (link, ended) WHERE link <> ''",
+            """CREATE TABLE clicks (
+                gate_id TEXT NOT NULL REFERENCES gates (id),
+                key TEXT NOT NULL,
+                PRIMARY KEY (gate_id, key)
+            )""",
+            # Of tokens and passphrases only hashes are kept.
+            """CREATE TABLE links (
+                id TEXT PRIMARY KEY,
+                name TEXT NOT NULL,
+                may TEXT NOT NULL,
+                scope TEXT NOT NULL,
+                reach TEXT NOT NULL,
+                once INTEGER NOT NULL,
+                passphrase TEXT NOT NULL,
+                token TEXT NOT NULL UNIQUE,
+                opened INTEGER NOT NULL,
+                worker TEXT NOT NULL,
+                created_at {real} NOT NULL,
+                expires_at {real} NOT NULL,
+                revoked_at {real},
+                seen_at {real}
+            )""",
+            "CREATE INDEX links_created ON links (created_at)",
+            """CREATE TABLE sessions (
+                secret TEXT PRIMARY KEY,
+                link TEXT NOT NULL REFERENCES links (id),
+                opened_at {real} NOT NULL
+            )""",
+            "CREATE INDEX sessions_link ON sessions (link)",
         ],
     ),
 ]

@@ -10,6 +10,7 @@ The errors::
     ├── GateClosed      the gate was withdrawn or expired before the answer   (HTTP 410)
     ├── BadAnswer       a route, label or note the gate cannot take           (HTTP 422)
     ├── BadPicture      a mask that is broken, too big or of another shape    (HTTP 422)
+    ├── Forbidden       more than whoever asks may do                         (HTTP 403)
     ├── TooLate         an undo, or a mask, after it could still count        (HTTP 409)
     ├── NotRecorded     the answer could not be made durable; the gate waits  (HTTP 507)
     ├── StoreError      the store cannot be used: full, locked, broken, away  (HTTP 503)
@@ -29,6 +30,8 @@ MAX_ROUTES = 10
 MAX_NOTE = 2000
 """Characters of a note, and (see `MAX_NAME`) of a name, that are kept; more is refused."""
 MAX_NAME = 100
+MAX_KEY = 64
+"""Characters of the key of a click."""
 
 
 class ImageGateError(Exception):
@@ -49,6 +52,10 @@ class BadAnswer(ImageGateError, ValueError):
 
 class BadPicture(ImageGateError, ValueError):
     """A mask that cannot be used; the message names what can."""
+
+
+class Forbidden(ImageGateError):
+    """More than whoever asks may do; the message says what they may."""
 
 
 class TooLate(ImageGateError):
@@ -192,28 +199,65 @@ class Gate:
             return wanted
         raise BadAnswer(f"no image {wanted}; this gate has images 0 to {self.batch - 1}")
 
-    def is_at(self, node_id: str, workflow_id: str) -> bool:
-        """Whether it comes from this node, of this workflow; an empty string stands for any."""
-        return node_id in ("", self.node_id) and workflow_id in ("", self.workflow_id)
-
     def routes_text(self) -> str:
         """All routes for a message: ``1 (keep), 2 (fix)``."""
         return _listed(f"{i} ({label})" for i, label in enumerate(self.labels, 1))
 
 
 @dataclass(frozen=True)
+class Selection:
+    """Which gates are meant; an empty field stands for any.
+
+    ``link``: only those that were answered through it.
+    """
+
+    node_id: str = ""
+    workflow_id: str = ""
+    title: str = ""
+    gate_id: str = ""
+    link: str = ""
+
+    def covers(self, gate: Gate, decision: Decision | None = None) -> bool:
+        """Whether this gate, with this answer, is one of them."""
+        return (
+            self.node_id in ("", gate.node_id)
+            and self.workflow_id in ("", gate.workflow_id)
+            and self.title in ("", gate.title)
+            and self.gate_id in ("", gate.id)
+            and (not self.link or (decision is not None and decision.link == self.link))
+        )
+
+
+ALL = Selection()
+
+
+@dataclass(frozen=True)
 class Decision:
-    """The answer to a gate: a route (1-based), or None to stop; by whom, when, why."""
+    """The answer to a gate: a route (1-based), or None to stop; by whom, when, why.
+
+    ``link`` is the id of the share link it came through, if any. ``key`` names the click: however
+    often it is sent, it counts once.
+    """
 
     route: int | None
     label: str = ""
     by: str = ""
     note: str = ""
     at: float = field(default_factory=time.time)
+    link: str = ""
+    key: str = ""
 
     def same_answer(self, other: Decision) -> bool:
         """Whether the same person says the same thing."""
-        return (self.route, self.by) == (other.route, other.by)
+        return (self.route, self.by, self.link) == (other.route, other.by, other.link)
+
+    def record(self) -> dict[str, Any]:
+        """The decision as it is kept and told: without its key, which is nobody else's business."""
+        kept = asdict(self)
+        del kept["key"]
+        if not self.link:
+            del kept["link"]
+        return kept
 
 
 @dataclass(frozen=True)
@@ -280,19 +324,19 @@ class Snapshot:
         if self.reusable:
             record["reusable"] = True
         if self.decision is not None:
-            record["decision"] = asdict(self.decision) | {"label": sayable(self.decision.label)}
+            record["decision"] = self.decision.record() | {"label": sayable(self.decision.label)}
         if self.reason:
             record["reason"] = self.reason
         return record
 
 
-def signed(by: str, note: str) -> tuple[str, str]:
-    """A name and a note as they are kept.
+def signed(by: str, note: str, key: str = "") -> tuple[str, str]:
+    """A name and a note as they are kept; a ``key`` that comes with them is looked at, too.
 
     Raises:
         BadAnswer: too long, or not text.
     """
-    for name, text, most in (("by", by, MAX_NAME), ("note", note, MAX_NOTE)):
+    for name, text, most in (("by", by, MAX_NAME), ("note", note, MAX_NOTE), ("key", key, MAX_KEY)):
         if len(text) > most:
             raise BadAnswer(f"{name} has {len(text)} characters; at most {most} are kept")
         if sayable(text) != text:
@@ -317,13 +361,16 @@ def closed(gate: Snapshot) -> GateClosed:
     return GateClosed(f"gate {gate.gate.title!r} is {gate.state.value}: {gate.reason}")
 
 
-def check_undo(gate: Snapshot) -> None:
-    """Whether an answer can be taken back.
+def check_undo(gate: Snapshot, link: str = "") -> None:
+    """Whether an answer can be taken back, by whoever came through this link.
 
     Raises:
         TooLate: it cannot; the message says why.
+        Forbidden: it did not come through this link.
     """
     title = gate.gate.title
+    if link and (gate.decision is None or gate.decision.link != link):
+        raise Forbidden(f"the answer to {title!r} is not yours to take back")
     if gate.resuming:
         raise TooLate(f"too late: {gate.resuming} has taken {title!r} up to go on with it")
     if gate.state is State.RESUMED:
@@ -340,12 +387,22 @@ def timed_out(gate: Gate) -> Decision:
     return Decision(gate.on_timeout, label, by="timeout")
 
 
+def again(gate: Snapshot, decision: Decision) -> Verdict:
+    """What becomes of a click that has counted before, even if it was taken back since."""
+    return Verdict(Outcome.REPLAY, gate.decision or decision)
+
+
 def sayable(text: str) -> str:
     """``text`` without lone surrogates, which no JSON or HTML in UTF-8 can carry.
 
     They come in prompts written by hand, and in file names that are not UTF-8.
     """
     return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def plain(text: str) -> str:
+    """``text`` as every database takes it: without halves of characters and without NUL."""
+    return sayable(text).replace("\0", "\ufffd")
 
 
 def _listed(items: Any) -> str:

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 
 from .feed import Feed, News, Subscription, tell
-from .model import Snapshot
+from .model import Selection, Snapshot
 
 REMEMBERED = 10_000
 """Gates of which it is remembered what was told last."""
@@ -21,7 +21,7 @@ class Newsroom:
         self._lock = threading.Lock()
         self.feed = Feed(self._lock)
         self._told: OrderedDict[str, int] = OrderedDict()  # gate id -> version last told
-        self._counts: dict[tuple[str, str], int] = {}  # until something changes
+        self._counts: dict[Selection, int] = {}  # until something changes
         self._changes = 0
 
     def announce(self, news: Iterable[tuple[str, Snapshot]]) -> None:
@@ -46,16 +46,15 @@ class Newsroom:
             told = self.feed.lose()
         tell(told)
 
-    def count(self, node_id: str, workflow_id: str, ask: Callable[[], int]) -> int:
+    def count(self, among: Selection, ask: Callable[[], int]) -> int:
         """How many gates wait there: as ``ask`` said since the last change."""
-        at = node_id, workflow_id
         with self._lock:
-            known, changes = self._counts.get(at), self._changes
+            known, changes = self._counts.get(among), self._changes
         if known is None:
             known = ask()
             with self._lock:
                 if changes == self._changes:
-                    self._counts[at] = known
+                    self._counts[among] = known
         return known
 
     def _changed(self) -> None:

@@ -14,9 +14,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from .database import Database
-from .model import Decision, Snapshot, State
+from .model import Decision, Snapshot, State, plain
 from .prompts import told_by
-from .store import DUE, OPEN, REOPENED, gates, plain, snapshot
+from .store import DUE, OPEN, REOPENED, gates, snapshot
 
 LEASE = 30.0
 """Seconds that a claim holds without being renewed."""

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
+from .listener import listen
 from .stored_bus import StoredBus
 
 if TYPE_CHECKING:
@@ -21,16 +22,6 @@ INSTALL = (
     "Image Gate's panel could not be loaded ({error}). Install what it needs into ComfyUI's Python "
     'and queue again: pip install -r requirements.txt (it brings "gradio>=6.7,<6.16")'
 )
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A listening TCP socket for uvicorn; port 0 takes a free one. Raises OSError."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.create_server((host, port), family=family, backlog=128)
-    # asyncio sets this on sockets that name their protocol only, which create_server's do not.
-    # Without it the body of every answer waits some 40 ms for the browser to confirm its headers.
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return listener
 
 
 class PanelUnavailable(Exception):

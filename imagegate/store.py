@@ -18,17 +18,21 @@ from sqlalchemy.exc import IntegrityError
 
 from .database import Database, lines
 from .model import (
+    ALL,
     Decision,
     Gate,
     Outcome,
+    Selection,
     Snapshot,
     State,
     StoreError,
     TooLate,
     UnknownGate,
     Verdict,
+    again,
     check_undo,
     closed,
+    plain,
     sayable,
     second,
 )
@@ -37,8 +41,10 @@ _COLUMNS = (
     "seq", "id", "record", "mode", "node_id", "workflow_id", "prompt_id", "worker", "deadline",
     "state", "open", "version", "decision", "reason", "masked", "ended", "ended_at", "due",
     "claimed_by", "resuming", "lease", "attempts", "fingerprint", "reusable", "bytes", "kept",
+    "title", "link",
 )  # fmt: skip
 gates = sa.table("gates", *(sa.column(name) for name in _COLUMNS))
+clicks = sa.table("clicks", sa.column("gate_id"), sa.column("key"))
 mask_files = sa.table("masks", *(sa.column(name) for name in ("gate_id", "image", "file", "bytes")))
 # As literals, so that both databases know which of the partial indexes serve.
 _ONE: sa.ColumnElement[int] = sa.literal_column("1")
@@ -48,7 +54,7 @@ KEPT = gates.c.kept == _ONE
 CLOSED: dict[str, Any] = {"open": 0, "version": gates.c.version + 1}
 REOPENED: dict[str, Any] = {
     "open": 1, "version": gates.c.version + 1, "ended": None, "ended_at": None, "decision": None,
-    "due": 0, "claimed_by": "", "resuming": "", "lease": None,
+    "due": 0, "claimed_by": "", "resuming": "", "lease": None, "link": "",
 }  # fmt: skip
 _LONGEST_ID = 200
 _LARGEST = 2**63 - 1
@@ -107,7 +113,7 @@ class GateStore:
         """
         row: dict[str, Any] = {
             "id": gate.id, "record": json.dumps(asdict(gate)), "mode": gate.mode,
-            "node_id": plain(gate.node_id),
+            "node_id": plain(gate.node_id), "title": plain(gate.title), "link": "",
             "workflow_id": plain(gate.workflow_id), "prompt_id": plain(gate.prompt_id),
             "worker": worker, "deadline": gate.deadline, "state": state.value,
             "open": int(state.open), "version": 1, "decision": _dumped(decision),
@@ -162,17 +168,30 @@ class GateStore:
                     "ended": line, "ended_at": self.database.now(),
                     "due": sa.case((gates.c.mode == "park", int(routed)), else_=0),
                     "reusable": int(routed and state is State.DECIDED),
+                    "link": decision.link if decision else "",
                 },
             )  # fmt: skip
             if row is None:
                 raise _Lost
+            if decision is not None and decision.key:  # refused if it was there: it counts once
+                click = {"gate_id": gate_id, "key": plain(decision.key)}
+                connection.execute(clicks.insert().values(click))
             files = self._masks(connection, gate_id)
             return Verdict(Outcome.WON, decision or Decision(None)), snapshot(row), files
         now = self.get(gate_id)
+        if decision is not None and self._clicked(gate_id, decision.key):
+            return again(now, decision), now, {}
         return second(now, decision), now, {}
 
-    def undo(self, gate_id: str) -> Snapshot:
-        """Take an answer back, unless somebody has gone on with it. Raises `TooLate`."""
+    def undo(self, gate_id: str, link: str = "") -> Snapshot:
+        """Take an answer back, unless somebody has gone on with it.
+
+        Args:
+            link: only one that came through it.
+
+        Raises:
+            TooLate, Forbidden: as `check_undo`.
+        """
         with self._attempt(gate_id) as connection:
             self._line(connection, gate_id, "undone", {})
             free = [
@@ -180,12 +199,14 @@ class GateStore:
                 DUE,
                 gates.c.claimed_by == "",
             ]
+            if link:
+                free.append(gates.c.link == link)
             again = REOPENED | {"state": State.PARKED.value, "reason": "", "reusable": 0}
             row = self._changed(connection, gate_id, free, again)
             if row is None:
                 raise _Lost
             return snapshot(row)
-        check_undo(self.get(gate_id))
+        check_undo(self.get(gate_id), link)
         raise TooLate("too late: the prompt already went on with this decision")
 
     def set_mask(self, gate_id: str, image: int, file: str, size: int) -> tuple[Snapshot, str]:
@@ -264,29 +285,32 @@ class GateStore:
         with self.database.read() as connection:
             return self._masks(connection, gate_id)
 
-    def pending(
-        self, limit: int | None, after: int, node_id: str = "", workflow_id: str = ""
-    ) -> list[Snapshot]:
+    def pending(self, limit: int | None, after: int, among: Selection = ALL) -> list[Snapshot]:
         """Open gates, oldest first: at most ``limit`` of those whose ``seq`` is above ``after``."""
         query = sa.select(*gates.c).where(OPEN, gates.c.seq > _number(after))
-        return self._select(_at(query, node_id, workflow_id).order_by(gates.c.seq).limit(limit))
+        return self._select(_within(query, among).order_by(gates.c.seq).limit(limit))
 
     def finished(
-        self, limit: int | None, before: int | None, node_id: str = "", workflow_id: str = ""
+        self, limit: int | None, before: int | None, among: Selection = ALL
     ) -> list[Snapshot]:
         """Finished gates, newest first: at most ``limit`` whose ``ended`` is below ``before``."""
         query = sa.select(*gates.c).where(gates.c.ended.is_not(None))
         if before is not None:
             query = query.where(gates.c.ended < _number(before))
-        return self._select(
-            _at(query, node_id, workflow_id).order_by(gates.c.ended.desc()).limit(limit)
-        )
+        return self._select(_within(query, among).order_by(gates.c.ended.desc()).limit(limit))
 
-    def count(self, node_id: str = "", workflow_id: str = "") -> int:
+    def count(self, among: Selection = ALL) -> int:
         """How many gates wait for a person."""
         query = sa.select(sa.func.count()).select_from(gates).where(OPEN)
         with self.database.read() as connection:
-            return int(connection.execute(_at(query, node_id, workflow_id)).scalar_one())
+            return int(connection.execute(_within(query, among)).scalar_one())
+
+    def answered(self, link: str) -> int:
+        """How many gates have an answer that came through a share link."""
+        query = sa.select(sa.func.count()).select_from(gates)
+        through = [gates.c.link == link, gates.c.link != sa.literal_column("''")]
+        with self.database.read() as connection:
+            return int(connection.execute(query.where(*through)).scalar_one())
 
     def waiting_of(self, worker: str) -> list[str]:
         """Ids of the waiting (not parked) gates of a worker."""
@@ -443,6 +467,13 @@ class GateStore:
         update = gates.update().where(*mine).values(dict(values))
         return connection.execute(update.returning(*gates.c)).one_or_none()
 
+    def _clicked(self, gate_id: str, key: str) -> bool:
+        if not key:
+            return False
+        here = (clicks.c.gate_id == gate_id) & (clicks.c.key == plain(key))
+        with self.database.read() as connection:
+            return connection.execute(sa.select(clicks.c.key).where(here)).first() is not None
+
     def _masks(self, connection: sa.Connection, gate_id: str) -> dict[int, str]:
         query = sa.select(mask_files.c.image, mask_files.c.file).where(
             mask_files.c.gate_id == gate_id
@@ -486,28 +517,23 @@ def _number(wanted: int) -> int:
     return max(-_LARGEST, min(wanted, _LARGEST))
 
 
-def plain(text: str) -> str:
-    """``text`` as every database takes it: without halves of characters and without NUL."""
-    return sayable(text).replace("\0", "\ufffd")
-
-
 def _line(row: Any) -> Line:
     return Line(row.id, row.gate_id, row.at, row.kind, row.origin, json.loads(row.body))
 
 
 def _dumped(decision: Decision | None) -> str | None:
-    return None if decision is None else json.dumps(asdict(decision))
+    return None if decision is None else json.dumps(decision.record())
 
 
 def _told(decision: Decision | None) -> dict[str, Any]:
     if decision is None:
         return {}
-    said = asdict(decision)
+    said = decision.record()
     said.pop("at")
     return {key: sayable(v) if isinstance(v, str) else v for key, v in said.items() if v != ""}
 
 
-def _at(query: sa.Select[Any], node_id: str, workflow_id: str) -> sa.Select[Any]:
-    if node_id:
-        query = query.where(gates.c.node_id == plain(node_id))
-    return query.where(gates.c.workflow_id == plain(workflow_id)) if workflow_id else query
+def _within(query: sa.Select[Any], among: Selection) -> sa.Select[Any]:
+    wanted = {"id": among.gate_id, "node_id": among.node_id, "workflow_id": among.workflow_id,
+              "title": among.title, "link": among.link}  # fmt: skip
+    return query.where(*(gates.c[name] == plain(value) for name, value in wanted.items() if value))

@@ -23,12 +23,14 @@ from .background import Background
 from .feed import KEPT_NEWS, Subscription
 from .gate_bus import TIME_IS_UP, Ticket
 from .model import (
+    ALL,
     Answer,
     Decision,
     Gate,
     GateCancelled,
     GateClosed,
     Outcome,
+    Selection,
     Snapshot,
     State,
     StoreError,
@@ -257,12 +259,22 @@ class StoredBus:
 
     # -- the person's side
 
-    def decide(self, gate_id: str, route: object, *, by: str = "", note: str = "") -> Verdict:
+    def decide(
+        self,
+        gate_id: str,
+        route: object,
+        *,
+        by: str = "",
+        note: str = "",
+        link: str = "",
+        key: str = "",
+    ) -> Verdict:
         """Answer with a route; see `GateBus.decide`."""
         now = self.get(gate_id)
         number = now.gate.route(route)
-        decision = Decision(number, now.gate.labels[number - 1], *signed(by, note))
-        if not now.state.open:
+        words = signed(by, note, key)
+        decision = Decision(number, now.gate.labels[number - 1], *words, link=link, key=key)
+        if not now.state.open and not key:
             return second(now, decision)
         return self._end(gate_id, State.DECIDED, decision)
 
@@ -270,9 +282,9 @@ class StoredBus:
         """Answer with Stop; see `GateBus.stop`. A parked gate merely ends."""
         return self._end(gate_id, State.STOPPED, Decision(None, "", *signed(by, note)))
 
-    def undo(self, gate_id: str) -> Snapshot:
-        """Take the answer to a parked gate back, until a worker goes on with it."""
-        snapshot = self.house.gates.undo(gate_id)
+    def undo(self, gate_id: str, *, link: str = "") -> Snapshot:
+        """Take the answer to a parked gate back, until a worker goes on; see `GateBus.undo`."""
+        snapshot = self.house.gates.undo(gate_id, link)
         self._announce("published", snapshot)
         return snapshot
 
@@ -319,27 +331,27 @@ class StoredBus:
         self,
         limit: int | None = None,
         after: int = 0,
-        node_id: str = "",
-        workflow_id: str = "",
+        among: Selection = ALL,
     ) -> list[Snapshot]:
         """Open gates, oldest first: at most ``limit`` of those whose ``seq`` is above ``after``."""
-        return self.house.gates.pending(limit, after, node_id, workflow_id)
+        return self.house.gates.pending(limit, after, among)
 
     def finished(
         self,
         limit: int | None = None,
         before: int | None = None,
-        node_id: str = "",
-        workflow_id: str = "",
+        among: Selection = ALL,
     ) -> list[Snapshot]:
         """Finished gates, newest first: at most ``limit`` whose ``ended`` is below ``before``."""
-        return self.house.gates.finished(limit, before, node_id, workflow_id)
+        return self.house.gates.finished(limit, before, among)
 
-    def count(self, node_id: str = "", workflow_id: str = "") -> int:
+    def count(self, among: Selection = ALL) -> int:
         """How many gates wait for a person."""
-        return self._news.count(
-            node_id, workflow_id, lambda: self.house.gates.count(node_id, workflow_id)
-        )
+        return self._news.count(among, lambda: self.house.gates.count(among))
+
+    def answered(self, link: str) -> int:
+        """How many gates have an answer that came through this share link."""
+        return self.house.gates.answered(link)
 
     def subscribe(
         self, notify: Callable[[], None] = lambda: None, *, limit: int = KEPT_NEWS

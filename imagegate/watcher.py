@@ -27,6 +27,8 @@ PAUSES = (0.1, 0.5, 1.0, 2.0)
 """Seconds between attempts to connect again."""
 AGAIN = 1.0
 """Seconds at least from one look at everything to the next that somebody asks for."""
+LINK = "link"
+"""The kind of a notice that is about share links, not about a gate."""
 MANY = 500
 """More changes than this at once are not told one by one."""
 
@@ -39,6 +41,7 @@ class Watcher:
     Args:
         heard: called with changes of other processes: gate id -> kind of its newest line.
         lost_sight: called when changes may have been missed.
+        look: called when something else than gates may have changed.
     """
 
     def __init__(
@@ -47,11 +50,13 @@ class Watcher:
         gates: GateStore,
         heard: Callable[[Mapping[str, str]], None],
         lost_sight: Callable[[], None],
+        look: Callable[[], None] = lambda: None,
     ) -> None:
         self._database = database
         self._gates = gates
         self._heard = heard
         self._lost_sight = lost_sight
+        self._look_at_rest = look
         self._closing = threading.Event()
         self._doubt = threading.Event()
         self._looked = -AGAIN  # when everything was last looked at
@@ -107,6 +112,7 @@ class Watcher:
         self._doubt.clear()
         self._looked = time.monotonic()
         self._lost_sight()
+        self._look_at_rest()
         if self._failures:
             log.info("news of other processes come again")
         self._failures = 0
@@ -169,6 +175,7 @@ class Watcher:
             while lines := self._gates.lines_after(last):
                 last = lines[-1].id
                 self._tell([(line.origin, line.kind, line.gate_id) for line in lines])
+            self._look_at_rest()
 
     @staticmethod
     def _version(connection: Any) -> int:
@@ -177,10 +184,10 @@ class Watcher:
     # -- both
 
     def _tell(self, changes: list[Any]) -> None:
-        kinds: dict[str, str] = {}
-        for change in changes:
-            if len(change) == 3 and change[0] != self._database.origin:
-                kinds[change[2]] = change[1]
+        others = [c[1:] for c in changes if len(c) == 3 and c[0] != self._database.origin]
+        kinds = {gate_id: kind for kind, gate_id in others if kind != LINK}
+        if len(kinds) < len({gate_id for _, gate_id in others}):
+            self._look_at_rest()
         if len(kinds) > MANY:
             self._lost_sight()
         elif kinds:

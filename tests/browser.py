@@ -16,8 +16,8 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from imagegate.access import HostDoor
 from imagegate.bus import Bus, Records
+from imagegate.listener import listen
 from imagegate.panel import create_panel
-from imagegate.service import listen
 
 WAIT = 15_000
 """Milliseconds after which a page is taken to be stuck."""

@@ -13,7 +13,7 @@ from imagegate import api as api_module
 from imagegate.access import HostDoor
 from imagegate.api import create_app
 from imagegate.gate_bus import GateBus
-from imagegate.model import Gate, State, StoreError
+from imagegate.model import ALL, Gate, State, StoreError
 from imagegate.parked import Parked
 from imagegate.store import GateStore
 from imagegate.stored_bus import StoredBus
@@ -173,7 +173,7 @@ async def test_a_stream_ends_with_the_store(
         async def is_disconnected(self) -> bool:
             return False
 
-    events = api_module._while_it_lasts(api_module._events(Request(), store, ("", ""), None))  # type: ignore[arg-type]
+    events = api_module._while_it_lasts(api_module._events(Request(), store, ALL, None))  # type: ignore[arg-type]
     first = (await anext(events)).decode()
     assert first.startswith("event: reload")
     assert json.loads(first.partition("data: ")[2]) == {"waiting": 0}

@@ -25,6 +25,7 @@ from imagegate.model import (
     GateClosed,
     NotRecorded,
     Outcome,
+    Selection,
     Snapshot,
     State,
     TooLate,
@@ -587,9 +588,9 @@ def test_pending_of_one_node(bus: GateBus[Any]) -> None:
     """The node filter shows that node's gates only, and counts them."""
     mine = bus.publish(gate(node_id="4:2"), PLAIN)
     bus.publish(gate(node_id="4"), PLAIN)
-    assert [s.gate.id for s in bus.pending(node_id="4:2")] == [mine.gate.id]
-    assert bus.count("4:2") == 1
-    assert bus.count("42") == 0
+    assert [s.gate.id for s in bus.pending(among=Selection(node_id="4:2"))] == [mine.gate.id]
+    assert bus.count(Selection(node_id="4:2")) == 1
+    assert bus.count(Selection(node_id="42")) == 0
 
 
 def test_finished_is_newest_first_and_pages(bus: GateBus[Any]) -> None:

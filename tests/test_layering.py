@@ -48,6 +48,7 @@ LIGHT = (
     "stored_bus",
     "place",
     "resume",
+    "listener",
 )
 
 
