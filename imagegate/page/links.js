@@ -59,7 +59,7 @@ export class Links {
     const secret = link.passphrase ? "with a passphrase" : "";
     const about = [MAY[link.may], this.#scope(link.scope), REACH[link.reach], secret];
     tell(row, about, [`expires in ${left(link.expires_at - now)}`, ...used(link, now)]);
-    row.classList.toggle("ig-opened", link.opened > 0);
+    row.classList.toggle("ig-opened", link.seen_at !== null);
     return row;
   }
 
@@ -72,12 +72,10 @@ export class Links {
       buttons.append(made);
     };
     const { reissue, revoke } = this.#acts;
-    button("ig-reissue", "New address", "The address so far stops working, also where it is open", (made) =>
-      row.link.opened ? sure(made, () => reissue(row.link)) : reissue(row.link),
-    );
-    button("ig-revoke", "Revoke", "Nobody gets in with it any more; where it is open the page goes dark", (made) =>
-      sure(made, () => revoke(row.link)),
-    );
+    const anew = "The address so far opens nothing any more; who is in stays in";
+    button("ig-reissue", "New address", anew, () => reissue(row.link));
+    const out = "Nobody gets in with it any more; where it is open the page goes dark";
+    button("ig-revoke", "Revoke", out, (made) => sure(made, () => revoke(row.link)));
     row.append(buttons);
     return row;
   }
@@ -114,10 +112,11 @@ function renderDoors(live, door) {
 
 /** Who came through a link, and what they did. */
 function used(link, now) {
-  if (!link.opened) return ["not opened yet"];
-  const ago = now - (link.seen_at ?? now);
+  if (!link.seen_at) return ["not opened yet"];
+  const ago = now - link.seen_at;
+  const browsers = `in ${link.opened} browser${link.opened === 1 ? "" : "s"}`;
   return [
-    `in ${link.opened} browser${link.opened === 1 ? "" : "s"}`,
+    link.opened ? browsers : "new address not opened yet",
     `seen ${ago < MINUTE ? "just now" : `${age(ago)} ago`}`,
     `${link.decisions} decision${link.decisions === 1 ? "" : "s"}`,
   ];

@@ -197,7 +197,7 @@ export class Share {
     const titles = [...places.values()].map((gate) => gate.title);
     for (const { title, workflow_id: workflow } of places.values()) {
       const several = titles.filter((one) => one === title).length > 1;
-      const which = several ? ` of workflow ${workflow.slice(0, 8) || "without a name"}` : "";
+      const which = !several ? "" : workflow ? `, workflow ${workflow.slice(0, 8)}` : ", any workflow";
       offers.push([`Gates titled “${title}”${which}`, { kind: "title", title, workflow }]);
     }
     const select = $("ig-link-scope");
@@ -214,6 +214,8 @@ export class Share {
 
   #render() {
     if (!this.#known) return;
+    const shown = this.#known.links.find((link) => link.id === this.#made.id);
+    if (shown && shown.state !== "live") this.#made.clear(); // somebody else revoked it
     const count = this.#links.render(this.#known, Date.now() / 1000 + this.#clock);
     $("ig-share-open").textContent = count ? `Share · ${count}` : "Share";
     $("ig-link").hidden = this.#made.id !== "";
