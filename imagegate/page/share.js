@@ -153,7 +153,7 @@ export class Share {
       this.#say(`Not made: ${body.error}`, "bad");
       return;
     }
-    $("ig-link-name").value = $("ig-link-passphrase").value = "";
+    $("ig-link").reset(); // the next one is for somebody else
     this.#announce(body);
   }
 
