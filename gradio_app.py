@@ -30,7 +30,6 @@ from fastapi import FastAPI
 from PIL import Image
 
 from imagegate.access import Door, HostDoor
-from imagegate.api import PREFIX, Progress
 from imagegate.bus import Bus, Records
 from imagegate.folder import FolderSession, read_routes
 from imagegate.gate_bus import GateBus
@@ -42,6 +41,7 @@ from imagegate.model import StoreError
 from imagegate.pictures import Pictures
 from imagegate.samples import write_samples
 from imagegate.service import PanelUnavailable
+from imagegate.serving import PREFIX, Progress
 from imagegate.settings import read_settings
 from imagegate.stored_bus import StoredBus
 

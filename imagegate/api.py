@@ -3,67 +3,52 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Annotated, Any
+from functools import partial
+from typing import Any
 
-from anyio import CapacityLimiter, to_thread
-from fastapi import FastAPI, Query, Request
-from fastapi.exceptions import RequestValidationError
+from anyio import to_thread
+from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, StrictInt, StrictStr
-from starlette.exceptions import HTTPException
-from starlette.routing import BaseRoute, Match, Route
-from starlette.types import Receive, Scope, Send
 
 from . import __version__
 from .access import Door, Guard
 from .bus import Bus, Records
 from .model import (
     BadAnswer,
-    BadPicture,
-    Forbidden,
-    Gate,
     GateClosed,
     ImageGateError,
-    NotRecorded,
-    Outcome,
     Selection,
     Snapshot,
     State,
     StoreError,
-    TooLate,
-    UnknownGate,
     Verdict,
     sayable,
 )
 from .pictures import Pictures, clean_mask
-
-PREFIX = "/imagegate"
-PAGE = 50
-MAX_PAGE = 500
-HEARTBEAT = 5.0
-"""Seconds between signs of life on the event stream; a closed tab is noticed at the latest then."""
+from .serving import (
+    NO_STORE,
+    PAGE,
+    PREFIX,
+    STATUS,
+    Easel,
+    Limit,
+    News,
+    NoSuchCall,
+    Progress,
+    answer,
+    cursor_of,
+    error_of,
+    explain_all,
+    page_of,
+)
 
 AT_A_TIME = {"preview": 4, "full": 2}
-"""Images made at the same time: so many take neither all memory nor the threads of answers."""
-
-STATUS: dict[type[ImageGateError], int] = {
-    UnknownGate: 404,
-    TooLate: 409,
-    GateClosed: 410,
-    BadAnswer: 422,
-    BadPicture: 422,
-    Forbidden: 403,
-    NotRecorded: 507,
-}
+"""Images made at the same time."""
 
 log = logging.getLogger("imagegate")
-
-Limit = Annotated[int, Query(ge=1, le=MAX_PAGE)]
-Progress = Callable[[], dict[str, Any]]
 
 
 class Signed(BaseModel):
@@ -95,8 +80,7 @@ def create_app(
                   openapi_url=f"{PREFIX}/api/openapi.json")  # fmt: skip
     app.add_middleware(Guard, door=door, prefix=PREFIX)
     app.add_exception_handler(ImageGateError, _explain)
-    app.add_exception_handler(RequestValidationError, _explain_input)
-    app.add_exception_handler(HTTPException, _explain_http)
+    explain_all(app)
     _add_gates(app, bus, progress)
     _add_pictures(app, bus)
     _add_answers(app, bus)
@@ -105,18 +89,12 @@ def create_app(
 
     @app.get(f"{PREFIX}/api/events")
     async def events(request: Request, node: str = "", workflow: str = "") -> StreamingResponse:
-        """Server-sent events: published, masked, decided, withdrawn; each with its gate.
+        """Server-sent events; see `News`."""
+        among = Selection(node, workflow)
+        told = partial(_told, bus, among, progress)
+        return News(bus, among, told).response(request)
 
-        ``reload`` comes first, and whenever news were lost: read the lists anew. ``alive`` comes
-        when nothing happened for a while.
-        """
-        return StreamingResponse(
-            _while_it_lasts(_events(request, bus, Selection(node, workflow), progress)),
-            media_type="text/event-stream",
-            headers={"cache-control": "no-cache", "x-accel-buffering": "no"},
-        )
-
-    app.add_route(f"{PREFIX}/api/{{rest:path}}", _NoSuchCall(app.routes))  # type: ignore[arg-type]
+    app.add_route(f"{PREFIX}/api/{{rest:path}}", NoSuchCall(app.routes))  # type: ignore[arg-type]
 
     @app.get("/", include_in_schema=False)
     @app.get(PREFIX, include_in_schema=False)
@@ -125,25 +103,6 @@ def create_app(
         return RedirectResponse(f"{PREFIX}/?{query}" if query else f"{PREFIX}/")
 
     return app
-
-
-class _NoSuchCall:
-    """Says what is wrong with a request that no call takes.
-
-    Without it the panel's page, which is mounted on this app, would answer for REST.
-    """
-
-    def __init__(self, calls: list[BaseRoute]) -> None:
-        self._calls = [call for call in calls if isinstance(call, Route)]
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        method, path = scope["method"], scope["path"]
-        partly = [call for call in self._calls if call.matches(scope)[0] is Match.PARTIAL]
-        allowed = ", ".join(sorted({name for call in partly for name in call.methods or ()}))
-        if allowed:
-            message = f"{method} is not allowed on {path}; allowed are {allowed}"
-            raise HTTPException(405, message, {"Allow": allowed})
-        raise HTTPException(404, f"no call {path!r}; the README lists those there are")
 
 
 def _add_gates(app: FastAPI, bus: Bus, progress: Progress | None) -> None:
@@ -158,21 +117,22 @@ def _add_gates(app: FastAPI, bus: Bus, progress: Progress | None) -> None:
         """Gates that wait for a person, oldest first."""
         if state != State.WAITING.value:
             raise BadAnswer(f"state is {state!r}; this list has 'waiting', /history has the rest")
-        found = bus.pending(limit + 1, after=_cursor(cursor) or 0, among=Selection(node, workflow))
-        answer = _page([gate.to_json() for gate in found], [gate.seq for gate in found], limit)
-        answer["waiting"] = bus.count(Selection(node, workflow))
-        answer["now"] = time.time()  # for pages whose clock is wrong
+        among = Selection(node, workflow)
+        found = bus.pending(limit + 1, after=cursor_of(cursor) or 0, among=among)
+        listed = page_of([gate.to_json() for gate in found], [gate.seq for gate in found], limit)
+        listed["waiting"] = bus.count(among)
+        listed["now"] = time.time()  # for pages whose clock is wrong
         if progress is not None:
-            answer["progress"] = progress()
-        return answer
+            listed["progress"] = progress()
+        return listed
 
     @app.get(f"{PREFIX}/api/history")
     def history(
         limit: Limit = PAGE, cursor: str = "", node: str = "", workflow: str = ""
     ) -> dict[str, Any]:
         """Gates that ended, newest first."""
-        found = bus.finished(limit + 1, before=_cursor(cursor), among=Selection(node, workflow))
-        return _page([gate.to_json() for gate in found], [gate.ended for gate in found], limit)
+        found = bus.finished(limit + 1, before=cursor_of(cursor), among=Selection(node, workflow))
+        return page_of([gate.to_json() for gate in found], [gate.ended for gate in found], limit)
 
     @app.get(f"{PREFIX}/api/gates/{{gate_id}}")
     def gate(gate_id: str) -> dict[str, Any]:
@@ -187,20 +147,17 @@ def _add_pictures(app: FastAPI, bus: Bus) -> None:
             raise GateClosed("the pictures of this gate are no longer kept")
         return found
 
-    limits: dict[str, CapacityLimiter] = {}  # each made within the loop that it is for
+    easel = Easel(AT_A_TIME)
 
     @app.get(f"{PREFIX}/api/gates/{{gate_id}}/image/{{index}}")
     async def image(gate_id: str, index: int, size: str = "preview") -> Response:
         """``size=preview``: JPEG or WebP; ``size=full``: lossless PNG at the true size."""
-        if size not in AT_A_TIME:
-            raise BadAnswer(f"size is {size!r}; allowed are 'preview' and 'full'")
+        easel.check(size)
         source = await to_thread.run_sync(pictures, gate_id, index)
         make = source.preview if size == "preview" else source.full
-        limiter = limits.setdefault(size, CapacityLimiter(AT_A_TIME[size]))
-        picture = await to_thread.run_sync(make, index, limiter=limiter)
         # An id is never used again and its image never changes.
         kept = {"cache-control": "private, max-age=86400, immutable"}
-        return Response(picture.body, media_type=picture.media_type, headers=kept)
+        return await easel.make(size, partial(make, index), kept)
 
     @app.get(f"{PREFIX}/api/gates/{{gate_id}}/mask/{{index}}")
     def get_mask(gate_id: str, index: int) -> Response:
@@ -208,10 +165,9 @@ def _add_pictures(app: FastAPI, bus: Bus) -> None:
         png = bus.mask(gate_id, index)
         if png is None:
             png = pictures(gate_id, index).start_mask(index)
-        kept = {"cache-control": "no-store"}
         if not png:
-            return Response(status_code=204, headers=kept)
-        return Response(png, media_type="image/png", headers=kept)
+            return Response(status_code=204, headers=NO_STORE)
+        return Response(png, media_type="image/png", headers=NO_STORE)
 
     @app.put(f"{PREFIX}/api/gates/{{gate_id}}/mask/{{index}}")
     async def put_mask(gate_id: str, index: int, request: Request) -> dict[str, Any]:
@@ -273,84 +229,26 @@ def _add_answers(app: FastAPI, bus: Bus) -> None:
 
 
 def _answer(verdict: Verdict) -> JSONResponse:
-    content: dict[str, Any] = {"outcome": verdict.outcome.value}
-    if verdict.outcome is Outcome.LOST:
-        first = verdict.decision
-        content["decision"] = {
-            "route": first.route, "label": sayable(first.label), "by": first.by, "note": first.note,
-            "at": first.at,
-        }  # fmt: skip
-        return JSONResponse(content, status_code=409)
-    return JSONResponse(content)
+    def first() -> dict[str, Any]:
+        told = verdict.decision.record()
+        return told | {"label": sayable(verdict.decision.label)}
+
+    return answer(verdict, first)
 
 
-async def _events(
-    request: Request, bus: Bus, among: Selection, progress: Progress | None
-) -> AsyncIterator[bytes]:
-    loop = asyncio.get_running_loop()
-    woken = asyncio.Event()
-
-    def wake() -> None:
-        loop.call_soon_threadsafe(woken.set)
-
-    def told(gate: Gate | None) -> dict[str, Any]:
-        more: dict[str, Any] = {"waiting": bus.count(among)}
-        if gate is not None:
-            more["node_waiting"] = bus.count(Selection(gate.node_id))
-            more["place_waiting"] = bus.count(Selection(gate.node_id, gate.workflow_id))
-        if progress is not None:
-            more["progress"] = progress()
-        return more
-
-    async def say(kind: str, gate: Snapshot | None = None) -> bytes:
-        # Counting may ask a database, which is not to hold up all other streams.
-        more = await to_thread.run_sync(told, gate.gate if gate else None)
-        return _event(kind, more | {"gate": gate.to_json()} if gate else more)
-
-    with bus.subscribe(wake) as subscription:
-        # A listener that has just (re)connected, or was too slow, reads the list anew.
-        yield await say("reload")
-        while not await request.is_disconnected():
-            try:
-                await asyncio.wait_for(woken.wait(), HEARTBEAT)
-            except asyncio.TimeoutError:
-                # A sign of life, by which a page knows that its connection is not dead.
-                yield await say("alive")
-                continue
-            woken.clear()
-            news, missed = subscription.drain()
-            if missed:
-                yield await say("reload")
-                continue
-            for item in news:
-                if among.covers(item.gate.gate):
-                    yield await say(item.kind, item.gate)
-
-
-async def _while_it_lasts(events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Ends the stream when the store is away: the page connects again, and asks what is so."""
-    try:
-        async for event in events:
-            yield event
-    except StoreError as error:
-        log.debug("a stream ends: %s", error)
-
-
-def _event(kind: str, content: dict[str, Any]) -> bytes:
-    return f"event: {kind}\ndata: {json.dumps(content)}\n\n".encode()
-
-
-def _page(gates: list[dict[str, Any]], keys: list[int], limit: int) -> dict[str, Any]:
-    more = len(gates) > limit
-    return {"gates": gates[:limit], "next": str(keys[limit - 1]) if more else None}
-
-
-def _cursor(text: str) -> int | None:
-    if not text:
-        return None
-    if not text.isdecimal() or len(text) > 18:
-        raise BadAnswer(f"cursor is {text!r}; give the 'next' of the page before")
-    return int(text)
+def _told(
+    bus: Bus, among: Selection, progress: Progress | None, gate: Snapshot | None
+) -> dict[str, Any]:
+    """What an event says: how many wait in all, and around the gate that it is about."""
+    told: dict[str, Any] = {"waiting": bus.count(among)}
+    if gate is not None:
+        node, workflow = gate.gate.node_id, gate.gate.workflow_id
+        told["node_waiting"] = bus.count(Selection(node))
+        told["place_waiting"] = bus.count(Selection(node, workflow))
+        told["gate"] = gate.to_json()
+    if progress is not None:
+        told["progress"] = progress()
+    return told
 
 
 async def _explain(_: Request, error: Exception) -> JSONResponse:
@@ -358,24 +256,5 @@ async def _explain(_: Request, error: Exception) -> JSONResponse:
     if isinstance(error, StoreError):
         # A page asks again by itself after 503, and shows what is wrong after 507.
         log.warning("%s", error)
-        return _error(str(error), 503 if error.passing else 507)
-    return _error(str(error), STATUS.get(type(error), 500))
-
-
-async def _explain_http(_: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, HTTPException)
-    return _error(error.detail, error.status_code, error.headers)
-
-
-async def _explain_input(_: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, RequestValidationError)
-    problems = [
-        f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}"
-        for problem in error.errors()
-    ]
-    return _error("; ".join(problems), 422)
-
-
-def _error(message: str, status: int, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    # Names of files come in messages, too, and need not be valid Unicode.
-    return JSONResponse({"error": sayable(message)}, status, headers)
+        return error_of(str(error), 503 if error.passing else 507)
+    return error_of(str(error), STATUS.get(type(error), 500))

@@ -21,10 +21,11 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .access import Door
-from .api import PREFIX, Progress, create_app, save_mask
+from .api import create_app, save_mask
 from .bus import Bus, Records
 from .model import ImageGateError
 from .pictures import Pictures, encode_png, preview_size, read_mask, scale_mask
+from .serving import PREFIX, Progress
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 

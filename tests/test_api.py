@@ -20,6 +20,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from imagegate import api as api_module
+from imagegate import serving as serving_module
 from imagegate.access import MAX_BODY, HostDoor, KeyDoor
 from imagegate.api import create_app
 from imagegate.gate_bus import GateBus, Ticket
@@ -747,7 +748,7 @@ def test_a_content_length_that_is_none(client: TestClient, bus: GateBus[Any]) ->
 
 @pytest.fixture
 def server(bus: GateBus[Any], monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    monkeypatch.setattr(api_module, "HEARTBEAT", 0.1)
+    monkeypatch.setattr(serving_module, "HEARTBEAT", 0.1)
     listener = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(create_app(bus, HostDoor()), log_level="warning", lifespan="off")
     running = uvicorn.Server(config)

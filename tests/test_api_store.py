@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from imagegate import api as api_module
 from imagegate.access import HostDoor
 from imagegate.api import create_app
 from imagegate.gate_bus import GateBus
 from imagegate.model import ALL, Gate, State, StoreError
 from imagegate.parked import Parked
+from imagegate.serving import News, while_it_lasts
 from imagegate.store import GateStore
 from imagegate.stored_bus import StoredBus
 from tests.stored import stored_bus
@@ -173,7 +173,8 @@ async def test_a_stream_ends_with_the_store(
         async def is_disconnected(self) -> bool:
             return False
 
-    events = api_module._while_it_lasts(api_module._events(Request(), store, ALL, None))  # type: ignore[arg-type]
+    news = News(store, ALL, lambda _: {"waiting": store.count()})
+    events = while_it_lasts(news.events(Request()))  # type: ignore[arg-type]
     first = (await anext(events)).decode()
     assert first.startswith("event: reload")
     assert json.loads(first.partition("data: ")[2]) == {"waiting": 0}

@@ -116,7 +116,7 @@ def test_only_the_edges_know_the_frameworks() -> None:
         "folder_paths": {"comfyui"},
         "execution": {"comfyui"},
         "aiohttp": {"gate_server"},
-        "sqlalchemy": {"database", "store", "parked", "workers", "house"},
+        "sqlalchemy": {"database", "store", "parked", "workers", "house", "links", "migrations"},
         "fsspec": {"place"},
     }
     for module in MODULES:

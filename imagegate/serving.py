@@ -1,0 +1,287 @@
+"""What the calls of both doors have in common: lists, pictures, streams of news, errors."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Annotated, Any
+
+from anyio import CapacityLimiter, to_thread
+from fastapi import FastAPI, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from starlette.exceptions import HTTPException
+from starlette.routing import BaseRoute, Match, Route
+from starlette.types import Receive, Scope, Send
+
+from .bus import Bus
+from .feed import Bell
+from .model import (
+    BadAnswer,
+    BadPicture,
+    Forbidden,
+    GateClosed,
+    ImageGateError,
+    NotRecorded,
+    Outcome,
+    Selection,
+    Snapshot,
+    StoreError,
+    TooLate,
+    UnknownGate,
+    Verdict,
+    sayable,
+)
+from .pictures import Picture
+
+PREFIX = "/imagegate"
+PAGE = 50
+MAX_PAGE = 500
+HEARTBEAT = 5.0
+"""Seconds between signs of life on the event stream; a closed tab is noticed at the latest then."""
+NO_STORE = {"cache-control": "no-store"}
+
+STATUS: dict[type[ImageGateError], int] = {
+    UnknownGate: 404,
+    TooLate: 409,
+    GateClosed: 410,
+    BadAnswer: 422,
+    BadPicture: 422,
+    Forbidden: 403,
+    NotRecorded: 507,
+}
+
+log = logging.getLogger("imagegate")
+
+Limit = Annotated[int, Query(ge=1, le=MAX_PAGE)]
+Progress = Callable[[], dict[str, Any]]
+
+
+# -- lists
+
+
+def page_of(gates: list[dict[str, Any]], keys: list[int], limit: int) -> dict[str, Any]:
+    """A page of a list that was read one gate further than it is long."""
+    more = len(gates) > limit
+    return {"gates": gates[:limit], "next": str(keys[limit - 1]) if more else None}
+
+
+def cursor_of(text: str) -> int | None:
+    """Where a page starts. Raises `BadAnswer`."""
+    if not text:
+        return None
+    if not text.isdecimal() or len(text) > 18:
+        raise BadAnswer(f"cursor is {text!r}; give the 'next' of the page before")
+    return int(text)
+
+
+# -- pictures
+
+
+class Easel:
+    """Makes pictures for requests, only so many at a time.
+
+    So they take neither all memory nor the threads that answer.
+
+    Args:
+        at_a_time: pictures made at once, by their size's name.
+    """
+
+    def __init__(self, at_a_time: Mapping[str, int]) -> None:
+        self._at_a_time = at_a_time
+        self._limits: dict[str, CapacityLimiter] = {}  # each made within the loop that it is for
+
+    def check(self, size: str) -> None:
+        """Raises `BadAnswer` if there is no such size."""
+        if size not in self._at_a_time:
+            *most, last = map(repr, self._at_a_time)
+            raise BadAnswer(f"size is {size!r}; allowed are {', '.join(most)} and {last}")
+
+    async def make(
+        self, size: str, picture: Callable[[], Picture], headers: Mapping[str, str]
+    ) -> Response:
+        """The answer with a picture, once it is its turn."""
+        limiter = self._limits.setdefault(size, CapacityLimiter(self._at_a_time[size]))
+        made = await to_thread.run_sync(picture, limiter=limiter)
+        return Response(made.body, media_type=made.media_type, headers=headers)
+
+
+# -- answers
+
+
+def answer(verdict: Verdict, tell: Callable[[], dict[str, Any]]) -> JSONResponse:
+    """What became of an answer; ``tell`` says which one was first."""
+    content: dict[str, Any] = {"outcome": verdict.outcome.value}
+    if verdict.outcome is Outcome.LOST:
+        return JSONResponse(content | {"decision": tell()}, status_code=409)
+    return JSONResponse(content)
+
+
+# -- news
+
+
+class News:
+    """A stream of server-sent events: published, masked, decided, withdrawn; each with its gate.
+
+    ``reload`` comes first, and whenever news were lost: read the lists anew. ``alive`` comes when
+    nothing happened for a while.
+
+    Args:
+        told: what is said of a gate, or without one.
+        bell: something else to listen for. ``kind``: of the event that says it rang, if any.
+        over: asked at each news, and before each sign of life; a text ends the stream with an
+            event ``over``.
+        left: seconds until ``over`` has to be asked in any case.
+    """
+
+    def __init__(
+        self,
+        bus: Bus,
+        among: Selection,
+        told: Callable[[Snapshot | None], dict[str, Any]],
+        *,
+        bell: Bell | None = None,
+        kind: str = "",
+        over: Callable[[], str] | None = None,
+        left: Callable[[], float] = lambda: HEARTBEAT,
+    ) -> None:
+        self._bus = bus
+        self._among = among
+        self._told = told
+        self._bell = bell or Bell()
+        self._kind = kind
+        self._over = over
+        self._left = left
+
+    def response(self, request: Request) -> StreamingResponse:
+        """The stream as an answer."""
+        return StreamingResponse(
+            while_it_lasts(self.events(request)),
+            media_type="text/event-stream",
+            headers=NO_STORE | {"x-accel-buffering": "no"},
+        )
+
+    async def events(self, request: Request) -> AsyncIterator[bytes]:
+        """The events, until the one who listens goes."""
+        loop = asyncio.get_running_loop()
+        woken = asyncio.Event()
+        rung = False
+
+        def wake() -> None:
+            loop.call_soon_threadsafe(woken.set)
+
+        def ring() -> None:
+            nonlocal rung
+            rung = True
+            wake()
+
+        forget = self._bell.listen(ring)
+        try:
+            with self._bus.subscribe(wake) as subscription:
+                # It may have ended since the request was let in.
+                reason = await self._ended()
+                if not reason:
+                    # Who has just (re)connected, or was too slow, reads the list anew.
+                    yield await self._say("reload")
+                while not reason and not await request.is_disconnected():
+                    happened = await _within(woken, min(HEARTBEAT, max(0.0, self._left())))
+                    woken.clear()
+                    reason = await self._ended()
+                    if reason:
+                        break
+                    if not happened:
+                        # A sign of life, by which a page knows that its connection is not dead.
+                        yield await self._say("alive")
+                        continue
+                    if rung and self._kind:
+                        yield await self._say(self._kind)
+                    rung = False
+                    news, missed = subscription.drain()
+                    if missed:
+                        yield await self._say("reload")
+                        continue
+                    for item in news:
+                        if self._among.covers(item.gate.gate):
+                            yield await self._say(item.kind, item.gate)
+                if reason:
+                    yield _event("over", {"reason": reason})
+        finally:
+            forget()
+
+    async def _ended(self) -> str:
+        return await to_thread.run_sync(self._over) if self._over is not None else ""
+
+    async def _say(self, kind: str, gate: Snapshot | None = None) -> bytes:
+        # Counting may ask a database, which is not to hold up all other streams.
+        return _event(kind, await to_thread.run_sync(self._told, gate))
+
+
+async def _within(event: asyncio.Event, seconds: float) -> bool:
+    try:
+        await asyncio.wait_for(event.wait(), seconds)
+    except asyncio.TimeoutError:
+        return False
+    return True
+
+
+async def while_it_lasts(events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Ends the stream when the store is away: the page connects again, and asks what is so."""
+    try:
+        async for event in events:
+            yield event
+    except StoreError as error:
+        log.debug("a stream ends: %s", error)
+
+
+def _event(kind: str, content: dict[str, Any]) -> bytes:
+    return f"event: {kind}\ndata: {json.dumps(content)}\n\n".encode()
+
+
+# -- what goes wrong
+
+
+class NoSuchCall:
+    """Says what is wrong with a request that no call takes.
+
+    Without it the panel's page, which is mounted on the operator's app, would answer for REST.
+    """
+
+    def __init__(self, calls: list[BaseRoute]) -> None:
+        self._calls = [call for call in calls if isinstance(call, Route)]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        method, path = scope["method"], scope["path"]
+        partly = [call for call in self._calls if call.matches(scope)[0] is Match.PARTIAL]
+        allowed = ", ".join(sorted({name for call in partly for name in call.methods or ()}))
+        if allowed:
+            message = f"{method} is not allowed on {path}; allowed are {allowed}"
+            raise HTTPException(405, message, {"Allow": allowed})
+        raise HTTPException(404, f"no call {path!r}; the README lists those there are")
+
+
+def explain_all(app: FastAPI) -> None:
+    """Answer a request that the framework itself refuses as all others are."""
+    app.add_exception_handler(RequestValidationError, _explain_input)
+    app.add_exception_handler(HTTPException, _explain_http)
+
+
+async def _explain_http(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    return error_of(error.detail, error.status_code, error.headers)
+
+
+async def _explain_input(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    problems = [
+        f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}"
+        for problem in error.errors()
+    ]
+    return error_of("; ".join(problems), 422)
+
+
+def error_of(message: str, status: int, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """An error as all calls tell it."""
+    # Names of files come in messages, too, and need not be valid Unicode.
+    return JSONResponse({"error": sayable(message)}, status, headers)
