@@ -1,7 +1,7 @@
 /**
  * Told without looking: a sound, and a notification of the browser, when more waits than before.
- * Each is off until somebody turns it on, and remembered. No style of its own; the page styles
- * `.ig-alert`.
+ * Each is off until somebody turns it on, and remembered. The page styles the two buttons: a sign and
+ * a word each.
  */
 
 import { element, remembered } from "./parts.js";
@@ -26,8 +26,9 @@ export class Alerts {
 
   /** @param {HTMLElement} host its two toggles are put into it */
   constructor(host) {
-    this.#sound = new Toggle(host, "sound", "Sound when something new waits", () => this.#turnOnSound());
-    this.#notice = new Toggle(host, "notice", "Notification when something new waits and this page is out of sight", askForNotices);
+    this.#sound = new Toggle(host, "sound", "Sound", "Sound when something new waits", () => this.#turnOnSound());
+    const when = "Notification when something new waits and this page is out of sight";
+    this.#notice = new Toggle(host, "notice", "Notification", when, askForNotices);
     const able = isSecureContext && "Notification" in globalThis;
     this.#notice.button.hidden = !able;
     if (!able || Notification.permission !== "granted") this.#notice.set(false);
@@ -89,13 +90,14 @@ class Toggle {
   #strike;
 
   /** `turnOn`: on its click; returns why it stays off, or "". */
-  constructor(host, name, label, turnOn) {
+  constructor(host, name, word, label, turnOn) {
     this.#key = `imagegate.${name}`;
     this.#label = label;
     this.button = element("button", "", { type: "button", class: `ig-alert ig-alert-${name}`, "aria-label": label });
     this.button.innerHTML =
       '<svg width="20" height="20" viewBox="0 0 24 24" fill="none" stroke="currentColor" stroke-width="1.8"' +
       ` stroke-linecap="round" stroke-linejoin="round" aria-hidden="true">${ICONS[name]}<path d="M4 4l16 16"/></svg>`;
+    this.button.append(element("span", word));
     this.#strike = this.button.querySelector("path:last-child");
     this.button.onclick = async () => {
       const why = this.on ? "" : await turnOn();
