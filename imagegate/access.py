@@ -1,41 +1,57 @@
-"""Who is asking: the guard in front of every request, REST and panel alike.
+"""Who is asking: the guard in front of every request, at either door.
+
+The operator's door lets in whoever sits at this machine or came through ComfyUI; the approver's
+door lets in whoever opened a share link, and shows everybody else the way in and nothing more.
+They are two apps on two ports, so nothing that is sent decides which of them one stands at.
 
 Pure ASGI, so that streams pass through it untouched.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import ipaddress
 import json
+import logging
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
+
+from .model import StoreError
 
 if TYPE_CHECKING:
     from starlette.datastructures import Headers
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+    from .links import Link, LinkStore
+
 KEY_HEADER = "x-imagegate-key"
 MAX_BODY = 40 * 2**20
 """Bytes of the largest request body that is read at all."""
 MAX_JSON = 64 * 2**10
+ASKED = "imagegate.asked"
+"""In a request's scope: the `Asked` of the approver's door."""
+
+log = logging.getLogger("imagegate")
 
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class Refused(Exception):
-    """A request that goes no further."""
+    """A request that goes no further; ``after``: seconds after which it may be tried again."""
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, status: int, message: str, after: int = 0) -> None:
         super().__init__(message)
         self.status = status
+        self.after = after
 
 
 class Door(Protocol):
-    """Decides from the headers alone whether a request may enter. Raises `Refused`."""
+    """Decides whether a request may enter, before its body is read. Raises `Refused`."""
 
-    def check(self, headers: Headers) -> None: ...
+    async def admit(self, scope: Scope, headers: Headers) -> None: ...
 
 
 class KeyDoor:
@@ -44,7 +60,7 @@ class KeyDoor:
     def __init__(self, key: str) -> None:
         self._key = key.encode()
 
-    def check(self, headers: Headers) -> None:
+    async def admit(self, scope: Scope, headers: Headers) -> None:
         if not hmac.compare_digest(headers.get(KEY_HEADER, "").encode(), self._key):
             raise Refused(403, "this port belongs to ComfyUI; open /imagegate/ on ComfyUI's port")
 
@@ -59,20 +75,106 @@ class HostDoor:
     def __init__(self, hosts: Iterable[str] = ()) -> None:
         self._hosts = {"localhost", *hosts}
 
-    def check(self, headers: Headers) -> None:
+    async def admit(self, scope: Scope, headers: Headers) -> None:
         name = _hostname(headers.get("host", ""))
         if name in self._hosts or _is_address(name):
             return
         raise Refused(403, f"this server is not called {name!r}; call it by its address")
 
 
-class Guard:
-    """Turns away what must not reach the app: strangers, foreign origins, oversized bodies."""
+@dataclass(frozen=True)
+class Asked:
+    """Who asks at the approver's door: the link they came through, and their session's secret."""
 
-    def __init__(self, app: ASGIApp, door: Door, prefix: str) -> None:
+    link: Link
+    secret: str
+
+
+class LinkDoor:
+    """Lets in who has opened a share link. Everybody else sees the way in, and nothing more.
+
+    Args:
+        links: asked anew at each request, so that a revoked link is over at once.
+        prefix: of all paths.
+    """
+
+    def __init__(self, links: LinkStore, prefix: str) -> None:
+        self._links = links
+        self._address = f"{prefix}/s/"
+        self._session = f"{prefix}/api/session"
+
+    async def admit(self, scope: Scope, headers: Headers) -> None:
+        secret = session_secret(scope, headers)
+        link = await self.find(secret) if secret else None
+        if link is not None:
+            scope[ASKED] = Asked(link, secret)
+        elif not self._way_in(scope):
+            raise Refused(401, "Open the link that you were sent.")
+
+    async def find(self, secret: str) -> Link | None:
+        """The live link of a session. Raises `Refused` while it cannot be asked."""
+        try:
+            return await asyncio.to_thread(self._find, secret)
+        except StoreError as error:
+            log.warning("%s", error)
+            raise Refused(503, "This does not work for the moment. Try again.", 5) from error
+
+    def _find(self, secret: str) -> Link | None:
+        link = self._links.session(secret)
+        if link is not None:
+            self._links.seen(link)
+        return link
+
+    def _way_in(self, scope: Scope) -> bool:
+        method, path = scope["method"], scope["path"]
+        if method in ("GET", "HEAD"):
+            token: str = path[len(self._address) :]
+            return path.startswith(self._address) and bool(token) and "/" not in token
+        return bool(method == "POST" and path == self._session)
+
+
+def session_cookie(scope: Scope) -> tuple[str, str]:
+    """Name and path of the cookie that holds a session's secret.
+
+    Over HTTPS a browser takes a ``__Host-`` cookie from this very host only (RFC 6265bis, section
+    4.1.3): another page below the tunnel's domain cannot put its own in its place.
+    """
+    from .listener import SECURE
+
+    return ("__Host-imagegate", "/") if scope.get(SECURE) else ("imagegate", "/imagegate")
+
+
+def session_secret(scope: Scope, headers: Headers) -> str:
+    """The secret of the session that a request claims to belong to."""
+    from starlette.requests import cookie_parser
+
+    name, _ = session_cookie(scope)
+    return cookie_parser(headers.get("cookie", "")).get(name, "")
+
+
+class Guard:
+    """Turns away what must not reach the app: strangers, foreign origins, oversized bodies.
+
+    Args:
+        door: who may enter.
+        prefix: of all paths.
+        largest: bytes of the largest body that is read.
+        patience: seconds that a body may take, or None for as long as it takes.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        door: Door,
+        prefix: str,
+        largest: int = MAX_BODY,
+        patience: float | None = None,
+    ) -> None:
         self._app = app
         self._door = door
         self._api = f"{prefix}/api/"
+        self._largest = largest
+        self._patience = patience
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -83,14 +185,14 @@ class Guard:
 
         headers = Headers(scope=scope)
         try:
-            self._door.check(headers)
             if scope["type"] == "websocket":
                 raise Refused(403, "no websockets here")
+            await self._door.admit(scope, headers)
             limit = self._check(scope, headers)
         except Refused as refused:
             await _refuse(refused, send)
             return
-        body = _Body(receive, limit)
+        body = _Body(receive, limit, self._patience)
         started = False
 
         async def watched(message: Message) -> None:
@@ -111,9 +213,9 @@ class Guard:
         """What holds for every door; returns how large the body may be."""
         method, path = scope["method"], scope["path"]
         if method in _SAFE_METHODS:
-            return MAX_BODY
+            return self._largest
         check_origin(headers)
-        limit = MAX_BODY
+        limit = self._largest
         if path.startswith(self._api):
             if method == "POST":
                 _expect(headers, "application/json")
@@ -147,22 +249,39 @@ def check_origin(headers: Headers) -> None:
 
 
 class _Body:
-    """Counts a request body while it is read; raises `Refused` once it is too large."""
+    """Counts a request body while it is read; raises `Refused` once it is too large, or late."""
 
-    def __init__(self, receive: Receive, limit: int) -> None:
+    def __init__(self, receive: Receive, limit: int, patience: float | None) -> None:
         self._receive = receive
         self._left = limit
         self._limit = limit
+        self._patience = patience
+        self._until: float | None = None
+        self._whole = False
         self.refused: Refused | None = None
 
     async def receive(self) -> Message:
-        message = await self._receive()
+        if self._whole or self._patience is None:
+            message = await self._receive()
+        else:
+            message = await self._in_time(self._patience)
         if message["type"] == "http.request":
+            self._whole = not message.get("more_body", False)
             self._left -= len(message.get("body", b""))
             if self._left < 0:
                 self.refused = _too_large(self._limit)
                 raise self.refused
         return message
+
+    async def _in_time(self, patience: float) -> Message:
+        loop = asyncio.get_running_loop()
+        if self._until is None:
+            self._until = loop.time() + patience
+        try:
+            return await asyncio.wait_for(self._receive(), max(0.0, self._until - loop.time()))
+        except asyncio.TimeoutError:
+            self.refused = Refused(408, f"the body did not arrive within {patience:g} s")
+            raise self.refused from None
 
 
 def _expect(headers: Headers, wanted: str) -> None:
@@ -181,6 +300,8 @@ async def _refuse(refused: Refused, send: Send) -> None:
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),
     ]
+    if refused.after:
+        headers.append((b"retry-after", str(refused.after).encode()))
     await send({"type": "http.response.start", "status": refused.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 

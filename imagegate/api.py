@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, StrictInt, StrictStr
 from . import __version__
 from .access import Door, Guard
 from .bus import Bus, Records
+from .masks import save_mask
 from .model import (
     BadAnswer,
     GateClosed,
@@ -27,7 +28,7 @@ from .model import (
     Verdict,
     sayable,
 )
-from .pictures import Pictures, clean_mask
+from .pictures import Pictures
 from .serving import (
     NO_STORE,
     PAGE,
@@ -173,7 +174,8 @@ def _add_pictures(app: FastAPI, bus: Bus) -> None:
     async def put_mask(gate_id: str, index: int, request: Request) -> dict[str, Any]:
         """Save a mask: a PNG of the image's aspect ratio, white painted."""
         body = await request.body()
-        return await asyncio.to_thread(save_mask, bus, gate_id, index, body)
+        kept = await asyncio.to_thread(save_mask, bus, gate_id, index, body)
+        return kept.to_json()
 
     @app.delete(f"{PREFIX}/api/gates/{{gate_id}}/mask/{{index}}")
     def delete_mask(gate_id: str, index: int) -> dict[str, Any]:
@@ -196,13 +198,6 @@ def _add_records(app: FastAPI, records: Records) -> None:
     def ask_again(gate_id: str, _: Signed) -> dict[str, Any]:
         """Do not reuse this answer: the next equal image is asked for."""
         return records.ask_again(gate_id).to_json()
-
-
-def save_mask(bus: Bus, gate_id: str, index: int, png: bytes) -> dict[str, Any]:
-    """Check a mask and keep it with its gate; raises as `GateBus.set_mask` and `clean_mask` do."""
-    gate = bus.get(gate_id).gate
-    gate.index(index)
-    return bus.set_mask(gate_id, index, clean_mask(png, gate.width, gate.height)).to_json()
 
 
 def _add_answers(app: FastAPI, bus: Bus) -> None:

@@ -14,6 +14,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -167,13 +168,31 @@ class ComfyQueue:
         return bool(queue.delete_queue_item(lambda item: item[1] == prompt_id))
 
     def _base(self) -> str:
-        from comfy.cli_args import args
+        # To itself, wherever it listens.
+        return _address(self._server, {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"})  # noqa: S104
 
-        scheme = "https" if args.tls_keyfile and args.tls_certfile else "http"
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(  # noqa: S104
-            self._server.address, self._server.address
-        )
-        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self._server.port}"
+
+def panel_address(server: Any) -> str:
+    """The panel's address as others in this network may call it; once ComfyUI listens."""
+    here = _in_network()
+    return _address(server, {"0.0.0.0": here, "::": here, "": here}) + "/imagegate/"  # noqa: S104
+
+
+def _address(server: Any, instead: Mapping[str, str]) -> str:
+    """Where ComfyUI listens. ``instead``: of addresses that stand for all of the machine's."""
+    from comfy.cli_args import args
+
+    scheme = "https" if args.tls_keyfile and args.tls_certfile else "http"
+    host = instead.get(server.address, server.address)
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{server.port}"
+
+
+def _in_network() -> str:
+    """This machine's address in its network, or its name where it is in none."""
+    with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(("192.0.2.1", 9))  # sends nothing; an address that is nobody's (RFC 5737)
+        return str(probe.getsockname()[0])
+    return socket.gethostname()
 
 
 def _said(answer: Mapping[str, Any]) -> str:

@@ -30,6 +30,9 @@ from .model import StoreError
 
 CHANNEL = "imagegate"
 """Of PostgreSQL's NOTIFY."""
+NOTIFIED = "notified"
+"""Kind of the line that says that a notice went out. It changes nothing of its gate, so no process
+is told of it."""
 BUSY = 10.0
 """Seconds that SQLite waits for another process's transaction."""
 

@@ -16,11 +16,13 @@ from aiohttp import web
 from yarl import URL
 
 from .access import KEY_HEADER
-from .comfyui import ComfyQueue
+from .comfyui import ComfyQueue, panel_address
 from .feed import Subscription
-from .model import ImageGateError, Snapshot, State
+from .model import ImageGateError, Snapshot, State, StoreError
+from .notices import Notices
 from .resume import Resumer
 from .service import PanelUnavailable, Service
+from .settings import read_notice_settings
 from .stored_bus import StoredBus
 
 log = logging.getLogger("imagegate")
@@ -61,7 +63,7 @@ def attach(server: PromptServer, service: Service) -> None:
     """Give ComfyUI the routes ``/imagegate/...`` and tell its clients about gates.
 
     ComfyUI takes routes only while it loads its packs. Nothing is started by this; parked gates go
-    on once ComfyUI itself has started.
+    on, and people are told of those that wait, once ComfyUI itself has started.
     """
     proxy = _Proxy(service)
 
@@ -85,6 +87,12 @@ def attach(server: PromptServer, service: Service) -> None:
     async def go_on(_: web.Application) -> None:
         # Whatever was decided while this worker was away goes on, with no page open.
         Resumer(service.bus, ComfyQueue(server)).start()
+        try:
+            settings = read_notice_settings()
+        except StoreError as error:  # a gate waits as well without
+            log.error("no notices are sent: %s", error)
+        else:
+            Notices(service.bus, settings, lambda: panel_address(server)).start()
 
     server.app.on_startup.append(go_on)
 

@@ -18,6 +18,7 @@ from .parked import LEASE, Claim, ParkedGates
 from .place import PicturePlace, StoredPictures
 from .settings import Settings
 from .store import GateStore
+from .told import ToldGates
 from .watcher import Watcher
 from .workers import BEAT, DEAD, Workers
 
@@ -57,6 +58,7 @@ class House:
         self.database = Database(settings.store, worker)
         self.gates = GateStore(self.database)
         self.parked = ParkedGates(self.database)
+        self.told = ToldGates(self.database)
         self.workers = Workers(self.database)
         self.links = LinkStore(self.database)
         self.place = PicturePlace(settings.pictures)

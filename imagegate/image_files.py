@@ -35,6 +35,7 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _SIDEWAYS = frozenset({5, 6, 7, 8})
+_WEBP_SIDE = 16_383
 _PNG_MODES = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I;16"})
 
 log = logging.getLogger("imagegate")
@@ -114,6 +115,20 @@ def read_full(path: Path) -> Picture:
         image.load()
         exact = image if image.mode in _PNG_MODES else _sixteen_bit(image) or _viewable(image)
         return encode_png(exact.transpose(turn) if turn is not None else exact)
+
+
+def lossy(full: Picture) -> Picture:
+    """A whole image for looking at: JPEG, or WebP where it has transparency, at its true size."""
+    with Image.open(io.BytesIO(full.body)) as image:
+        image.load()
+        seen = _to_srgb(_viewable(image))
+    if "A" in seen.mode and max(seen.size) > _WEBP_SIDE:
+        return full
+    seen.info.clear()  # whatever else was written into the file is nobody's business
+    out = io.BytesIO()
+    kind, media_type = ("WEBP", "image/webp") if "A" in seen.mode else ("JPEG", "image/jpeg")
+    seen.save(out, kind, quality=90)
+    return Picture(out.getvalue(), media_type)
 
 
 def why(error: Exception) -> str:

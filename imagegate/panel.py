@@ -21,10 +21,11 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .access import Door
-from .api import create_app, save_mask
+from .api import create_app
 from .bus import Bus, Records
+from .masks import covered, save_painted, start_mask
 from .model import ImageGateError
-from .pictures import Pictures, encode_png, preview_size, read_mask, scale_mask
+from .pictures import encode_png, preview_size, read_mask, scale_mask
 from .serving import PREFIX, Progress
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
@@ -163,9 +164,10 @@ def _open_editor(bus: Bus, wanted: str) -> Any:
     with Image.open(io.BytesIO(pictures.preview(index).body)) as preview:
         background = preview.convert("RGBA").resize(size)
     painted = np.zeros((size[1], size[0]), dtype=bool)
-    start = None if how == "blank" else _mask(bus, pictures, gate_id, index)
+    start = None if how == "blank" else start_mask(bus, pictures, gate_id, index)
     if start is not None:
-        painted = _painted(scale_mask(read_mask(start, gate.width, gate.height), *size))
+        before = scale_mask(read_mask(start, gate.width, gate.height), *size)
+        painted = np.asarray(covered(before)) > 0
     layer = np.zeros((size[1], size[0], 4), dtype=np.uint8)
     layer[painted] = (255, 255, 255, PAINT_ALPHA)
     # Always with a layer, an empty one too: without it Undo takes the background away.
@@ -192,38 +194,11 @@ def _save_editor(bus: Bus, wanted: str, value: dict[str, Any] | None) -> str:
             if layer.size != size:
                 return f"the editor gave back {layer.size} pixels instead of {size}"
             painted |= np.asarray(layer.convert("RGBA"))[..., 3] * 2.0 >= PAINT_ALPHA
-        pictures = bus.pictures(gate_id)
-        start = None if pictures is None else _mask(bus, pictures, gate_id, index)
         mask = Image.fromarray(painted.astype(np.uint8) * 255)
-        if start is not None:
-            mask = _merge(read_mask(start, gate.width, gate.height), mask)
-        save_mask(bus, gate_id, index, encode_png(mask).body)
+        save_painted(bus, gate_id, index, encode_png(mask).body)
     except ImageGateError as error:
         return str(error)
     return f"saved {wanted}"
-
-
-def _merge(start: Image.Image, painted: Image.Image) -> Image.Image:
-    """``painted`` where it differs from what painting started from, else ``start`` untouched.
-
-    A mask input may be soft, or finer than the editor's canvas: what nobody painted over stays
-    exactly as it came.
-    """
-    before = _painted(scale_mask(start, *painted.size))
-    changed = Image.fromarray((np.asarray(painted) > 0) ^ before)
-    if start.size != painted.size:
-        changed = changed.resize(start.size)
-        painted = scale_mask(painted, *start.size)
-    return Image.composite(painted, start, changed.convert("L"))
-
-
-def _painted(mask: Image.Image) -> Any:
-    return np.asarray(mask) >= 128
-
-
-def _mask(bus: Bus, pictures: Pictures, gate_id: str, index: int) -> bytes | None:
-    saved = bus.mask(gate_id, index)
-    return (saved or None) if saved is not None else pictures.start_mask(index)
 
 
 def _target(wanted: str) -> tuple[str, int, str]:

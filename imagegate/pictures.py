@@ -18,12 +18,17 @@ from .model import BadPicture
 
 PREVIEW_SIDE = 1536
 """Longest side, in pixels, of a preview and of the canvas that masks are painted on."""
+LIGHT = 380_000
+"""Bytes of a preview that a slow line can take."""
 MAX_MASK_BYTES = 32 * 2**20
 MAX_MASK_PIXELS = 64 * 2**20
 """Larger masks are refused. (Pillow itself warns from 85 million pixels on.)"""
 
 # The largest masks unpack to hundreds of megabytes; whoever sends many waits.
 _AT_A_TIME = threading.Semaphore(2)
+
+_LIGHTER = ((1536, 78), (1536, 62), (1280, 60), (1024, 60), (896, 50), (768, 45), (512, 40))
+"""Longest side in pixels, and quality, of ever lighter previews; noise fits from 768 on."""
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -65,6 +70,23 @@ def encode_preview(image: Image.Image) -> Picture:
         image = image.convert("RGB")
     image.save(out, "JPEG", quality=88)
     return Picture(out.getvalue(), "image/jpeg")
+
+
+def light(preview: Picture) -> Picture:
+    """The same preview in at most `LIGHT` bytes: first less exact, then smaller."""
+    if len(preview.body) <= LIGHT:
+        return preview
+    with Image.open(io.BytesIO(preview.body)) as image:
+        image.load()
+        image.info.clear()
+        kind, media_type = ("WEBP", "image/webp") if "A" in image.mode else ("JPEG", "image/jpeg")
+        for side, quality in _LIGHTER:
+            image.thumbnail((side, side))
+            out = io.BytesIO()
+            image.save(out, kind, quality=quality)
+            if out.tell() <= LIGHT:
+                break
+    return Picture(out.getvalue(), media_type)
 
 
 def encode_png(image: Image.Image) -> Picture:

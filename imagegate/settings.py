@@ -6,12 +6,14 @@ import math
 import os
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from .model import MAX_NAME, StoreError, sayable
 
 KEEP_DAYS = 7.0
+NOTIFY_AFTER = 60.0
+"""Seconds that a gate waits before somebody is told."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,26 @@ class Settings:
         scheme, _, file = self.store.partition(":///")
         file = file.partition("?")[0]
         return not scheme.startswith("sqlite") or (bool(file) and Path(file).exists())
+
+
+@dataclass(frozen=True)
+class NoticeSettings:
+    """Who is told of gates that wait, and when.
+
+    Attributes:
+        addresses: Apprise's URLs, separated as Apprise has it. A secret: never logged, nor shown.
+        after: seconds that a gate waits first.
+        digest: seconds, from the time a first gate is to be told of, whose gates are one notice;
+            0 for a notice of each gate.
+        image: whether the preview goes with it.
+        url: of the panel, for the link; empty for this ComfyUI's own.
+    """
+
+    addresses: str = field(default="", repr=False)
+    after: float = NOTIFY_AFTER
+    digest: float = 0.0
+    image: bool = False
+    url: str = ""
 
 
 def read_settings(
@@ -67,12 +89,43 @@ def read_settings(
                 "URL, that every machine which shares the store can reach"
             )
         pictures = str(Path(file.partition("?")[0]).parent / "pictures")
-    text = environment.get("IMAGEGATE_KEEP_DAYS", "").strip()
-    try:
-        days = float(text or KEEP_DAYS)
-    except ValueError:
-        days = math.nan
-    if not 0 <= days < math.inf:
-        raise StoreError(f"IMAGEGATE_KEEP_DAYS is {text!r}; give a number of days, 0 or more")
+    days = _number(environment, "IMAGEGATE_KEEP_DAYS", KEEP_DAYS, "days")
     name = environment.get("IMAGEGATE_WORKER", "").strip() or worker or socket.gethostname()
     return Settings(store, pictures, sayable(name)[:MAX_NAME], days * 24 * 3600)
+
+
+def read_notice_settings(environment: Mapping[str, str] = os.environ) -> NoticeSettings:
+    """Whom this process tells of gates that wait.
+
+    ``IMAGEGATE_NOTIFY``, ``IMAGEGATE_NOTIFY_AFTER``, ``IMAGEGATE_NOTIFY_DIGEST``,
+    ``IMAGEGATE_NOTIFY_IMAGE``, ``IMAGEGATE_URL``.
+
+    Raises:
+        StoreError: a setting that cannot be used; the message names it.
+    """
+    image = environment.get("IMAGEGATE_NOTIFY_IMAGE", "").strip()
+    if image not in ("", "0", "1"):
+        raise StoreError(
+            f"IMAGEGATE_NOTIFY_IMAGE is {image!r}; give 1 to send the preview along, or 0"
+        )
+    url = environment.get("IMAGEGATE_URL", "").strip()
+    if url and not (url.startswith(("http://", "https://")) and len(url.split()) == 1):
+        raise StoreError(f"IMAGEGATE_URL is {url!r}; give the panel's http:// or https:// address")
+    return NoticeSettings(
+        addresses=environment.get("IMAGEGATE_NOTIFY", "").strip(),
+        after=_number(environment, "IMAGEGATE_NOTIFY_AFTER", NOTIFY_AFTER, "seconds"),
+        digest=_number(environment, "IMAGEGATE_NOTIFY_DIGEST", 0.0, "seconds"),
+        image=image == "1",
+        url=url,
+    )
+
+
+def _number(environment: Mapping[str, str], name: str, default: float, unit: str) -> float:
+    text = environment.get(name, "").strip()
+    try:
+        number = float(text or default)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number < math.inf:
+        raise StoreError(f"{name} is {text!r}; give a number of {unit}, 0 or more")
+    return number

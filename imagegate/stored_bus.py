@@ -48,6 +48,7 @@ if TYPE_CHECKING:  # SQLAlchemy takes a while; it is imported when the store is 
     from .house import House, Written
     from .parked import Claim, Parked
     from .store import Line
+    from .told import Untold
 
 TRIES = 10
 """Looks, about a second apart, for the mask of an answer that is not where it should be."""
@@ -416,6 +417,25 @@ class StoredBus:
     def put_back(self, claim: Claim, why: str) -> bool:
         """The claimed gate could not go on: it waits again. False as `finish`."""
         return self._settled("published", self.house.parked.put_back(claim, self.id, why))
+
+    # -- notices
+
+    def untold(self, gate_ids: Collection[str] | None = None) -> list[Untold]:
+        """Open gates of this worker that nobody was told of; see `imagegate.told.ToldGates`.
+
+        Args:
+            gate_ids: only of these.
+        """
+        house = self.house
+        return house.told.untold(self.id, house.settings.worker, gate_ids)
+
+    def several(self, gate_ids: Collection[str]) -> list[Snapshot]:
+        """Those of these gates that there are."""
+        return self.house.gates.several(gate_ids)
+
+    def told(self, gate_ids: Collection[str], text: str) -> None:
+        """People were told that these wait; ``text`` says how. It stands in their history."""
+        self.house.told.add(gate_ids, text)
 
     # -- answers used again
 

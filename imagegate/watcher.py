@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from .database import Database
+from .database import NOTIFIED, Database
 from .model import StoreError
 from .store import GateStore
 
@@ -185,9 +185,9 @@ class Watcher:
 
     def _tell(self, changes: list[Any]) -> None:
         others = [c[1:] for c in changes if len(c) == 3 and c[0] != self._database.origin]
-        kinds = {gate_id: kind for kind, gate_id in others if kind != LINK}
-        if len(kinds) < len({gate_id for _, gate_id in others}):
+        if any(kind == LINK for kind, _ in others):
             self._look_at_rest()
+        kinds = {gate_id: kind for kind, gate_id in others if kind not in (LINK, NOTIFIED)}
         if len(kinds) > MANY:
             self._lost_sight()
         elif kinds:

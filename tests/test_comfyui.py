@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from imagegate import comfyui
-from imagegate.comfyui import ComfyQueue
+from imagegate.comfyui import ComfyQueue, panel_address
 from imagegate.resume import End, Refused
 
 
@@ -189,3 +189,37 @@ def test_outputs_and_classes(server: Any) -> None:
     assert comfyui.node_classes() == ["Save", "Load"]
     # What is gone is asked for, so that ComfyUI refuses the prompt and says why.
     assert [queue.is_output(name) for name in ("Save", "Load", "Gone")] == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("listens", "called"),
+    [
+        ("127.0.0.1", "127.0.0.1"),
+        ("studio.example", "studio.example"),
+        ("fd00::7", "[fd00::7]"),
+        ("0.0.0.0", "192.0.2.7"),
+        ("::", "192.0.2.7"),
+        ("", "192.0.2.7"),
+    ],
+)
+def test_where_the_panel_is(
+    server: Any, monkeypatch: pytest.MonkeyPatch, listens: str, called: str
+) -> None:
+    """The panel's address is that on which ComfyUI listens; where that is all of the machine's
+    addresses, the one it has in its network.
+    """
+    monkeypatch.setattr(comfyui, "_in_network", lambda: "192.0.2.7")
+    server.address = listens
+    assert panel_address(server) == f"http://{called}:{server.port}/imagegate/"
+
+
+def test_this_machine_in_its_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without any network the machine goes by its name."""
+
+    class NoNetwork(socket.socket):
+        def connect(self, address: Any) -> None:
+            raise OSError("network is unreachable")
+
+    assert comfyui._in_network()
+    monkeypatch.setattr(socket, "socket", NoNetwork)
+    assert comfyui._in_network() == socket.gethostname()

@@ -19,7 +19,8 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from PIL import Image
 from yarl import URL
 
-from imagegate import api as api_module
+from imagegate import gate_server as gate_server_module
+from imagegate import serving as serving_module
 from imagegate.access import KeyDoor
 from imagegate.api import create_app
 from imagegate.gate_server import attach
@@ -99,7 +100,7 @@ SERVERS: list[uvicorn.Server] = []
 @pytest.fixture(autouse=True)
 def servers(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[uvicorn.Server]]:
     """Every panel server that is started, ended with its test."""
-    monkeypatch.setattr(api_module, "HEARTBEAT", 0.1)
+    monkeypatch.setattr(serving_module, "HEARTBEAT", 0.1)
     startup = uvicorn.Server.startup
 
     async def seen(self: uvicorn.Server, sockets: Any = None) -> None:
@@ -477,6 +478,43 @@ async def test_attaching_starts_nothing(front: Front) -> None:
     assert (waiting["id"], waiting["node_id"]) == (ticket.gate.id, "4:2")
     assert not front.service.started
     assert SERVERS == []
+
+
+@pytest.mark.parametrize(
+    ("set_to", "told"), [({}, [""]), ({"": "json://host"}, ["json://host"]), ({"_AFTER": "x"}, [])]
+)
+async def test_people_are_told_once_comfyui_has_started(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    set_to: dict[str, str],
+    told: list[str],
+) -> None:
+    """What the environment says of notices counts when ComfyUI starts; a setting that cannot be
+    used is named in the log, and parked gates go on all the same.
+    """
+    started: list[Any] = []
+
+    class Begins:
+        def __init__(self, *given: Any) -> None:
+            self.given = given
+
+        def start(self) -> None:
+            started.append(self.given)
+
+    monkeypatch.setattr(gate_server_module, "Resumer", Begins)
+    monkeypatch.setattr(gate_server_module, "Notices", Begins)
+    for name, value in set_to.items():
+        monkeypatch.setenv(f"IMAGEGATE_NOTIFY{name}", value)
+    service, comfy = Service(stored_bus(), build), PromptServer()
+    attach(comfy, service)
+    assert started == []
+    runner = web.AppRunner(comfy.app)
+    await runner.setup()
+    await runner.cleanup()
+    resumer, *notices = started
+    assert resumer[0] is service.bus
+    assert [settings.addresses for _, settings, _ in notices] == told
+    assert ("IMAGEGATE_NOTIFY_AFTER is 'x'" in caplog.text) is (not told)
 
 
 def test_websocket_notices() -> None:

@@ -14,7 +14,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "imagegate"
 HEAVY = {
-    "torch", "gradio", "comfy", "comfy_execution", "nodes", "server", "fastapi", "uvicorn", "fsspec"
+    "torch", "gradio", "comfy", "comfy_execution", "nodes", "server", "fastapi", "uvicorn",
+    "fsspec", "apprise",
 }  # fmt: skip
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
 
@@ -49,6 +50,7 @@ LIGHT = (
     "place",
     "resume",
     "listener",
+    "notices",
 )
 
 
@@ -68,7 +70,9 @@ def test_the_node_imports_without_comfyui() -> None:
     assert not loaded("gate") & (HEAVY - {"torch"})
 
 
-@pytest.mark.parametrize("module", ["model", "gate_bus", "newsroom", "background", "prompts"])
+@pytest.mark.parametrize(
+    "module", ["model", "gate_bus", "newsroom", "background", "prompts", "messages"]
+)
 def test_the_bus_needs_only_python(module: str) -> None:
     """The bus and the records import the standard library only."""
     code = f"import sys\nbefore = set(sys.modules)\nimport imagegate.{module}\n"
@@ -116,8 +120,18 @@ def test_only_the_edges_know_the_frameworks() -> None:
         "folder_paths": {"comfyui"},
         "execution": {"comfyui"},
         "aiohttp": {"gate_server"},
-        "sqlalchemy": {"database", "store", "parked", "workers", "house", "links", "migrations"},
+        "sqlalchemy": {
+            "database",
+            "store",
+            "parked",
+            "told",
+            "workers",
+            "house",
+            "links",
+            "migrations",
+        },
         "fsspec": {"place"},
+        "apprise": {"messenger"},
     }
     for module in MODULES:
         for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text())):
@@ -199,7 +213,7 @@ def test_the_pack_as_comfyui_loads_it(with_server: bool) -> None:
     assert (pack["routes"] >= 3) is with_server
     assert (pack["threads"], pack["opened"]) == (0, [])
     new = {name.partition(".")[0] for name in pack["new"]}
-    assert not new & {"gradio", "fastapi", "uvicorn", "pydantic", "sqlalchemy"}
+    assert not new & {"gradio", "fastapi", "uvicorn", "pydantic", "sqlalchemy", "apprise"}
     assert not pack["twice"], "the package was imported under a second name"
     assert pack["took"] < 0.5  # benchmarks/ measure the real target, 50 ms
 

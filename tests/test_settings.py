@@ -9,7 +9,14 @@ from typing import Any
 import pytest
 
 from imagegate.model import StoreError
-from imagegate.settings import KEEP_DAYS, Settings, read_settings
+from imagegate.settings import (
+    KEEP_DAYS,
+    NOTIFY_AFTER,
+    NoticeSettings,
+    Settings,
+    read_notice_settings,
+    read_settings,
+)
 
 DAY = 24 * 3600
 
@@ -86,3 +93,48 @@ def test_a_long_or_odd_name(tmp_path: Path) -> None:
     found = read(tmp_path, IMAGEGATE_WORKER="n" * 300)
     assert found.worker == "n" * 100
     assert "\udcff" not in read(tmp_path, IMAGEGATE_WORKER="box \udcff").worker
+
+
+def test_nobody_is_told_by_default() -> None:
+    """Without any setting there are no notices; blanks are no setting."""
+    names = ("", "_AFTER", "_DIGEST", "_IMAGE")
+    blank = {f"IMAGEGATE_NOTIFY{name}": " " for name in names} | {"IMAGEGATE_URL": " "}
+    assert read_notice_settings({}) == NoticeSettings() == read_notice_settings(blank)
+    assert NoticeSettings() == NoticeSettings("", NOTIFY_AFTER, 0, False, "")
+    assert NOTIFY_AFTER == 60
+
+
+def test_who_is_told() -> None:
+    """What is set counts; a service's address does not show in what is printed of it."""
+    found = read_notice_settings(
+        {
+            "IMAGEGATE_NOTIFY": " json://ada:SECRET@host, form://host ",
+            "IMAGEGATE_NOTIFY_AFTER": "0",
+            "IMAGEGATE_NOTIFY_DIGEST": " 600 ",
+            "IMAGEGATE_NOTIFY_IMAGE": "1",
+            "IMAGEGATE_URL": " https://gate.example/imagegate/ ",
+        }
+    )
+    address = "json://ada:SECRET@host, form://host"
+    assert found == NoticeSettings(address, 0, 600, True, "https://gate.example/imagegate/")
+    assert "SECRET" not in repr(found)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("IMAGEGATE_NOTIFY_AFTER", "a while", "give a number of seconds, 0 or more"),
+        ("IMAGEGATE_NOTIFY_AFTER", "-1", "give a number of seconds"),
+        ("IMAGEGATE_NOTIFY_DIGEST", "nan", "give a number of seconds"),
+        ("IMAGEGATE_NOTIFY_IMAGE", "yes", "give 1 to send the preview along, or 0"),
+        ("IMAGEGATE_URL", "gate.example", "give the panel's http:// or https:// address"),
+        ("IMAGEGATE_URL", "javascript:alert(1)", "http:// or https://"),
+        ("IMAGEGATE_URL", "http://a b", "http:// or https://"),
+    ],
+)
+def test_notices_that_cannot_be(name: str, value: str, allowed: str) -> None:
+    """The message names the setting, what it is and what it may be."""
+    with pytest.raises(StoreError) as caught:
+        read_notice_settings({name: value})
+    assert str(caught.value).startswith(f"{name} is {value!r}; ")
+    assert allowed in str(caught.value)

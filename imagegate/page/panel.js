@@ -1,11 +1,11 @@
 /**
  * The panel's page: shows the gate in front, takes clicks and keys. What it knows comes from
- * `Gates`; the mask editor is Gradio's, see `Painting`, and what is past is shown by `Records`.
+ * `OperatorGates`; the mask editor is Gradio's, see `Painting`, and what is past is shown by `Records`.
  *
  * All texts that people wrote (titles, labels, notes, names) enter the page as text, never as HTML.
  */
 
-import { Gates } from "./shared/gates.js";
+import { OperatorGates } from "./operator_gates.js";
 import { Painting } from "./painting.js";
 import { Alerts } from "./shared/alerts.js";
 import { $, age, element, remembered, say, span } from "./shared/parts.js";
@@ -22,7 +22,7 @@ const NAME = "imagegate.name";
 const query = new URLSearchParams(location.search);
 const base = new URL("../", import.meta.url);
 const embedded = query.get("embed") === "1";
-const gates = new Gates(base, query.get("node") ?? "", query.get("workflow") ?? "");
+const gates = new OperatorGates(base, query.get("node") ?? "", query.get("workflow") ?? "");
 const painting = new Painting({ looking: () => view, begins: unzoom, ends: () => view.gate && showMask(view.gate), fit });
 const records = new Records(gates, embedded, undo);
 const share = new Share(gates);

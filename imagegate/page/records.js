@@ -31,7 +31,7 @@ export class Records {
   #status = null; // as it was last rendered
 
   /**
-   * @param {Gates} gates
+   * @param {OperatorGates} gates
    * @param {boolean} embedded without history and store
    * @param {function} undo takes a gate's answer back
    */

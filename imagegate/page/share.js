@@ -76,7 +76,7 @@ export class Share {
   #asked = 0;
   #rows = new Map(); // link id -> its row
 
-  /** @param {Gates} gates tells of changes, and knows the titles there are */
+  /** @param {OperatorGates} gates tells of changes, and knows the titles there are */
   constructor(gates) {
     this.#gates = gates;
   }
@@ -98,7 +98,7 @@ export class Share {
       event.preventDefault();
       this.#make();
     };
-    for (const kind of ["reload", "links"]) this.#gates.addEventListener(kind, () => this.#read());
+    for (const kind of ["read", "links"]) this.#gates.addEventListener(kind, () => this.#read());
     setInterval(() => this.open && this.#render(), TICK);
   }
 

@@ -1,20 +1,18 @@
 /**
- * The gates as this page knows them: REST, the event stream, the queue. No DOM.
+ * The gates as a page knows them, whoever looks at it: REST, the event stream, the queue. No DOM.
  *
  * The server is the truth. After each (re)connection the list is read anew, then the events keep
  * it current; an answer is sent until the server has said what became of it.
  */
 
+import { Sender, reason } from "./sender.js";
 import { subscribe } from "./stream.js";
 
 const PAGE = 50;
 const LOW = 5; // fewer known gates than this: read the next page
 const HISTORY = 30;
-const RETRY_FIRST = 400; // ms
-const RETRY_MOST = 5000;
 const SLOW = 300; // ms after which an answer that is still on its way is spoken of
 const FIRST = 1; // version of a gate that was just published
-const GONE_FOR_NOW = new Set([502, 503, 504]);
 
 /** @typedef {{id: string, title: string, labels: string[], state: string, batch: number}} Gate */
 
@@ -29,16 +27,19 @@ export class Gates extends EventTarget {
   waiting = 0;
   /** What a folder session says of itself; null in ComfyUI. */
   progress = null;
-  /** What the store says of itself and of who shares it; null where there is none. */
-  status = null;
   /** Who answers here. */
   me = () => "";
+  /** The list of what ended, and where it goes on; null where it does not. */
+  past = "history?";
+  older = null;
   online = false;
   /** Whether more gates are on their way to this page. */
   reading = false;
   loaded = false;
   /** Whether the lists were read since the connection came. */
   fresh = false;
+  /** Whether this page may no longer know of any gate. */
+  over = false;
   /** Server's clock minus this one's, in seconds. */
   clock = 0;
 
@@ -50,9 +51,10 @@ export class Gates extends EventTarget {
   #undone = Promise.resolve();
   #sending = new Map(); // gate id -> answer on its way
   #over = new Map(); // gate id -> its version when it ended, for lists that were read before
-  #asleep = new Set(); // answers that wait for the connection
+  #sender = new Sender((url, options) => this.fetch(url, options));
   #meanwhile = new Map(); // gates that came back before the answer to them was confirmed
   #mine = []; // gates decided here that can be taken back, newest last
+  #deaf = () => {}; // ends the event stream
 
   /**
    * @param {URL} base of the panel, ends with a slash
@@ -65,11 +67,6 @@ export class Gates extends EventTarget {
     this.#base = base;
     this.#node = node;
     this.#workflow = node && workflow;
-  }
-
-  /** The ComfyUIs that share the store. */
-  get workers() {
-    return this.status?.workers.filter((worker) => worker.kind === "comfyui") ?? [];
   }
 
   get current() {
@@ -98,13 +95,31 @@ export class Gates extends EventTarget {
     return this.url(`gates/${gate.id}/mask/${index}`).href;
   }
 
-  /** Listen for as long as the page lives. */
-  listen() {
-    subscribe(this.#base, (kind, content) => {
-      this.#setOnline(kind !== "lost");
-      this.dispatchEvent(new Event(kind));
-      if (kind !== "lost") this.#inOrder(() => this.#take(kind, content));
-    });
+  /**
+   * Listen for as long as the page lives, or until it is over.
+   *
+   * @param {string} whose pages of this name share a stream
+   */
+  listen(whose = "") {
+    this.#deaf = subscribe(this.#base, (kind, content) => this.heard(kind, content), whose);
+  }
+
+  /** News from the server; "lost" says that the connection broke. */
+  heard(kind, content) {
+    if (this.over) return;
+    this.#setOnline(kind !== "lost");
+    if (kind === "over") this.end();
+    else if (kind !== "lost") this.#inOrder(() => !this.over && this.#take(kind, content));
+  }
+
+  /** Forget all gates, and ask and hear nothing more. */
+  end() {
+    if (this.over) return;
+    this.over = true;
+    this.#deaf();
+    Object.assign(this, { queue: [], skipped: [], history: [], waiting: 0, progress: null });
+    this.#sender.end();
+    this.dispatchEvent(new Event("over"));
   }
 
   #take(kind, content) {
@@ -118,7 +133,7 @@ export class Gates extends EventTarget {
     if (kind === "published") this.#published(content.gate);
     else if (kind === "masked") this.#updated(content.gate);
     else if (content.gate) this.#ended(content.gate);
-    this.#changed();
+    this.changed();
     return null;
   }
 
@@ -127,16 +142,16 @@ export class Gates extends EventTarget {
     const shown = this.current;
     try {
       const [page, past] = await Promise.all([
-        this.#get(this.#filtered(`gates?limit=${PAGE}`)),
-        this.#get(this.#filtered(`history?limit=${HISTORY}`)),
+        this.get(this.#filtered(`gates?limit=${PAGE}`)),
+        this.get(this.#filtered(`${this.past}limit=${HISTORY}`)),
       ]);
+      if (this.over) return;
       const open = page.gates.filter((gate) => this.#isOpen(gate));
       const put_off = new Set(this.skipped.map((gate) => gate.id));
       this.queue = urgentFirst(open.filter((gate) => !put_off.has(gate.id)));
       this.skipped = open.filter((gate) => put_off.has(gate.id));
       this.#cursor = page.next;
-      this.history = past.gates;
-      for (const gate of this.history) this.#forgetUndo(gate);
+      this.#setPast(past);
       for (const gate of open) this.#waitsAgain(gate);
       this.waiting = page.waiting;
       this.progress = page.progress ?? null;
@@ -145,28 +160,39 @@ export class Gates extends EventTarget {
     } catch {
       return; // the event stream notices too, and calls again
     }
+    if (this.over) return;
     this.loaded = this.fresh = true;
     this.#refill();
-    this.#changed();
-    this.readStatus();
+    this.changed();
+    this.dispatchEvent(new Event("read"));
   }
 
-  /** Ask how the store is, where there is one: a folder has none. */
-  async readStatus() {
-    if (this.progress) return;
-    const reply = await fetch(this.url("status"), { cache: "no-store" }).catch(() => null);
-    if (!reply?.ok && reply?.status !== 404) return; // as it was, until it can be asked again
-    this.status = reply.ok ? await reply.json() : null;
-    this.#changed();
+  /** Read what ended anew, newest first. */
+  readPast() {
+    return this.#inOrder(async () => {
+      const past = await this.get(this.#filtered(`${this.past}limit=${HISTORY}`));
+      if (!this.over) this.#setPast(past);
+      this.changed();
+    });
   }
 
-  /** All that happened to a gate, oldest first: [lines, ""], or [null, why not]. */
-  async lines(gate) {
-    try {
-      return [(await this.#get(this.url(`gates/${gate.id}/history`))).lines, ""];
-    } catch (error) {
-      return [null, error.message];
-    }
+  /** The next page of what ended. */
+  readOlder() {
+    return this.#inOrder(async () => {
+      if (this.older === null) return;
+      const page = await this.get(this.#filtered(`${this.past}limit=${HISTORY}&cursor=${this.older}`));
+      if (this.over) return;
+      const known = new Set(this.history.map((gate) => gate.id));
+      this.history.push(...page.gates.filter((gate) => !known.has(gate.id)));
+      this.older = page.next;
+      this.changed();
+    });
+  }
+
+  #setPast(page) {
+    this.history = page.gates;
+    this.older = page.next;
+    for (const gate of this.history) this.#forgetUndo(gate);
   }
 
   /** Put the gate on show off until the others were shown. */
@@ -175,28 +201,31 @@ export class Gates extends EventTarget {
     if (!gate) return;
     this.skipped.push(gate);
     this.#refill();
-    this.#changed();
-    this.#say(this.current === gate ? "There is no other gate to go to." : `Skipped ${gate.title}.`);
+    this.changed();
+    this.say(this.current === gate ? "There is no other gate to go to." : `Skipped ${gate.title}.`);
   }
 
-  decide(gate, route, signed) {
-    return this.#answer(gate, "decision", { route, ...signed }, `“${gate.labels[route - 1]}”`);
-  }
-
-  stop(gate, signed) {
-    return this.#answer(gate, "stop", signed, "Stop");
+  /** Each click has its own key, by which the server knows it again when it is sent twice. */
+  decide(gate, route, words) {
+    const click = { route, ...words, key: newKey() };
+    return this.answer(gate, "decision", click, `“${gate.labels[route - 1]}”`);
   }
 
   /** The gate that Undo would take back: this page's last decision, else this person's. */
   get undoable() {
-    const mine = (gate) => this.progress || (gate.decision.by ?? "") === this.me();
-    const newest = this.history.find((gate) => gate.state === "decided" && gate.undoable && mine(gate));
+    const back = (gate) => gate.state === "decided" && gate.undoable && this.isMine(gate);
+    const newest = this.history.find(back);
     return this.#mine.at(-1) ?? newest ?? null;
   }
 
   /** The gate that was given a route last, by anybody. */
   get answered() {
     return this.history.find((gate) => gate.decision && gate.decision.route !== null) ?? null;
+  }
+
+  /** Whether a decision is this person's, for Undo. */
+  isMine(gate) {
+    return Boolean(this.progress) || (gate.decision.by ?? "") === this.me();
   }
 
   /** One after the other, and after the answers on their way: it is the last one that is meant. */
@@ -211,105 +240,79 @@ export class Gates extends EventTarget {
   async #undo(gate) {
     const last = this.answered;
     if (!gate && !last) {
-      this.#say("There is nothing to undo.", "bad");
+      this.say("There is nothing to undo.", "bad");
       return;
     }
     if (!gate && last.undoable) {
-      this.#say(`${told(last.decision)} for ${last.title}; the history can take it back.`, "bad");
+      this.say(`${told(last.decision)} for ${last.title}; the history can take it back.`, "bad");
       return;
     }
     gate ??= last; // the server knows why it is too late
-    const [status, body] = await this.#send(gate, "undo", {});
+    const [status, body] = await this.send(gate, "undo", {});
+    if (this.over) return;
     this.#mine = this.#mine.filter((one) => one.id !== gate.id);
     if (status !== 200) {
-      this.#say(`Not undone: ${body.error}`, "bad");
+      this.say(`Not undone: ${body.error}`, "bad");
     } else {
       this.#waitsAgain(gate);
       this.#drop(gate.id);
       this.queue.unshift(body);
-      this.#say(`Taken back: ${gate.title} waits again.`);
+      this.say(`Taken back: ${gate.title} waits again.`);
     }
-    this.#changed();
+    this.changed();
     if (!this.undoable) this.#inOrder(() => this.#readAll()); // for older decisions
   }
 
-  /** See to it that an answer is not used again. */
-  async askAgain(gate) {
-    const [status, body] = await this.#send(gate, "ask-again", {});
-    if (status === 200) {
-      this.#remember(body);
-      this.#say(`Asked again from now on: images like ${gate.title}.`, "good");
-    } else {
-      this.#say(`Not done: ${body.error}`, "bad");
-    }
-    this.#changed();
-  }
-
   async clearMask(gate, index) {
-    const reply = await fetch(this.mask(gate, index), { method: "DELETE" }).catch(() => null);
-    if (reply?.ok) this.#say("Mask cleared.");
-    else this.#say(`Mask not cleared: ${await reason(reply)}`, "bad");
+    const reply = await this.fetch(this.mask(gate, index), { method: "DELETE" }).catch(() => null);
+    if (reply?.ok) this.say("Mask cleared.");
+    else this.say(`Mask not cleared: ${await reason(reply)}`, "bad");
+    return reply?.ok ?? false;
   }
 
   // -- answers
 
-  #answer(gate, path, body, said) {
+  answer(gate, path, body, said) {
     const answer = this.#deliver(gate, path, body, said);
     this.#sending.set(gate.id, answer);
     this.#drop(gate.id);
     this.#refill();
-    this.#changed();
+    this.changed();
     return answer;
   }
 
   async #deliver(gate, path, body, said) {
-    const slow = setTimeout(() => this.#say(`${said} for ${gate.title}: sending …`, "busy"), SLOW);
-    const [status, reply] = await this.#send(gate, path, body);
+    const slow = setTimeout(() => this.say(`${said} for ${gate.title}: sending …`, "busy"), SLOW);
+    const [status, reply] = await this.send(gate, path, body);
     clearTimeout(slow);
     this.#sending.delete(gate.id);
+    if (this.over) return;
     if (status < 422) this.#ends(gate);
     if (status === 200) {
       const taken = this.history.some((one) => one.id === gate.id && !one.undoable);
       if (path === "decision" && gate.undoable && !taken) this.#mine.push(gate);
       const later = gate.state === "parked" && path === "decision" ? "; it goes on by itself" : "";
-      this.#say(`${said} recorded for ${gate.title}${later}.`, "good");
+      this.say(`${said} recorded for ${gate.title}${later}.`, "good");
     } else if (status === 409 && reply.decision) {
-      this.#say(`Too late for ${gate.title}: ${told(reply.decision)} first.`, "bad");
+      this.say(`Too late for ${gate.title}: ${told(reply.decision)} first.`, "bad");
     } else if (status === 404 || status === 410) {
-      this.#say(`${gate.title} is over: ${reply.error}`, "bad");
+      this.say(`${gate.title} is over: ${reply.error}`, "bad");
     } else {
       this.queue.unshift(gate); // it still waits
-      this.#say(`Not recorded: ${reply.error}`, "bad");
+      this.say(`Not recorded: ${reply.error}`, "bad");
     }
     const back = this.#meanwhile.get(gate.id);
     if (back) this.#published(back);
     this.#meanwhile.delete(gate.id);
-    this.#changed();
+    this.changed();
   }
 
-  /** Post until there is an answer. Sending twice is safe: the server knows a repetition. */
-  async #send(gate, path, body) {
-    for (let pause = RETRY_FIRST; ; pause = Math.min(pause * 2, RETRY_MOST)) {
-      try {
-        const reply = await fetch(this.url(`gates/${gate.id}/${path}`), {
-          method: "POST",
-          headers: { "content-type": "application/json" },
-          body: JSON.stringify(body),
-        });
-        if (!GONE_FOR_NOW.has(reply.status)) {
-          return [reply.status, await reply.json().catch(() => ({ error: reply.statusText }))];
-        }
-        const why = await reason(reply);
-        if (why) this.#say(`${gate.title}: ${why}. Trying again …`, "busy");
-      } catch {
-        // no connection: said below, tried again
-      }
+  /** Post until there is an answer: [status, body]. */
+  send(gate, path, body) {
+    return this.#sender.post(this.url(`gates/${gate.id}/${path}`), body, (why) => {
+      if (why) this.say(`${gate.title}: ${why}. Trying again …`, "busy");
       this.#setOnline(false);
-      await new Promise((wake) => {
-        this.#asleep.add(wake);
-        setTimeout(wake, pause);
-      });
-    }
+    });
   }
 
   // -- news
@@ -325,7 +328,7 @@ export class Gates extends EventTarget {
       // A new one with unread pages before it will be read in its turn.
       const urgent = gate.state === "waiting" && this.queue.some((one) => one.state === "parked");
       if (again || urgent || this.#cursor === null) this.#line([gate]);
-      if (gate.reason) this.#say(`${gate.title} could not go on: it waits again.`, "bad");
+      if (gate.reason) this.say(`${gate.title} could not go on: it waits again.`, "bad");
     }
   }
 
@@ -349,17 +352,17 @@ export class Gates extends EventTarget {
     this.#meanwhile.delete(gate.id);
     const shown = this.current?.id === gate.id;
     this.#drop(gate.id);
-    this.#remember(gate);
+    this.remember(gate);
     this.#forgetUndo(gate);
     if (shown) {
-      const why = gate.decision && gate.state !== "expired" ? told(gate.decision) : gate.reason;
-      this.#say(`${gate.title}: ${why}.`, "bad");
+      const why = gate.decision && gate.state !== "expired" ? `${told(gate.decision)} first` : gate.reason;
+      this.say(`${gate.title}: ${why}.`, "bad");
     }
     this.#refill();
   }
 
   /** In the history a gate keeps its place; one that was decided long ago gets it. */
-  #remember(gate) {
+  remember(gate) {
     const at = this.history.findIndex((one) => one.id === gate.id);
     if (at >= 0) {
       if (this.history[at].version <= gate.version) this.history[at] = gate;
@@ -367,8 +370,9 @@ export class Gates extends EventTarget {
     }
     const old = gate.resuming || gate.state === "resumed";
     const after = old ? this.history.findIndex((one) => one.decision?.at < gate.decision.at) : 0;
-    this.history.splice(after < 0 ? HISTORY : after, 0, gate);
-    this.history.length = Math.min(this.history.length, HISTORY);
+    const most = Math.max(HISTORY, this.history.length); // more, where older ones were asked for
+    this.history.splice(after < 0 ? most : after, 0, gate);
+    this.history.length = Math.min(this.history.length, most);
   }
 
   #forgetUndo(gate) {
@@ -408,8 +412,13 @@ export class Gates extends EventTarget {
     return url;
   }
 
-  async #get(url) {
-    const reply = await fetch(url, { cache: "no-store" });
+  /** Every call goes through here. */
+  fetch(url, options) {
+    return fetch(url, options);
+  }
+
+  async get(url) {
+    const reply = await this.fetch(url, { cache: "no-store" });
     if (!reply.ok) throw new Error(await reason(reply));
     return reply.json();
   }
@@ -417,13 +426,14 @@ export class Gates extends EventTarget {
   async #keepInFront(shown) {
     const rest = this.queue.filter((gate) => gate.id !== shown.id);
     const known = this.queue.find((gate) => gate.id === shown.id);
-    const reply = known ?? (await fetch(this.url(`gates/${shown.id}`)).then((r) => r.json()));
+    const reply = known ?? (await this.get(this.url(`gates/${shown.id}`)));
     if (["waiting", "parked"].includes(reply.state)) this.queue = [reply, ...rest];
   }
 
   /** A list that is read and the news about it must not overtake each other. */
   #inOrder(act) {
     this.#news = this.#news.then(act).catch((error) => console.error(error));
+    return this.#news;
   }
 
   #drop(id) {
@@ -444,7 +454,7 @@ export class Gates extends EventTarget {
 
   async #readOn() {
     try {
-      const page = await this.#get(this.#filtered(`gates?limit=${PAGE}&cursor=${this.#cursor ?? ""}`));
+      const page = await this.get(this.#filtered(`gates?limit=${PAGE}&cursor=${this.#cursor ?? ""}`));
       const unknown = (gate) => !this.#open(gate.id) && this.#isOpen(gate);
       this.#line(page.gates.filter(unknown));
       this.#cursor = page.next;
@@ -454,25 +464,22 @@ export class Gates extends EventTarget {
     } catch {
       this.reading = false; // the next change tries again
     }
-    this.#changed();
+    this.changed();
   }
 
   #setOnline(online) {
-    if (online) {
-      for (const wake of this.#asleep) wake(); // what could not be sent is sent now
-      this.#asleep.clear();
-    }
+    if (online) this.#sender.wake();
     if (this.online === online) return;
     this.online = online;
     if (!online) this.fresh = false;
-    this.#changed();
+    this.changed();
   }
 
-  #changed() {
+  changed() {
     this.dispatchEvent(new Event("change"));
   }
 
-  #say(text, tone = "") {
+  say(text, tone = "") {
     this.dispatchEvent(new CustomEvent("said", { detail: { text, tone } }));
   }
 }
@@ -483,14 +490,14 @@ function urgentFirst(gates) {
   return [...gates.filter((gate) => !parked(gate)), ...gates.filter(parked)];
 }
 
-/** "Anna chose “keep”" */
+/** "Anna chose “keep”"; a decision that is marked as this person's own: "You chose “keep”" */
 export function told(decision) {
-  const who = decision.by || "somebody";
+  const who = decision.mine ? "You" : decision.by || "somebody";
   return decision.route === null ? `${who} stopped it` : `${who} chose “${decision.label}”`;
 }
 
-async function reason(reply) {
-  if (!reply) return "no connection";
-  const body = await reply.json().catch(() => ({}));
-  return body.error ?? reply.statusText;
+/** Nobody guesses it. (randomUUID would need HTTPS, which a network's own address has not.) */
+function newKey() {
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }

@@ -4,38 +4,53 @@
  * shared worker. Where there are no shared workers (phones) a page has its own.
  */
 
-const KINDS = ["reload", "alive", "published", "masked", "decided", "withdrawn", "links"];
+const KINDS = ["reload", "alive", "published", "masked", "decided", "withdrawn", "links", "over"];
 const RETRY_FIRST = 400; // ms
 const RETRY_MOST = 5000;
 const SILENT = 16_000; // ms; the server says something every 5 s, so the line is dead
 
-/** Calls `tell(kind, content)` for all news; kind "lost" says that the connection broke. */
-export function subscribe(base, tell) {
-  if (!globalThis.SharedWorker) {
-    follow(new URL("api/events", base), tell);
-    return;
-  }
-  const script = new URL("stream_worker.js", import.meta.url);
-  const worker = new SharedWorker(script, { type: "module", name: "imagegate" });
-  worker.port.onmessage = ({ data: [kind, content] }) => tell(kind, content);
-  worker.onerror = () => follow(new URL("api/events", base), tell);
-  addEventListener("pagehide", () => worker.port.postMessage("bye"));
+/**
+ * Calls `tell(kind, content)` for all news; kind "lost" says that the connection broke, "over" that
+ * there will be no more. Returns what ends it.
+ *
+ * @param {string} whose pages of this name share a stream
+ */
+export function subscribe(base, tell, whose = "") {
   // A page that comes back from the browser's memory has missed everything.
   addEventListener("pageshow", (event) => event.persisted && location.reload());
+  const url = new URL("api/events", base);
+  if (!globalThis.SharedWorker) return follow(url, tell);
+  const script = new URL("stream_worker.js", import.meta.url);
+  const worker = new SharedWorker(script, { type: "module", name: `imagegate ${whose}`.trim() });
+  const bye = () => worker.port.postMessage("bye");
+  let end = () => {
+    bye();
+    worker.port.close();
+  };
+  worker.port.onmessage = ({ data: [kind, content] }) => tell(kind, content);
+  worker.onerror = () => (end = follow(url, tell));
+  addEventListener("pagehide", bye);
+  return () => end();
 }
 
 /** Follow the stream at `url`, and open it again whenever it breaks or falls silent. */
 export function follow(url, tell) {
   let pause = RETRY_FIRST;
   let watchdog = 0;
+  let source = null;
+  let next = 0;
+  const end = () => {
+    clearTimeout(watchdog);
+    clearTimeout(next);
+    source.close();
+  };
   const open = () => {
-    const source = new EventSource(url);
+    source = new EventSource(url);
     const again = () => {
-      tell("lost", null);
-      clearTimeout(watchdog);
-      source.close();
-      setTimeout(open, pause);
+      end();
+      next = setTimeout(open, pause); // first: whoever is told may end it
       pause = Math.min(pause * 2, RETRY_MOST);
+      tell("lost", null);
     };
     const heard = () => {
       clearTimeout(watchdog);
@@ -44,7 +59,8 @@ export function follow(url, tell) {
     for (const kind of KINDS) {
       source.addEventListener(kind, (event) => {
         pause = RETRY_FIRST;
-        heard();
+        if (kind === "over") end();
+        else heard();
         tell(kind, JSON.parse(event.data));
       });
     }
@@ -52,4 +68,5 @@ export function follow(url, tell) {
     heard();
   };
   open();
+  return end;
 }

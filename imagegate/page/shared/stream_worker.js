@@ -15,4 +15,5 @@ globalThis.onconnect = ({ ports: [port] }) => {
 follow(new URL("../../api/events", import.meta.url), (kind, content) => {
   online = kind !== "lost";
   for (const port of ports) port.postMessage([kind, content]);
+  if (kind === "over") globalThis.close(); // whoever comes later begins with a worker of its own
 });

@@ -1,0 +1,316 @@
+/**
+ * The approver's page: shows the gate in front, takes taps and keys. What it knows comes from
+ * `ApproverGates`, the images from `Pictures`, and `Look` shows them; a mask is painted in `Mask`.
+ *
+ * All texts that people wrote (titles, labels, notes, names) enter the page as text, never as HTML.
+ */
+
+import { Alerts } from "./shared/alerts.js";
+import { $, element, say, span } from "./shared/parts.js";
+import { ApproverGates } from "./approver_gates.js";
+import { layout } from "./layout.js";
+import { Look } from "./look.js";
+import { Mask } from "./mask.js";
+import { Past } from "./past.js";
+
+const SETTLE = 200; // ms in which a double tap does not decide the gate that has just come
+const PAN = 80; // px an arrow key moves a zoomed image
+const FADES = 5000; // ms after which a sentence makes room for the image
+const URGENT = 30; // s
+const SHORT = 8; // characters of a label that has room in a third of a phone
+const AGAIN = 2000; // ms between attempts to begin
+const OVER = {
+  invalid: "This link is no longer valid. Ask whoever sent it for a new one.",
+  left: "You have left. To come back, open your link again or ask for a new one.",
+};
+const UNSENT = "The answer that was on its way may not have been recorded.";
+
+const gates = new ApproverGates(new URL("../", import.meta.url), "", "");
+
+/** What this page shows beside the gates themselves. */
+const view = {
+  gate: null,
+  version: -1,
+  shownAt: 0,
+  online: false,
+  saidAt: 0,
+  notes: new Map(), // gate id -> what is written but not sent
+};
+let look, mask, past, alerts;
+
+// -- building
+
+async function begin() {
+  gates.addEventListener("over", goDark);
+  while (!gates.over) {
+    try {
+      await gates.open();
+      break;
+    } catch {
+      if (gates.over) return;
+      $("ig-wait").textContent = "No connection. Trying again …";
+      await new Promise((wake) => setTimeout(wake, AGAIN));
+    }
+  }
+  build();
+}
+
+function build() {
+  const { may } = gates.person;
+  document.body.innerHTML = layout(may);
+  document.body.dataset.may = may;
+  look = new Look(gates);
+  mask = may === "mask" ? new Mask(gates, look) : null;
+  past = new Past(gates, undo);
+  alerts = new Alerts($("ig-alerts"));
+
+  $("ig-skip").onclick = () => leavesMask() && gates.skip();
+  if (may !== "look") {
+    $("ig-undo").onclick = () => undo();
+    $("ig-note-open").onclick = () => showWords($("ig-words").hidden, true);
+    $("ig-note").oninput = keepNote;
+    $("ig-note").onkeydown = (event) => event.key === "Enter" && event.target.blur();
+  }
+  document.addEventListener("keydown", key);
+  addEventListener("beforeunload", (event) => {
+    if (gates.unsent) event.preventDefault(); // an answer is still on its way
+  });
+  gates.addEventListener("change", render);
+  gates.addEventListener("said", (event) => tell(event.detail));
+  look.addEventListener("said", (event) => tell(event.detail));
+  mask?.addEventListener("said", (event) => tell(event.detail));
+  mask?.addEventListener("change", render);
+  setInterval(clock, 1000);
+  visualViewport?.addEventListener("resize", fit);
+  fit();
+  render();
+}
+
+/** The keyboard of a phone takes its room from the image, not from the buttons. */
+function fit() {
+  if (visualViewport.scale !== 1) return;
+  document.documentElement.style.setProperty("--ig-height", `${visualViewport.height}px`);
+  scrollTo(0, 0);
+}
+
+// -- showing
+
+function render() {
+  if (gates.over) return;
+  const gate = gates.current;
+  if (gate?.id !== view.gate?.id) show(gate);
+  else if (gate && gate.version !== view.version) look.update(gate);
+  view.gate = gate;
+  view.version = gate?.version ?? -1;
+  const { waiting, loaded, online, unsent } = gates;
+  document.body.classList.toggle("ig-idle", gate === null);
+  document.body.classList.toggle("ig-painting", Boolean(mask?.now));
+  $("ig-pending").textContent = !loaded ? "" : waiting ? `${waiting} left` : "none left";
+  document.title = waiting ? `(${waiting}) Image Gate` : "Image Gate";
+  if (loaded) alerts.count(waiting);
+  $("ig-offline").hidden = online || !loaded;
+  $("ig-offline").textContent = unsent
+    ? `Connection lost. ${unsent === 1 ? "Your answer is" : `${unsent} answers are`} kept here and sent as soon as it is back. Keep this page open.`
+    : "Connection lost. Trying again …";
+  if (online && !view.online) look.again(); // what failed without a connection
+  view.online = online;
+  $("ig-skip").disabled = gates.queue.length + gates.skipped.length < 2;
+  if ($("ig-undo")) $("ig-undo").disabled = gates.undoable === null;
+  clock();
+  renderEmpty(gate);
+  renderProgress();
+  past.render();
+  look.ahead();
+}
+
+/** Another gate, or none, comes to the front. */
+function show(gate) {
+  if (mask?.now && mask.now.gate.id !== gate?.id) mask.close();
+  const focused = document.activeElement?.closest("#ig-routes button")?.id;
+  view.gate = gate;
+  view.shownAt = performance.now();
+  $("ig-title").textContent = gate?.title ?? "";
+  if ($("ig-note")) {
+    $("ig-note").value = view.notes.get(gate?.id) ?? "";
+    showWords(Boolean($("ig-note").value), false);
+  }
+  const labels = gate?.labels ?? [];
+  const buttons = labels.map((label, i) => routeButton(gate, label, i + 1));
+  $("ig-routes")?.replaceChildren(...buttons);
+  if ($("ig-routes")) $("ig-routes").dataset.many = crowd(labels);
+  $(focused)?.focus({ preventScroll: true }); // whoever decides by Tab and Enter goes on from here
+  look.show(gate);
+}
+
+/** How the buttons stand: a few short ones side by side, long ones below each other. */
+function crowd(labels) {
+  if (labels.length > 4) return "many";
+  return labels.length === 3 && labels.every((label) => label.length <= SHORT) ? "row" : labels.length;
+}
+
+function routeButton(gate, label, route) {
+  const button = element("button", "", { id: `ig-route-${route}`, type: "button" });
+  button.append(element("span", `${route} · ${label}`));
+  button.onclick = (event) => decide(gate, route, event.timeStamp);
+  return button;
+}
+
+function clock() {
+  if (gates.over) return;
+  const gate = gates.current;
+  const now = Date.now() / 1000 + gates.clock;
+  if (gates.loaded && now >= gates.person.expires_at) {
+    gates.end(); // also where no server can say so
+    return;
+  }
+  const size = gate ? `${gate.width} × ${gate.height}` : "";
+  const which = gate?.batch > 1 ? `${look.index + 1} of ${gate.batch}` : "";
+  $("ig-facts").textContent = [which, size].filter(Boolean).join(" · ");
+  const left = gate?.deadline ? gate.deadline - now : null;
+  $("ig-clock").textContent = left === null ? "" : `${span(left)} to decide`;
+  $("ig-clock").classList.toggle("ig-urgent", left !== null && left < URGENT);
+  if (view.saidAt && performance.now() - view.saidAt > FADES) {
+    view.saidAt = 0;
+    $("ig-status").classList.add("ig-past");
+  }
+}
+
+/** Say what just happened, over the image. */
+function tell(said) {
+  if (gates.over) return;
+  say(said);
+  $("ig-status").classList.remove("ig-past");
+  view.saidAt = said.tone === "busy" ? 0 : performance.now();
+}
+
+function renderEmpty(gate) {
+  $("ig-empty").hidden = gate !== null;
+  // Whoever waits wants to be told; whoever looks at an image has the sheet for it.
+  const host = gate === null && gates.loaded ? $("ig-empty-alerts") : $("ig-past").querySelector("footer");
+  const toggles = $("ig-alerts");
+  if (toggles.parentNode !== host) host.insertBefore(toggles, host.querySelector("#ig-leave"));
+  if (gate) return;
+  const [head, text] = $("ig-empty").children;
+  const session = gates.progress;
+  const words = (title, more) => ([head.textContent, text.textContent] = [title, more]);
+  if (!gates.loaded) words("Connecting …", "");
+  else if (gates.reading) words("Reading more …", "");
+  else if (session?.ended) words("The session has ended.", "Thank you. There is nothing more to do here.");
+  else if (session?.scanning) words("Nothing waits for you yet.", "Images are still being read; they appear here by themselves.");
+  else if (session?.all_done) words("All done.", "Thank you. Every image is decided.");
+  else words("Nothing waits for you.", "The next image appears here by itself. You can leave this page open.");
+}
+
+function renderProgress() {
+  const session = gates.progress;
+  $("ig-progress").hidden = !session?.total;
+  if (!session?.total) return;
+  $("ig-progress").max = session.total;
+  $("ig-progress").value = session.done;
+}
+
+// -- deciding
+
+/** A note waits with its gate while another one is on show. */
+function keepNote() {
+  const note = $("ig-note").value;
+  if (note) view.notes.set(view.gate?.id, note);
+  else view.notes.delete(view.gate?.id);
+  $("ig-note-open").classList.toggle("ig-written", Boolean(note));
+}
+
+function showWords(open, focus) {
+  $("ig-words").hidden = !open;
+  $("ig-note-open").setAttribute("aria-expanded", String(open));
+  $("ig-note-open").classList.toggle("ig-written", Boolean($("ig-note").value));
+  if (open && focus) $("ig-note").focus();
+}
+
+/** Decide the gate that the button was made for, with the mask that is being painted. */
+async function decide(gate, route, at) {
+  if (gate.id !== view.gate?.id || at - view.shownAt < SETTLE) return;
+  if (mask?.now && !(await mask.save())) return;
+  if (gate.id !== view.gate?.id) return;
+  const note = $("ig-note").value.trim();
+  view.notes.delete(gate.id); // it goes with the decision
+  past.picture(gate, $("ig-image"));
+  gates.decide(gate, route, { note });
+  // Counted from the tap itself: a page that was busy does not lose the next one of a rhythm.
+  if (performance.now() - at < SETTLE) view.shownAt = at;
+}
+
+/** Undo brings another gate to the front, which would throw away what is being painted. */
+function undo(gate) {
+  if (leavesMask()) gates.undo(gate);
+}
+
+/** False, and a word, where going on would throw away what is being painted. */
+function leavesMask() {
+  if (!mask?.now) return true;
+  tell({ text: "Save or cancel the mask first.", tone: "bad" });
+  return false;
+}
+
+// -- keys
+
+const KEYS = {
+  m: () => mask && (mask.now ? mask.save() : mask.open()),
+  n: () => $("ig-skip").click(),
+  u: () => $("ig-undo")?.click(),
+  e: () => mask?.now && mask.erase(!mask.now.paint.erases),
+  " ": () => look.touch.toggle(),
+  "+": () => look.touch.zoomBy(1.4),
+  "-": () => look.touch.zoomBy(1 / 1.4),
+  arrowleft: () => arrow(-1, 0),
+  arrowright: () => arrow(1, 0),
+  arrowup: () => arrow(0, -1),
+  arrowdown: () => arrow(0, 1),
+};
+
+/** Pan what is zoomed, else go through the images of a batch. */
+function arrow(x, y) {
+  if (look.touch.zoomed) look.touch.pan(-x * PAN, -y * PAN);
+  else if (x) look.step(x);
+}
+
+function key(event) {
+  if (gates.over || !event.key || $("ig-past").open) return;
+  const typing = event.target.closest?.("input:not([type=range]), textarea, select");
+  if (typing && event.key === "Escape") event.target.blur(); // back to the keys
+  if ((event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "z" && mask?.now && !typing) {
+    event.preventDefault();
+    mask.undo();
+    return;
+  }
+  const arrows = event.key.startsWith("Arrow");
+  if (typing || event.ctrlKey || event.metaKey || event.altKey || (event.repeat && !arrows)) return;
+  if (arrows && event.target.type === "range") return;
+  if (event.key === "Escape" && mask?.now && !mask.now.paint?.touched) mask.close();
+  const route = /^[0-9]$/.test(event.key) && $("ig-routes") ? Number(event.key) || 10 : 0;
+  const act = route ? () => decide(view.gate, route, event.timeStamp) : KEYS[event.key.toLowerCase()];
+  if (!act || !view.gate || route > view.gate.labels.length) {
+    if (event.key.toLowerCase() === "u") KEYS.u();
+    return;
+  }
+  event.preventDefault(); // Space would scroll, or press the button that has the focus
+  act();
+}
+
+// -- the end
+
+/** Nothing of what was seen stays: no image, no text, no note. One sentence does. */
+function goDark() {
+  const unsent = gates.unsent > 0;
+  mask?.close();
+  look?.clear();
+  view.gate = null;
+  view.notes.clear();
+  document.removeEventListener("keydown", key);
+  const sentence = element("p", OVER[gates.why], { id: "ig-over", role: "alert" });
+  if (unsent) sentence.append(` ${UNSENT}`);
+  document.body.removeAttribute("class");
+  document.body.replaceChildren(sentence);
+  document.title = "Image Gate";
+}
+
+begin();

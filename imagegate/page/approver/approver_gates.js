@@ -1,0 +1,78 @@
+/** The gates as a link shows them, to whom it was given, and for as long as it is valid. */
+
+import { Gates } from "./shared/gates.js";
+import { isOurs } from "./shared/sender.js";
+
+const GONE = 401;
+
+export class ApproverGates extends Gates {
+  /** Whose link it is and what it allows: {name, may, scope, link, expires_at}. */
+  person = null;
+  /** Why it is over: "invalid", or "left". */
+  why = "invalid";
+  past = "history?mine=1&";
+
+  /** Find out whose link it is, then listen. What a link is refused, ends the page. */
+  async open() {
+    this.person = await this.#ask();
+    this.me = () => this.person.name;
+    if (this.person.may === "look") this.past = "history?";
+    this.addEventListener("read", () => this.#lookAgain());
+    this.listen(this.person.link);
+  }
+
+  /** Whether everybody's decisions are listed, or only one's own. */
+  get everyones() {
+    return this.past === "history?";
+  }
+
+  listEveryones(all) {
+    this.past = all ? "history?" : "history?mine=1&";
+    return this.readPast();
+  }
+
+  isMine(gate) {
+    return Boolean(gate.decision?.mine);
+  }
+
+  get answered() {
+    return this.history.find((gate) => this.isMine(gate) && gate.decision.route !== null) ?? null;
+  }
+
+  remember(gate) {
+    if (this.everyones || this.isMine(gate)) super.remember(gate);
+  }
+
+  /** The stream hides why it broke: a call says whether it was the link. */
+  heard(kind, content) {
+    super.heard(kind, content);
+    if (kind === "lost") this.#ask().catch(() => {});
+  }
+
+  async fetch(url, options) {
+    const reply = await super.fetch(url, options);
+    if (reply.status === GONE && isOurs(reply)) this.end();
+    return reply;
+  }
+
+  /** Give the link's session back. */
+  async leave() {
+    const reply = await this.fetch(this.url("session"), { method: "DELETE" }).catch(() => null);
+    if (!reply?.ok) {
+      this.say("Not left: there is no connection.", "bad");
+      return;
+    }
+    this.why = "left";
+    this.end();
+  }
+
+  /** Another link may have been opened in this browser: then this page is another's. */
+  async #lookAgain() {
+    const now = await this.#ask().catch(() => null);
+    if (now && (now.link !== this.person.link || now.may !== this.person.may)) location.reload();
+  }
+
+  #ask() {
+    return this.get(this.url("me"));
+  }
+}

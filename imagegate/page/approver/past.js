@@ -1,0 +1,155 @@
+/** The sheet: what was decided, by me or by everybody, and whose link this is. */
+
+import { $, age, element, when } from "./shared/parts.js";
+
+const SURE = 4000; // ms to confirm that one leaves
+const TILE = 96; // px of a small picture
+
+const MAY = {
+  look: "You can look at the images.",
+  decide: "You can look at the images and decide.",
+  mask: "You can look at the images, paint masks and decide.",
+};
+
+export class Past {
+  #gates;
+  #rows = new Map(); // gate id -> its row
+  #tiles = new Map(); // gate id -> a small picture of what was decided here
+  #leaving = 0;
+
+  /**
+   * @param {ApproverGates} gates
+   * @param {function} undo takes a gate's answer back
+   */
+  constructor(gates, undo) {
+    this.#gates = gates;
+    this.undo = undo;
+    const sheet = $("ig-past");
+    $("ig-past-open").onclick = () => this.open();
+    $("ig-past-close").onclick = () => sheet.close();
+    sheet.onclick = (event) => event.target === sheet && sheet.close(); // beside it
+    sheet.onclose = () => this.#calm();
+    $("ig-past-more").onclick = () => gates.readOlder();
+    $("ig-leave").onclick = () => this.#leave();
+    for (const all of [false, true]) {
+      const button = $(all ? "ig-past-all" : "ig-past-mine");
+      if (button) button.onclick = () => this.#list(all);
+    }
+    const { person } = gates;
+    $("ig-past-title").textContent = person.may === "look" ? "Decided" : "What I have done";
+    this.renderPerson();
+  }
+
+  open() {
+    this.renderPerson();
+    $("ig-past").showModal();
+    $("ig-past").querySelector(".ig-scroll").scrollTop = 0;
+  }
+
+  /** Keep a small picture of what is decided now: it is on the screen. */
+  picture(gate, image) {
+    if (!image.naturalWidth) return;
+    const tile = element("canvas", "", { class: "ig-tile", width: TILE, height: TILE, "aria-hidden": "true" });
+    const side = Math.min(image.naturalWidth, image.naturalHeight);
+    const [x, y] = [(image.naturalWidth - side) / 2, (image.naturalHeight - side) / 2];
+    tile.getContext("2d").drawImage(image, x, y, side, side, 0, 0, TILE, TILE);
+    this.#tiles.set(gate.id, tile);
+  }
+
+  render() {
+    const { history, older, everyones, person } = this.#gates;
+    const kept = new Map();
+    for (const gate of history) kept.set(gate.id, this.#row(gate, this.#rows.get(gate.id)));
+    this.#rows = kept;
+    // What has not changed is not touched: a button under the finger, or with the focus, stays.
+    const [list, rows] = [$("ig-history"), [...kept.values()]];
+    for (const row of [...list.children]) if (!rows.includes(row)) row.remove();
+    rows.forEach((row, i) => list.children[i] !== row && list.insertBefore(row, list.children[i] ?? null));
+    $("ig-past-more").hidden = older === null;
+    const none = $("ig-past-none");
+    none.hidden = rows.length > 0;
+    none.textContent = everyones ? "Nothing is decided yet." : "You have decided nothing yet.";
+    const mine = history.filter((gate) => this.#gates.isMine(gate)).length;
+    const count = everyones && person.may !== "look" ? mine : history.length;
+    const many = `${count}${older === null ? "" : "+"}`;
+    $("ig-past-open").querySelector("span").textContent = count ? many : "";
+    const name = $("ig-past-title").textContent;
+    $("ig-past-open").setAttribute("aria-label", count ? `${name}: ${many}` : name);
+  }
+
+  renderPerson() {
+    const { person, clock } = this.#gates;
+    const left = person.expires_at - Date.now() / 1000 - clock;
+    $("ig-person").replaceChildren(
+      element("b", person.name),
+      element("span", `${MAY[person.may]} The link is valid until ${when(person.expires_at)}, for another ${age(left)}.`),
+    );
+  }
+
+  // -- inside
+
+  #list(all) {
+    $("ig-past-mine").setAttribute("aria-pressed", String(!all));
+    $("ig-past-all").setAttribute("aria-pressed", String(all));
+    return this.#gates.listEveryones(all);
+  }
+
+  #row(gate, before) {
+    const { decision } = gate;
+    const mine = this.#gates.isMine(gate);
+    const said = {
+      title: gate.title,
+      answer: decision ? (decision.route === null ? "Stop" : decision.label) : gate.state,
+      route: decision?.route ?? "–",
+      state: gate.state,
+      about: [decision && (mine ? "You" : decision.by), decision && when(decision.at), became(gate)],
+      note: decision?.note ?? "",
+      undo: mine && gate.state === "decided" && gate.undoable,
+      tile: this.#tiles.has(gate.id),
+    };
+    const row = before ?? element("li", "", { "data-gate": gate.id });
+    if (JSON.stringify(said) === row.said) return row;
+    const focused = row.contains(document.activeElement);
+    row.said = JSON.stringify(said);
+    const words = element("div", "", { class: "ig-entry" });
+    words.append(
+      element("b", said.answer, { class: `ig-answer ig-${said.state}` }),
+      element("span", said.title, { class: "ig-what" }),
+      element("small", said.about.filter(Boolean).join(" · ")),
+    );
+    if (said.note) words.append(element("q", said.note));
+    const tile = this.#tiles.get(gate.id) ?? element("span", said.route, { class: "ig-tile", "aria-hidden": "true" });
+    row.replaceChildren(tile, words);
+    if (said.undo) {
+      const button = element("button", "Undo", { type: "button", class: "ig-back", "aria-label": `Undo: ${gate.title}` });
+      button.onclick = () => this.undo(gate);
+      row.append(button);
+      if (focused) button.focus({ preventScroll: true });
+    }
+    return row;
+  }
+
+  /** The first click asks, the second one leaves. */
+  #leave() {
+    if (performance.now() - this.#leaving < SURE) {
+      this.#gates.leave();
+      return;
+    }
+    this.#leaving = performance.now();
+    $("ig-leave").textContent = "Really leave? The link may not open again.";
+    setTimeout(() => performance.now() - this.#leaving >= SURE - 50 && this.#calm(), SURE);
+  }
+
+  #calm() {
+    this.#leaving = -SURE;
+    if ($("ig-leave")) $("ig-leave").textContent = "Leave";
+  }
+}
+
+/** What became of a gate after its answer. */
+function became(gate) {
+  if (gate.state === "resumed") return "went on";
+  if (gate.state === "expired") return "the time was up";
+  if (gate.state === "withdrawn") return gate.reason;
+  return "";
+}

@@ -1,0 +1,58 @@
+/** What only an operator may do with gates, or ask about them. */
+
+import { Gates } from "./shared/gates.js";
+
+export class OperatorGates extends Gates {
+  /** What the store says of itself and of who shares it; null where there is none. */
+  status = null;
+
+  constructor(...where) {
+    super(...where);
+    this.addEventListener("read", () => this.readStatus());
+  }
+
+  /** What changed about the links is for whoever shows them. */
+  heard(kind, content) {
+    super.heard(kind, content);
+    if (kind === "links") this.dispatchEvent(new Event("links"));
+  }
+
+  /** The ComfyUIs that share the store. */
+  get workers() {
+    return this.status?.workers.filter((worker) => worker.kind === "comfyui") ?? [];
+  }
+
+  /** Ask how the store is, where there is one: a folder has none. */
+  async readStatus() {
+    if (this.progress) return;
+    const reply = await this.fetch(this.url("status"), { cache: "no-store" }).catch(() => null);
+    if (!reply?.ok && reply?.status !== 404) return; // as it was, until it can be asked again
+    this.status = reply.ok ? await reply.json() : null;
+    this.changed();
+  }
+
+  /** All that happened to a gate, oldest first: [lines, ""], or [null, why not]. */
+  async lines(gate) {
+    try {
+      return [(await this.get(this.url(`gates/${gate.id}/history`))).lines, ""];
+    } catch (error) {
+      return [null, error.message];
+    }
+  }
+
+  stop(gate, signed) {
+    return this.answer(gate, "stop", signed, "Stop");
+  }
+
+  /** See to it that an answer is not used again. */
+  async askAgain(gate) {
+    const [status, body] = await this.send(gate, "ask-again", {});
+    if (status === 200) {
+      this.remember(body);
+      this.say(`Asked again from now on: images like ${gate.title}.`, "good");
+    } else {
+      this.say(`Not done: ${body.error}`, "bad");
+    }
+    this.changed();
+  }
+}
