@@ -9,6 +9,7 @@ const [MINUTE, HOUR, DAY] = [60, 3600, 86_400];
 
 const MAY = { mask: "decides and paints masks", decide: "decides", look: "looks only" };
 const REACH = { internet: "over the internet", network: "in this network" };
+export const OPENING = { internet: "Opening the tunnel …", network: "Opening a port …" };
 
 export const LINKS = `
   <section id="ig-share-live" hidden>
@@ -101,13 +102,18 @@ export class Links {
 /** What is open to others, as long as a link leads there. */
 function renderDoors(live, door) {
   const lines = Object.keys(REACH).flatMap((reach) => {
-    const { url, problem, trying } = door[reach];
+    const { url, problem } = door[reach];
     if (!live.some((link) => link.reach === reach)) return [];
-    if (problem) return [element("span", problem, { class: "ig-closed" })];
+    if (problem) return [element("span", sentence(problem), { class: "ig-closed" })];
     if (url) return [element("span", `Open ${REACH[reach]} at ${new URL(url).host}`)];
-    return trying ? [element("span", "Opening the tunnel …")] : [];
+    return [element("span", OPENING[reach])];
   });
   $("ig-doors").replaceChildren(...lines);
+}
+
+/** What the server says is wrong, as a sentence. */
+export function sentence(problem) {
+  return problem && problem[0].toUpperCase() + problem.slice(1) + (/[.!?]$/.test(problem) ? "" : ".");
 }
 
 /** Who came through a link, and what they did. */

@@ -3,6 +3,7 @@
  * and lives only here, in the page's memory.
  */
 
+import { OPENING, sentence } from "./links.js";
 import { $, element } from "./shared/parts.js";
 
 export const MADE = `
@@ -10,7 +11,7 @@ export const MADE = `
     <div>
       <h3 id="ig-made-title"></h3>
       <p id="ig-made-problem" role="alert" hidden></p>
-      <p id="ig-made-busy" role="status" hidden><span class="ig-spin"></span>Opening the tunnel …</p>
+      <p id="ig-made-busy" role="status" hidden><span class="ig-spin"></span><span></span></p>
       <div class="ig-copy">
         <input id="ig-made-url" readonly aria-labelledby="ig-made-title" spellcheck="false">
         <button id="ig-made-copy" type="button" class="ig-primary">Copy</button>
@@ -76,10 +77,11 @@ export class Made {
     const busy = !url && !wanted.problem;
     const problem = $("ig-made-problem");
     const nearby = url && instead !== wanted ? "In this network the address below works." : "";
-    const why = [wanted.problem, nearby].filter(Boolean).join(" ");
+    const why = [sentence(wanted.problem), nearby].filter(Boolean).join(" ");
     if (problem.textContent !== why) problem.textContent = why; // else it would be read out again
     problem.hidden = !why;
     $("ig-made-busy").hidden = !busy;
+    $("ig-made-busy").lastElementChild.textContent = OPENING[link.reach];
     $("ig-made-copy").disabled = !url;
     $("ig-made-copy").parentNode.hidden = !url;
     if ($("ig-made-url").value !== url) $("ig-made-url").value = url;
