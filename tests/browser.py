@@ -82,8 +82,14 @@ def pages(browser: Browser, url: str) -> Iterator[Callable[..., Page]]:
 class PanelServer:
     """The panel over a bus, on a loopback port that it keeps over a restart."""
 
-    def __init__(self, bus: Bus, progress: Any = None, records: Records | None = None) -> None:
-        self.app = create_panel(bus, HostDoor(), progress, records)
+    def __init__(
+        self,
+        bus: Bus,
+        progress: Any = None,
+        records: Records | None = None,
+        share: Share | None = None,
+    ) -> None:
+        self.app = create_panel(bus, HostDoor(), progress, records, share)
         self.port = 0
         self.start()
 
