@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import io
 import ipaddress
 import logging
 import os
@@ -25,31 +26,35 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import segno
 import uvicorn
 from fastapi import FastAPI
 from PIL import Image
 
 from imagegate.access import Door, HostDoor
 from imagegate.bus import Bus, Records
+from imagegate.database import Database
 from imagegate.folder import FolderSession, read_routes
 from imagegate.gate_bus import GateBus
 from imagegate.image_files import find_images, suffixes
 from imagegate.journal import JOURNAL
 from imagegate.ledger import BadFolder
+from imagegate.link_store import LinkStore
 from imagegate.listener import listen
-from imagegate.model import StoreError
+from imagegate.model import BadAnswer, StoreError
 from imagegate.pictures import Pictures
 from imagegate.samples import write_samples
 from imagegate.service import PanelUnavailable
 from imagegate.serving import PREFIX, Progress
 from imagegate.settings import read_settings
+from imagegate.share import Share
 from imagegate.stored_bus import StoredBus
 
 PORT = 7865
 GRACE = 1.0
 """Seconds that open pages have to hear that the session ended, before the server goes."""
 
-Build = Callable[[Bus, Door, Progress | None, Records | None], FastAPI]
+Build = Callable[[Bus, Door, Progress | None, Records | None, Share | None], FastAPI]
 
 
 def main(arguments: Sequence[str] | None = None, build: Build | None = None) -> int:
@@ -73,7 +78,7 @@ def main(arguments: Sequence[str] | None = None, build: Build | None = None) -> 
         if chosen.store is None:
             return _review(chosen, line, build or _panel)
         return _oversee(chosen, line, build or _panel)
-    except (BadFolder, PanelUnavailable, StoreError) as error:
+    except (BadAnswer, BadFolder, PanelUnavailable, StoreError) as error:
         line.close()
         sys.stderr.write(f"gradio_app.py: {error}\n")
         return 2
@@ -105,6 +110,9 @@ def _parser() -> argparse.ArgumentParser:
         help="where its pictures lie, a folder or an fsspec URL (IMAGEGATE_PICTURES)")  # fmt: skip
     add("--host", default="127.0.0.1", help="address to listen on (%(default)s: this machine only)")
     add("--port", type=_port, help=f"port to listen on ({PORT}, or the next one that is free)")
+    add("--share", action="append", default=[], metavar="NAME",
+        help="print a link for this person, by which they see, paint and decide from anywhere for "
+        "24 hours; again for one more person")  # fmt: skip
     add("--no-browser", action="store_true", help="do not open the panel in a browser")
     return parser
 
@@ -131,10 +139,12 @@ def _review(chosen: argparse.Namespace, line: StatusLine, build: Build) -> int:
     listener = _listen(chosen.host, chosen.port)
     door = _door(chosen.host)
     end = partial(session.close, "the session was ended in the terminal")
+    links = LinkStore(Database("sqlite://", "folder"))  # they end with the session
+    share = Share(bus, lambda: links, progress=session.progress)
     server = Server(
-        lambda: build(bus, door, session.progress, None),
+        lambda: build(bus, door, session.progress, None, share),
         end,
-        lambda: _opened(chosen, listener, line, "ends the session"),
+        lambda: _opened(chosen, listener, line, "ends the session", share),
     )
 
     def changed() -> None:
@@ -152,6 +162,7 @@ def _review(chosen: argparse.Namespace, line: StatusLine, build: Build) -> int:
         pass
     finally:
         end()
+        share.close()
         listener.close()
     line.close()
     progress = session.progress()
@@ -172,19 +183,22 @@ def _oversee(chosen: argparse.Namespace, line: StatusLine, build: Build) -> int:
     bus = StoredBus(lambda: settings, kind="panel")
     listener = _listen(chosen.host, chosen.port)
     door = _door(chosen.host)
+    share = Share(bus, lambda: bus.house.links, worker=lambda: bus.name)
     server = Server(
-        lambda: build(bus, door, None, bus),
+        lambda: build(bus, door, None, bus, share),
         lambda: None,
-        lambda: _opened(chosen, listener, line, "ends it"),
+        lambda: _opened(chosen, listener, line, "ends it", share),
     )
     try:
         waiting = bus.count()
         line.say(f"The store is open: {bus.house.database.shown}; {waiting} waiting.")
         line.say("Loading the panel ...")
+        share.start()  # there may be links from before
         server.run(sockets=[listener])
     except KeyboardInterrupt:  # uvicorn raises it again once it has shut down
         pass
     finally:
+        share.close()
         bus.close()
         listener.close()
     return 0
@@ -196,7 +210,7 @@ def _door(host: str) -> Door:
 
 
 def _opened(
-    chosen: argparse.Namespace, listener: socket.socket, line: StatusLine, end: str
+    chosen: argparse.Namespace, listener: socket.socket, line: StatusLine, end: str, share: Share
 ) -> None:
     """The server answers: say where, and show it."""
     shown = "127.0.0.1" if chosen.host in ("0.0.0.0", "::", "") else chosen.host  # noqa: S104
@@ -204,9 +218,39 @@ def _opened(
     url = f"http://{shown}:{listener.getsockname()[1]}{PREFIX}/"
     line.say(f"Image Gate: open {url} (Ctrl+C {end})")
     if not _is_loopback(chosen.host):
-        line.say(f"Warning: --host {chosen.host} lets anybody on the network see and decide.")
+        line.say(
+            f"Warning: --host {chosen.host} lets anybody on the network see and decide; "
+            "--share NAME gives a link to one person."
+        )
     if not chosen.no_browser:
         threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
+    _invite(share, chosen.share, line)
+
+
+def _invite(share: Share, names: Sequence[str], line: StatusLine) -> None:
+    """Make a link for each of these people and say its address, once there is one."""
+    if not names:
+        return
+    invited = [share.create(name) for name in names]
+    said: dict[str, tuple[str, str]] = {}
+    one_by_one = threading.Lock()
+
+    def look() -> None:
+        with one_by_one:
+            for link, token in invited:
+                address, problem = share.address(link, token)
+                if (address, problem) == said.get(link.id, ("", "")):
+                    continue
+                said[link.id] = address, problem
+                if problem:
+                    line.say(f"{problem}. {'In this network:' if address else 'Trying again ...'}")
+                if address:
+                    line.say(f"{link.name}'s link, for 24 hours and one browser: {address}")
+                    line.draw(address)
+
+    line.say("Opening the way in for the people you named ...")
+    share.changed.listen(look)
+    look()
 
 
 class Server(uvicorn.Server):
@@ -261,6 +305,13 @@ class StatusLine(logging.Handler):
         with self._terminal:
             self._write(f"{self._clear()}{message}\n{self._text if self._tty else ''}")
 
+    def draw(self, address: str) -> None:
+        """An address as a QR code, where somebody can see it."""
+        if self._tty:
+            out = io.StringIO()
+            segno.make_qr(address, error="l").terminal(out, compact=True)
+            self.say(out.getvalue().rstrip())
+
     def show(self, text: str) -> None:
         """The line that changes; where there is no terminal, one more line."""
         with self._terminal:
@@ -306,7 +357,11 @@ def _progress_text(progress: dict[str, Any]) -> str:
 
 
 def _panel(
-    bus: Bus, door: Door, progress: Progress | None, records: Records | None = None
+    bus: Bus,
+    door: Door,
+    progress: Progress | None,
+    records: Records | None = None,
+    share: Share | None = None,
 ) -> FastAPI:
     try:
         from imagegate.panel import create_panel  # gradio takes seconds to import
@@ -314,7 +369,7 @@ def _panel(
         raise PanelUnavailable(
             f"the panel could not be loaded ({error}); pip install -r requirements.txt"
         ) from error
-    return create_panel(bus, door, progress, records)
+    return create_panel(bus, door, progress, records, share)
 
 
 def _listen(host: str, port: int | None) -> socket.socket:

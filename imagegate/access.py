@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from starlette.datastructures import Headers
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from .links import Link, LinkStore
+    from .link_store import LinkStore
+    from .links import Link
 
 KEY_HEADER = "x-imagegate-key"
 MAX_BODY = 40 * 2**20

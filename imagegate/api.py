@@ -45,6 +45,8 @@ from .serving import (
     explain_all,
     page_of,
 )
+from .share import Share
+from .share_api import add_sharing
 
 AT_A_TIME = {"preview": 4, "full": 2}
 """Images made at the same time."""
@@ -68,14 +70,19 @@ class Choice(Signed):
 
 
 def create_app(
-    bus: Bus, door: Door, progress: Progress | None = None, records: Records | None = None
+    bus: Bus,
+    door: Door,
+    progress: Progress | None = None,
+    records: Records | None = None,
+    share: Share | None = None,
 ) -> FastAPI:
-    """The REST app, guarded, under the path prefix `PREFIX`.
+    """The operator's REST app, guarded, under the path prefix `PREFIX`.
 
     Args:
         door: who may enter.
         progress: what a session (of a folder) says of itself in the list of gates.
         records: what a store knows beyond the bus.
+        share: the links that can be made here.
     """
     app = FastAPI(title="Image Gate", version=__version__, docs_url=None, redoc_url=None,
                   openapi_url=f"{PREFIX}/api/openapi.json")  # fmt: skip
@@ -87,13 +94,16 @@ def create_app(
     _add_answers(app, bus)
     if records is not None:
         _add_records(app, records)
+    if share is not None:
+        add_sharing(app, share)
 
     @app.get(f"{PREFIX}/api/events")
     async def events(request: Request, node: str = "", workflow: str = "") -> StreamingResponse:
         """Server-sent events; see `News`."""
         among = Selection(node, workflow)
         told = partial(_told, bus, among, progress)
-        return News(bus, among, told).response(request)
+        bell = share.changed if share is not None else None
+        return News(bus, among, told, bell=bell, kind="links").response(request)
 
     app.add_route(f"{PREFIX}/api/{{rest:path}}", NoSuchCall(app.routes))  # type: ignore[arg-type]
 

@@ -23,8 +23,9 @@ from starlette.exceptions import HTTPException
 from .access import ASKED, Asked, Guard, LinkDoor, Refused, session_cookie, session_secret
 from .bus import Bus
 from .image_files import PreviewCache, lossy
+from .link_store import LinkStore
 from .linked import LinkedBus
-from .links import Link, LinkStore, NoEntry
+from .links import Link, NoEntry
 from .listener import SOURCE
 from .model import (
     BadAnswer,

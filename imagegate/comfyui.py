@@ -14,11 +14,11 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .listener import address_in_network
 from .resume import End, Refused
 from .service import Service
 from .settings import Settings, read_settings
@@ -174,7 +174,7 @@ class ComfyQueue:
 
 def panel_address(server: Any) -> str:
     """The panel's address as others in this network may call it; once ComfyUI listens."""
-    here = _in_network()
+    here = address_in_network() or socket.gethostname()
     return _address(server, {"0.0.0.0": here, "::": here, "": here}) + "/imagegate/"  # noqa: S104
 
 
@@ -185,14 +185,6 @@ def _address(server: Any, instead: Mapping[str, str]) -> str:
     scheme = "https" if args.tls_keyfile and args.tls_certfile else "http"
     host = instead.get(server.address, server.address)
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{server.port}"
-
-
-def _in_network() -> str:
-    """This machine's address in its network, or its name where it is in none."""
-    with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect(("192.0.2.1", 9))  # sends nothing; an address that is nobody's (RFC 5737)
-        return str(probe.getsockname()[0])
-    return socket.gethostname()
 
 
 def _said(answer: Mapping[str, Any]) -> str:

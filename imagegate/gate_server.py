@@ -87,6 +87,7 @@ def attach(server: PromptServer, service: Service) -> None:
     async def go_on(_: web.Application) -> None:
         # Whatever was decided while this worker was away goes on, with no page open.
         Resumer(service.bus, ComfyQueue(server)).start()
+        service.share.start_with(service.bus.subscribe, lambda: service.bus.opened)
         try:
             settings = read_notice_settings()
         except StoreError as error:  # a gate waits as well without

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from .database import Database, meta
-from .links import LinkStore
+from .link_store import LinkStore
 from .model import Gate, ImageGateError, StoreError
 from .parked import LEASE, Claim, ParkedGates
 from .place import PicturePlace, StoredPictures

@@ -6,6 +6,7 @@ import logging
 import socket
 import threading
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -65,6 +66,14 @@ def listen(host: str, port: int) -> socket.socket:
     # Without it the body of every answer waits some 40 ms for the browser to confirm its headers.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
+
+
+def address_in_network() -> str:
+    """This machine's address in its network; empty where it is in none."""
+    with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(("192.0.2.1", 9))  # sends nothing; an address that is nobody's (RFC 5737)
+        return str(probe.getsockname()[0])
+    return ""
 
 
 class Listener:

@@ -27,6 +27,7 @@ from .masks import covered, save_painted, start_mask
 from .model import ImageGateError
 from .pictures import encode_png, preview_size, read_mask, scale_mask
 from .serving import PREFIX, Progress
+from .share import Share
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
@@ -48,7 +49,11 @@ import(new URL("page/panel.js", location.href.split(/[?#]/)[0].replace(/\\/?$/, 
 
 
 def create_panel(
-    bus: Bus, door: Door, progress: Progress | None = None, records: Records | None = None
+    bus: Bus,
+    door: Door,
+    progress: Progress | None = None,
+    records: Records | None = None,
+    share: Share | None = None,
 ) -> FastAPI:
     """The whole ASGI app under `imagegate.api.PREFIX`: REST and panel.
 
@@ -56,8 +61,9 @@ def create_panel(
         door: who may enter.
         progress: what a folder session says of itself.
         records: what a store knows beyond the bus.
+        share: the links that can be made here.
     """
-    app = create_app(bus, door, progress, records)
+    app = create_app(bus, door, progress, records, share)
     # A Windows registry may call it plain text, which no browser runs as a module.
     mimetypes.add_type("text/javascript", ".js")
     app.mount(f"{PREFIX}/page", _Page(directory=PAGE))

@@ -11,6 +11,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from .listener import listen
+from .share import Share
 from .stored_bus import StoredBus
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class PanelUnavailable(Exception):
 
 
 class Service:
-    """The bus, and the panel's server on a loopback port of its own.
+    """The bus, what of it is shared, and the panel's server on a loopback port of its own.
 
     The port answers nobody who does not know ``key``, a secret of this process: another user of
     the machine, or a page in a browser, gets nothing from it.
@@ -42,6 +43,7 @@ class Service:
     def __init__(self, bus: StoredBus, build: Callable[[Service], FastAPI] | None = None) -> None:
         self.bus = bus
         self.key = secrets.token_urlsafe(32)
+        self.share = Share(bus, lambda: bus.house.links, worker=lambda: bus.name)
         self._build = build or _build_panel
         self._lock = threading.Lock()  # guards _panel
         self._panel: Future[str] | None = None
@@ -110,4 +112,4 @@ def _build_panel(service: Service) -> FastAPI:
     from .access import KeyDoor
     from .panel import create_panel
 
-    return create_panel(service.bus, KeyDoor(service.key), records=service.bus)
+    return create_panel(service.bus, KeyDoor(service.key), records=service.bus, share=service.share)

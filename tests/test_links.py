@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from imagegate.database import Database
-from imagegate.links import LONGEST, LinkStore, May, NoEntry, Reach, UnknownLink, read_scope
+from imagegate.link_store import LinkStore
+from imagegate.links import LONGEST, May, NoEntry, Reach, UnknownLink, read_scope
 from imagegate.model import ALL, MAX_NAME, BadAnswer, Selection
 from tests.conftest import new_store
 from tests.stored import PATIENCE, Store, sql

@@ -51,8 +51,10 @@ class App:
             "scheme": scope["scheme"],
             "client": scope["client"][0],
         }
-        body = bytes(LARGE) if path == "/large" else json.dumps(seen).encode()
-        await respond(send, body)
+        if path == "/large":
+            await respond(send, *[bytes(2**20)] * (LARGE // 2**20))
+        else:
+            await respond(send, bytes(LARGE) if path == "/whole" else json.dumps(seen).encode())
 
     async def _stream(self, receive: Any, send: Any) -> None:
         self._count(1)
@@ -74,10 +76,12 @@ class App:
             assert self.changed.wait_for(lambda: self.open == count, PATIENCE), self.open
 
 
-async def respond(send: Any, body: bytes) -> None:
-    headers = [(b"content-length", str(len(body)).encode())]
+async def respond(send: Any, *pieces: bytes) -> None:
+    headers = [(b"content-length", str(sum(map(len, pieces))).encode())]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    for piece in pieces:
+        await send({"type": "http.response.body", "body": piece, "more_body": True})
+    await send({"type": "http.response.body"})
 
 
 @contextmanager
@@ -143,14 +147,16 @@ def files() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
-def test_no_header_says_where_a_request_comes_from() -> None:
+@pytest.mark.parametrize("source", ["127.0.0.1", HONEST])
+def test_no_header_says_where_a_request_comes_from(source: str) -> None:
     """A request carries the address it came from, whatever its headers claim."""
     with listening() as listener:
         seen = ask(
             listener, "X-Forwarded-For: 10.0.0.1", "X-Forwarded-Proto: https",
             "X-Forwarded-Host: evil", "X-Real-IP: 10.0.0.1", "Forwarded: for=10.0.0.1;proto=https",
+            source=source,
         )  # fmt: skip
-    assert seen == {"secure": False, "source": HONEST, "scheme": "http", "client": HONEST}
+    assert seen == {"secure": False, "source": source, "scheme": "http", "client": source}
 
 
 def test_what_comes_through_the_tunnel_is_secure() -> None:
@@ -238,21 +244,25 @@ def test_a_head_that_is_too_large() -> None:
         assert peer.recv(65536).startswith(b"HTTP/1.1 400 ")
 
 
-def test_an_answer_that_nobody_takes() -> None:
-    """An answer of which nothing is taken is given up after the time for that."""
+@pytest.mark.parametrize("path", ["/large", "/whole"])
+def test_an_answer_that_nobody_takes(path: str) -> None:
+    """An answer of which nothing is taken is given up after the time for that, whether the app is
+    still sending it or has done so.
+    """
     before = files()
     with listening(limits=Limits(stall=0.3)) as listener, connect(listener) as peer:
-        peer.sendall(head("/large") * 3)
+        peer.sendall(head(path) * 3)
         assert ask(listener)["source"] == HONEST  # so that the other one was let in before
         until(lambda: files() == before + 5)  # a loop's three, the port, this end
 
 
-def test_an_answer_that_is_taken_slowly() -> None:
+@pytest.mark.parametrize("path", ["/large", "/whole"])
+def test_an_answer_that_is_taken_slowly(path: str) -> None:
     """A slow reader gets the whole answer, though it takes longer than any single limit."""
     pause = threading.Event()
     limits = Limits(head=0.2, idle=0.2, stall=0.3)
     with listening(limits=limits) as listener, connect(listener) as peer:
-        peer.sendall(head("/large"))
+        peer.sendall(head(path))
         left, began = LARGE, time.monotonic()
         while left > 0:
             piece = peer.recv(2**20)
@@ -288,9 +298,9 @@ def test_the_oldest_one_without_a_request_makes_room() -> None:
     """At the limit of an address its connection that has been longest without a request goes."""
     with listening(limits=Limits(each=3)) as listener, ExitStack() as stack:
         peers = [stack.enter_context(connect(listener)) for _ in range(3)]
-        for peer in (peers[1], peers[0]):  # an answer makes it the youngest again
-            peer.sendall(head())
-            read_answer(peer)
+        for i in (0, 1, 2, 1, 0):  # an answer makes it the youngest
+            peers[i].sendall(head())
+            read_answer(peers[i])
         for gone, fresh in ((2, 3), (1, 4), (0, 5)):
             peers.append(stack.enter_context(connect(listener)))
             assert closed(peers[gone])
@@ -347,8 +357,8 @@ def test_a_streams_end_is_noticed() -> None:
         until(lambda: files() <= before)
 
 
-def test_close_ends_streams() -> None:
-    """Closing ends open streams and leaves no thread and no file."""
+def test_close_ends_streams(caplog: pytest.LogCaptureFixture) -> None:
+    """Closing ends open streams, quietly, and leaves no thread and no file."""
     threads, before = set(threading.enumerate()), files()
     app = App()
     with ExitStack() as stack:
@@ -363,6 +373,7 @@ def test_close_ends_streams() -> None:
             while peer.recv(65536):
                 pass
     assert took < 3
+    assert not caplog.records
     assert set(threading.enumerate()) == threads
     assert files() == before
     app.until_open(0)

@@ -1,0 +1,285 @@
+"""Share links as they are kept: tokens, sessions, and when they end. SQLAlchemy Core.
+
+A link belongs to a person. Its token opens it once, or in any browser, and then lives on as the
+secret of a session. Of tokens, secrets and passphrases only hashes are kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import secrets
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from enum import Enum
+from typing import Any
+
+import sqlalchemy as sa
+
+from .database import Database, meta
+from .feed import Bell
+from .links import HOUR, LONGEST, MAX_PASSPHRASE, Link, May, NoEntry, Reach, UnknownLink
+from .model import ALL, MAX_NAME, BadAnswer, Selection, StoreError, plain, sayable
+
+BROWSERS = 100
+"""Sessions that one address of a link may open, where it is not for one browser only."""
+SEEN = 15.0
+"""Seconds in which a further sign of life of a link is not written down."""
+SHOWN = 100
+"""Links that are listed."""
+
+_MARK = sa.text(
+    "INSERT INTO meta (name, value) VALUES (:name, :value) "
+    "ON CONFLICT (name) DO UPDATE SET value = excluded.value"
+)
+_COLUMNS = (
+    "id", "name", "may", "scope", "reach", "once", "passphrase", "token", "opened", "worker",
+    "created_at", "expires_at", "revoked_at", "seen_at",
+)  # fmt: skip
+links = sa.table("links", *(sa.column(name) for name in _COLUMNS))
+sessions = sa.table("sessions", *(sa.column(name) for name in ("secret", "link", "opened_at")))
+
+
+class LinkStore:
+    """The links of a database. Every call is a transaction of its own. Thread-safe.
+
+    All raise `StoreError` when the database cannot be used. `changed` rings whenever links were
+    made, changed or revoked, here or by another process.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.changed = Bell()
+        self._known = ""  # the number of changes when it last rang
+
+    # -- the operator's side
+
+    def create(
+        self,
+        name: str,
+        *,
+        may: str = May.MASK.value,
+        among: Selection = ALL,
+        reach: str = Reach.INTERNET.value,
+        seconds: float = 24 * HOUR,
+        passphrase: str = "",
+        once: bool = True,
+        worker: str = "",
+    ) -> tuple[Link, str]:
+        """A new link, and its token, which is told only now.
+
+        Raises:
+            BadAnswer: a name, right, reach or duration that cannot be; the message says what can.
+        """
+        name = plain(name).strip()
+        if not 0 < len(name) <= MAX_NAME:
+            raise BadAnswer(f"a link needs a person's name, of 1 to {MAX_NAME} characters")
+        if not 0 < seconds <= LONGEST:
+            raise BadAnswer(
+                f"a link cannot be valid for {seconds / HOUR:g} hours; at most "
+                f"{LONGEST / HOUR:g} (30 days)"
+            )
+        if len(passphrase) > MAX_PASSPHRASE or sayable(passphrase) != passphrase:
+            raise BadAnswer(f"a passphrase is text of at most {MAX_PASSPHRASE} characters")
+        token, link_id = secrets.token_urlsafe(32), secrets.token_urlsafe(6)
+        row = {
+            "id": link_id, "name": name, "may": _one_of(May, may),
+            "scope": json.dumps(asdict(among)), "reach": _one_of(Reach, reach), "once": int(once),
+            "passphrase": _hash_passphrase(passphrase), "token": _hash(token), "opened": 0,
+            "worker": plain(worker),
+        }  # fmt: skip
+        with self._change() as connection:
+            now = self.database.now()
+            connection.execute(
+                links.insert().values(row | {"created_at": now, "expires_at": now + seconds})
+            )
+        return self.get(link_id), token
+
+    def reissue(self, link_id: str) -> tuple[Link, str]:
+        """A new address for a link; the one before opens nothing any more, browsers stay in.
+
+        Raises:
+            UnknownLink: there is no such link.
+            BadAnswer: it has ended.
+        """
+        token = secrets.token_urlsafe(32)
+        with self._change() as connection:
+            values = {"token": _hash(token), "opened": 0}
+            done = connection.execute(
+                links.update().where(links.c.id == plain(link_id), *self._live()).values(values)
+            )
+        link = self.get(link_id)
+        if not done.rowcount:
+            raise BadAnswer(f"the link of {link.name} is {link.state}; make a new one")
+        return link, token
+
+    def revoke(self, link_id: str) -> Link:
+        """End a link, and with it all that opened it. Raises `UnknownLink`."""
+        with self._change() as connection:
+            mine = links.c.id == plain(link_id)
+            connection.execute(
+                links.update().where(mine, links.c.revoked_at.is_(None))
+                .values(revoked_at=self.database.now())
+            )  # fmt: skip
+            connection.execute(sessions.delete().where(sessions.c.link == plain(link_id)))
+        return self.get(link_id)
+
+    def get(self, link_id: str) -> Link:
+        """One link. Raises `UnknownLink`."""
+        found = self._select(self._query().where(links.c.id == plain(link_id)))
+        if not found:
+            raise UnknownLink(f"no link has the id {link_id!r}")
+        return found[0]
+
+    def all(self, limit: int = SHOWN) -> list[Link]:
+        """Links, newest first; those that have ended after those that are live."""
+        live = sa.case((sa.and_(*self._live()), 0), else_=1)
+        return self._select(self._query().order_by(live, links.c.created_at.desc()).limit(limit))
+
+    def live_of(self, worker: str) -> list[Link]:
+        """The live links that this process has to serve, the next to expire first."""
+        query = self._query().where(links.c.worker == plain(worker), *self._live())
+        return self._select(query.order_by(links.c.expires_at))
+
+    # -- the approver's side
+
+    def find(self, token: str) -> Link:
+        """The link that a token would open. Changes nothing.
+
+        Raises:
+            NoEntry: it opens none.
+        """
+        found = self._select(self._query().where(links.c.token == _hash(token)))
+        if not found:
+            raise NoEntry("This link is not valid.", guessed=True)
+        (link,) = found
+        if not link.live:
+            raise NoEntry(f"This link was {link.state}." if link.revoked_at else
+                          "This link has expired.")  # fmt: skip
+        return link
+
+    def open(self, token: str, passphrase: str = "") -> tuple[Link, str]:
+        """Open a link in a browser: the link, and the secret of the session.
+
+        Raises:
+            NoEntry: it does not open.
+        """
+        link = self.find(token)
+        query = sa.select(links.c.passphrase).where(links.c.id == link.id)
+        with self.database.read() as connection:
+            kept = str(connection.execute(query).scalar_one())
+        if not _same_passphrase(passphrase, kept):
+            raise NoEntry("That is not the passphrase.", guessed=True)
+        secret = secrets.token_urlsafe(32)
+        most = sa.case((links.c.once == 1, 1), else_=BROWSERS)
+        # The first one wins, inside the database, whichever process it comes to.
+        free = [links.c.token == _hash(token), links.c.opened < most, *self._live()]
+        with self._change() as connection:
+            now = self.database.now()
+            values = {"opened": links.c.opened + 1, "seen_at": now}
+            opened = connection.execute(links.update().where(*free).values(values)).rowcount
+            if opened:
+                session = {"secret": _hash(secret), "link": link.id, "opened_at": now}
+                connection.execute(sessions.insert().values(session))
+        if not opened:
+            raise NoEntry("This link was opened in another browser already.")
+        return link, secret
+
+    def session(self, secret: str) -> Link | None:
+        """The live link that a session belongs to."""
+        mine = sa.select(sessions.c.link).where(sessions.c.secret == _hash(secret))
+        query = self._query().where(links.c.id == mine.scalar_subquery(), *self._live())
+        found = self._select(query)
+        return found[0] if found else None
+
+    def leave(self, secret: str) -> None:
+        """End a session."""
+        with self.database.write() as connection:
+            connection.execute(sessions.delete().where(sessions.c.secret == _hash(secret)))
+
+    def seen(self, link: Link) -> None:
+        """Its person is here; written down now and then."""
+        if link.idle is not None and link.idle < SEEN:
+            return
+        with suppress(StoreError), self._change() as connection:  # a courtesy, no more
+            now = {"seen_at": self.database.now()}
+            connection.execute(links.update().where(links.c.id == link.id).values(now))
+
+    # -- other processes
+
+    def look(self) -> None:
+        """Ring if something has changed since it last rang."""
+        query = sa.select(meta.c.value).where(meta.c.name == "links")
+        with self.database.read() as connection:
+            known = str(connection.execute(query).scalar() or "")
+        if known != self._known:
+            self._known = known
+            self.changed.ring()
+
+    # -- inside
+
+    @contextmanager
+    def _change(self) -> Iterator[sa.Connection]:
+        """A transaction after which everybody looks at the links again."""
+        with self.database.write() as connection:
+            yield connection
+            mark = {"name": "links", "value": secrets.token_hex(8)}
+            # Last of all, so that two that change at once wait here and nowhere else.
+            connection.execute(_MARK, mark)
+            self.database.tell(connection, "link", "")
+        self._known = mark["value"]
+        self.changed.ring()
+
+    def _live(self) -> list[sa.ColumnElement[bool]]:
+        return [links.c.revoked_at.is_(None), links.c.expires_at > self.database.now()]
+
+    def _query(self) -> sa.Select[Any]:
+        live = sa.case((sa.and_(*self._live()), 1), else_=0).label("live")
+        idle = (self.database.now() - links.c.seen_at).label("idle")
+        return sa.select(*links.c, live, idle)
+
+    def _select(self, query: sa.Select[Any]) -> list[Link]:
+        with self.database.read() as connection:
+            return [_link(row) for row in connection.execute(query)]
+
+
+def _link(row: Any) -> Link:
+    return Link(
+        id=row.id, name=row.name, may=May(row.may), among=Selection(**json.loads(row.scope)),
+        reach=Reach(row.reach), once=bool(row.once), passphrase=bool(row.passphrase),
+        opened=row.opened, worker=row.worker, created_at=row.created_at,
+        expires_at=row.expires_at, revoked_at=row.revoked_at, seen_at=row.seen_at,
+        live=bool(row.live), idle=row.idle,
+    )  # fmt: skip
+
+
+def _one_of(kind: type[Enum], wanted: str) -> str:
+    allowed: Collection[str] = [one.value for one in kind]
+    if wanted not in allowed:
+        name = kind.__name__.lower()
+        raise BadAnswer(f"{name} is {wanted!r}; allowed are {', '.join(map(repr, allowed))}")
+    return wanted
+
+
+def _hash(secret: str) -> str:
+    """Of a random secret of 256 bits, which nobody can guess from its hash."""
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _hash_passphrase(passphrase: str, salt: str = "") -> str:
+    """Slow on purpose (RFC 7914): people choose these."""
+    if not passphrase:
+        return ""
+    salt = salt or secrets.token_hex(16)
+    made = hashlib.scrypt(passphrase.encode(), salt=salt.encode(), n=2**14, r=8, p=1)
+    return f"{salt}${made.hex()}"
+
+
+def _same_passphrase(given: str, kept: str) -> bool:
+    if not kept:
+        return True
+    if len(given) > MAX_PASSPHRASE or sayable(given) != given:
+        return False
+    return hmac.compare_digest(_hash_passphrase(given, kept.partition("$")[0]) or "-", kept)
