@@ -18,6 +18,7 @@ from imagegate.access import HostDoor
 from imagegate.bus import Bus, Records
 from imagegate.listener import listen
 from imagegate.panel import create_panel
+from imagegate.share import Share
 
 WAIT = 15_000
 """Milliseconds after which a page is taken to be stuck."""

@@ -154,8 +154,8 @@ def test_copying_where_the_clipboard_is_closed(new_page: Callable[..., Page]) ->
     """Over plain HTTP a page has no clipboard of its own; the old way copies too."""
     page = new_page(
         script="Object.defineProperty(navigator, 'clipboard', { value: undefined });"
-        "document.addEventListener('copy', () => (window.copied = String(document.activeElement"
-        ".value.slice(document.activeElement.selectionStart, document.activeElement.selectionEnd))))"
+        "document.addEventListener('copy', ({ target: field }) => (window.copied ="
+        " field.value.slice(field.selectionStart, field.selectionEnd)))"
     )
     make(page)
     url = address(page)
@@ -306,3 +306,40 @@ def test_keys_decide_nothing_behind_the_sheet(
     page.keyboard.press("n")
     expect(page.locator("#ig-title")).to_have_text("Second")
     assert bus.count() == 2
+
+
+def test_the_list_follows_what_a_link_is_used_for(
+    bus: GateBus[Any], new_page: Callable[..., Page], browser: Browser
+) -> None:
+    """Where it was opened, when its person was seen and what they decided comes by itself."""
+    publish(bus, "Poster")
+    page = new_page()
+    make(page, reach="In this network")
+    url = address(page, LAN).replace("192.168.1.7", "127.0.0.1")
+    with browser.new_context() as context:
+        visitor = context.new_page()
+        visitor.goto(url)
+        visitor.click("#ig-open")
+        expect(row(page, "Ada")).to_contain_text("in 1 browser · seen just now · 0 decisions")
+        expect(visitor.locator("#ig-title")).to_have_text("Poster")
+        visitor.evaluate("() => new Promise((done) => setTimeout(done, 300))")
+        visitor.click("#ig-route-2")
+        expect(page.locator("#ig-pending")).to_have_text("0 waiting")
+        expect(row(page, "Ada")).to_contain_text("1 decision")
+        (link,) = links(page)
+        expect(page.locator("#ig-history li")).to_contain_text(f"Ada · link {link['id']}")
+
+
+def test_a_panel_that_has_no_links(bus: GateBus[Any], browser: Browser) -> None:
+    """Where the server has none to give there is no Share."""
+    server = PanelServer(bus)
+    try:
+        with pages(browser, server.url) as open_page:
+            page = open_page()
+            with page.expect_response("**/api/links") as answer:
+                page.reload()
+            assert answer.value.status == 404
+            answer.value.finished()
+            expect(page.locator("#ig-share")).to_be_hidden()
+    finally:
+        server.stop()

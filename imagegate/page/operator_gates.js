@@ -11,10 +11,10 @@ export class OperatorGates extends Gates {
     this.addEventListener("read", () => this.readStatus());
   }
 
-  /** What changed about the links is for whoever shows them. */
+  /** What changed about the links, an answer through one too, is for whoever shows them. */
   heard(kind, content) {
     super.heard(kind, content);
-    if (kind === "links") this.dispatchEvent(new Event("links"));
+    if (kind === "links" || content?.gate?.decision?.link) this.dispatchEvent(new Event("links"));
   }
 
   /** The ComfyUIs that share the store. */

@@ -106,6 +106,7 @@ export class Share {
     this.#offerScopes();
     this.#say("");
     this.#render();
+    this.#read(); // there is no news of an answer that was taken back
     $("ig-sheet").showModal();
     // A phone would answer with its keyboard, over half of the sheet.
     $(matchMedia("(hover: none)").matches ? "ig-sheet-title" : "ig-link-name").focus();
