@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -33,9 +34,11 @@ class Tunnel:
 
     def __init__(self) -> None:
         self.standing = OPEN
+        self._asked = threading.Event()
 
     def to(self, _: int, changed: Callable[[], None]) -> Any:
         self._changed = changed
+        self._asked.set()
         return self
 
     def start(self) -> None:
@@ -45,6 +48,7 @@ class Tunnel:
         pass
 
     def becomes(self, standing: Standing) -> None:
+        assert self._asked.wait(10), "nobody asked for a tunnel"
         self.standing = standing
         self._changed()
 
@@ -339,7 +343,7 @@ def test_a_panel_that_has_no_links(bus: GateBus[Any], browser: Browser) -> None:
             with page.expect_response("**/api/links") as answer:
                 page.reload()
             assert answer.value.status == 404
-            answer.value.finished()
+            assert page.evaluate("fetch('api/links').then((r) => r.status)") == 404  # a moment on
             expect(page.locator("#ig-share")).to_be_hidden()
     finally:
         server.stop()
