@@ -30,6 +30,7 @@ from imagegate.links import Link
 from imagegate.model import Selection, State
 from imagegate.serving import PREFIX
 from imagegate.share import Share
+from tests.browser import PanelServer
 from tests.share_server import ShareServer, use
 from tests.stored import FILES, PATIENCE, Store, gate, to_go_on
 from tests.test_api import png, publish
@@ -419,8 +420,6 @@ def test_a_qr_code(client: TestClient) -> None:
 
 def test_a_page_hears_of_links(here: Sharing, bus: GateBus[Any]) -> None:
     """The operator's pages hear when a link, or the door, has changed."""
-    from tests.browser import PanelServer
-
     panel = PanelServer(bus, share=here.share)
     try:
         with httpx.Client(base_url=panel.url.removesuffix(f"{PREFIX}/"), timeout=PATIENCE) as page:
