@@ -150,7 +150,7 @@ class News:
         self._bus = bus
         self._among = among
         self._told = told
-        self._bell = Bell() if bell is None else bell  # an empty one is false
+        self._bell = Bell() if bell is None else bell
         self._kind = kind
         self._over = over
         self._left = left
@@ -195,9 +195,9 @@ class News:
                         # A sign of life, by which a page knows that its connection is not dead.
                         yield await self._say("alive")
                         continue
-                    if rung and self._kind:
+                    heard, rung = rung, False  # before it is said: it may ring meanwhile
+                    if heard and self._kind:
                         yield await self._say(self._kind)
-                    rung = False
                     news, missed = subscription.drain()
                     if missed:
                         yield await self._say("reload")

@@ -56,13 +56,18 @@ def chromium() -> Iterator[Browser]:
 
 @contextmanager
 def pages(browser: Browser, url: str) -> Iterator[Callable[..., Page]]:
-    """Opens the panel in tabs of their own, each once it is connected, and closes them."""
+    """Opens the panel in tabs of their own, each once it is connected, and closes them.
+
+    A ``script`` runs in the tab before those of the page.
+    """
     contexts = []
 
-    def open_page(query: str = "", **options: Any) -> Page:
+    def open_page(query: str = "", *, script: str = "", **options: Any) -> Page:
         context = browser.new_context(**{"viewport": {"width": 1280, "height": 860}} | options)
         contexts.append(context)
         context.set_default_timeout(WAIT)
+        if script:
+            context.add_init_script(script)
         page = context.new_page()
         page.goto(url + query)
         page.wait_for_function(

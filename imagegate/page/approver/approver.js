@@ -107,7 +107,7 @@ function render() {
   document.body.classList.toggle("ig-painting", Boolean(mask?.now));
   $("ig-pending").textContent = !loaded ? "" : waiting ? `${waiting} left` : "none left";
   document.title = waiting ? `(${waiting}) Image Gate` : "Image Gate";
-  if (loaded) alerts.count(waiting);
+  alerts.count(gates.fresh ? waiting : null, gates.newest?.title);
   $("ig-offline").hidden = online || !loaded;
   $("ig-offline").textContent = unsent
     ? `Connection lost. ${unsent === 1 ? "Your answer is" : `${unsent} answers are`} kept here and sent as soon as it is back. Keep this page open.`

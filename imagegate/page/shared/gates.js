@@ -37,6 +37,8 @@ export class Gates extends EventTarget {
   /** Whether more gates are on their way to this page. */
   reading = false;
   loaded = false;
+  /** Whether the lists were read since the connection came. */
+  fresh = false;
   /** Whether this page may no longer know of any gate. */
   over = false;
   /** Server's clock minus this one's, in seconds. */
@@ -70,6 +72,12 @@ export class Gates extends EventTarget {
 
   get current() {
     return this.queue[0] ?? null;
+  }
+
+  /** The youngest of those that wait and were read. */
+  get newest() {
+    const known = [...this.queue, ...this.skipped];
+    return known.reduce((best, gate) => (best?.created_at >= gate.created_at ? best : gate), null);
   }
 
   get unsent() {
@@ -154,7 +162,7 @@ export class Gates extends EventTarget {
       return; // the event stream notices too, and calls again
     }
     if (this.over) return;
-    this.loaded = true;
+    this.loaded = this.fresh = true;
     this.#refill();
     this.changed();
     this.dispatchEvent(new Event("read"));
@@ -473,6 +481,7 @@ export class Gates extends EventTarget {
     if (online) this.#sender.wake();
     if (this.online === online) return;
     this.online = online;
+    if (!online) this.fresh = false;
     this.changed();
   }
 
