@@ -203,18 +203,18 @@ class Share:
                 self._keeper.start()
         if Reach.INTERNET not in reaches and self._keeper is not None:
             keeper, self._keeper = self._keeper, None
+            inner, self._inner = self._inner, None
             keeper.close()
-            if self._inner is not None:
-                self._inner.close()
-            self._inner = None
+            if inner is not None:
+                inner.close()
         # Without a tunnel, at least those in the same network can open their link.
         failed = self._keeper is not None and bool(self._keeper.standing.problem)
         if self._outer is None and (Reach.NETWORK in reaches or failed):
             ports = (*range(self._port, self._port + PORTS), 0) if self._port else (0,)
             self._outer = self._listen("0.0.0.0", ports)  # noqa: S104 - only links get in there
         if not reaches and self._outer is not None:
-            self._outer.close()
-            self._outer = None
+            outer, self._outer = self._outer, None
+            outer.close()
 
     def _listen(
         self, host: str, ports: tuple[int, ...], *, secure: bool = False
