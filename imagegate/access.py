@@ -14,6 +14,7 @@ import hmac
 import ipaddress
 import json
 import logging
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -37,16 +38,23 @@ ASKED = "imagegate.asked"
 
 log = logging.getLogger("imagegate")
 
+_HOST = re.compile(r"(?:(?P<name>[^\s\[\]:@/\\?#]+)|\[(?P<address>[0-9a-f:.]+)\])(?::\d*)?")
+"""What stands in a Host header, RFC 9110, section 7.2: a name or an address, and maybe a port."""
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class Refused(Exception):
-    """A request that goes no further; ``after``: seconds after which it may be tried again."""
+    """A request that goes no further.
 
-    def __init__(self, status: int, message: str, after: int = 0) -> None:
+    ``after``: seconds after which it may be tried again. ``last``: nothing that comes after it on
+    its connection is read.
+    """
+
+    def __init__(self, status: int, message: str, after: int = 0, *, last: bool = False) -> None:
         super().__init__(message)
         self.status = status
         self.after = after
+        self.last = last
 
 
 class Door(Protocol):
@@ -106,24 +114,29 @@ class LinkDoor:
 
     async def admit(self, scope: Scope, headers: Headers) -> None:
         secret = session_secret(scope, headers)
-        link = await self.find(secret) if secret else None
+        link = await self.find(secret, outside=outside(scope)) if secret else None
         if link is not None:
             scope[ASKED] = Asked(link, secret)
         elif not self._way_in(scope):
             raise Refused(401, "Open the link that you were sent.")
 
-    async def find(self, secret: str) -> Link | None:
-        """The live link of a session. Raises `Refused` while it cannot be asked."""
+    async def find(self, secret: str, *, outside: bool) -> Link | None:
+        """The live link of a session. Raises `Refused` while it cannot be asked.
+
+        Args:
+            outside: whether it is asked through the tunnel.
+        """
         try:
-            return await asyncio.to_thread(self._find, secret)
+            return await asyncio.to_thread(self._find, secret, outside)
         except StoreError as error:
             log.warning("%s", error)
             raise Refused(503, "This does not work for the moment. Try again.", 5) from error
 
-    def _find(self, secret: str) -> Link | None:
+    def _find(self, secret: str, outside: bool) -> Link | None:
         link = self._links.session(secret)
-        if link is not None:
-            self._links.seen(link)
+        if link is None or not link.opens(outside=outside):
+            return None
+        self._links.seen(link)
         return link
 
     def _way_in(self, scope: Scope) -> bool:
@@ -134,15 +147,20 @@ class LinkDoor:
         return bool(method == "POST" and path == self._session)
 
 
+def outside(scope: Scope) -> bool:
+    """Whether a request comes through the tunnel, where people speak HTTPS."""
+    from .listener import SECURE
+
+    return bool(scope.get(SECURE))
+
+
 def session_cookie(scope: Scope) -> tuple[str, str]:
     """Name and path of the cookie that holds a session's secret.
 
     Over HTTPS a browser takes a ``__Host-`` cookie from this very host only (RFC 6265bis, section
     4.1.3): another page below the tunnel's domain cannot put its own in its place.
     """
-    from .listener import SECURE
-
-    return ("__Host-imagegate", "/") if scope.get(SECURE) else ("imagegate", "/imagegate")
+    return ("__Host-imagegate", "/") if outside(scope) else ("imagegate", "/imagegate")
 
 
 def session_secret(scope: Scope, headers: Headers) -> str:
@@ -188,6 +206,9 @@ class Guard:
         try:
             if scope["type"] == "websocket":
                 raise Refused(403, "no websockets here")
+            if "transfer-encoding" in headers and "content-length" in headers:
+                # RFC 9112, section 6.1: a proxy may have read another length than we do.
+                raise Refused(400, "a body has one length, not two", last=True)
             await self._door.admit(scope, headers)
             limit = self._check(scope, headers)
         except Refused as refused:
@@ -303,6 +324,8 @@ async def _refuse(refused: Refused, send: Send) -> None:
     ]
     if refused.after:
         headers.append((b"retry-after", str(refused.after).encode()))
+    if refused.last:
+        headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": refused.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
@@ -315,10 +338,8 @@ def _netloc(origin: str) -> str | None:
 
 
 def _hostname(host: str) -> str:
-    try:
-        return (urlsplit(f"//{host}").hostname or "").lower()
-    except ValueError:
-        return ""
+    found = _HOST.fullmatch(host.lower())
+    return (found["name"] or found["address"]) if found else ""
 
 
 def _is_address(name: str) -> bool:

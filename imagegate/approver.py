@@ -20,8 +20,18 @@ from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Resp
 from pydantic import BaseModel, ConfigDict, StrictInt, StrictStr
 from starlette.exceptions import HTTPException
 
-from .access import ASKED, Asked, Guard, LinkDoor, Refused, session_cookie, session_secret
+from .access import (
+    ASKED,
+    Asked,
+    Guard,
+    LinkDoor,
+    Refused,
+    outside,
+    session_cookie,
+    session_secret,
+)
 from .bus import Bus
+from .cursors import Cursors
 from .image_files import PreviewCache, lossy
 from .link_store import LinkStore
 from .linked import LinkedBus
@@ -53,7 +63,6 @@ from .serving import (
     News,
     Progress,
     answer,
-    cursor_of,
     error_of,
     explain_all,
     page_of,
@@ -98,7 +107,11 @@ class Nothing(BaseModel):
 
 
 async def _linked(request: Request) -> LinkedBus:
-    return LinkedBus(request.app.state.bus, request.scope[ASKED].link)
+    asked: Asked = request.scope[ASKED]
+    links: LinkStore = request.app.state.links
+    return LinkedBus(
+        request.app.state.bus, asked.link, lambda: links.session(asked.secret) is not None
+    )
 
 
 Linked = Annotated[LinkedBus, Depends(_linked)]
@@ -112,7 +125,10 @@ def create_approver(bus: Bus, links: LinkStore, progress: Progress | None = None
         links: who may enter.
         progress: what a folder's session says of itself.
     """
-    app = FastAPI(title="Image Gate", docs_url=None, redoc_url=None, openapi_url=None)
+    # Redirects of its own would lead to whatever a request names as its host.
+    app = FastAPI(
+        title="Image Gate", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False
+    )
     door = LinkDoor(links, PREFIX)
     app.add_middleware(Guard, door=door, prefix=PREFIX, largest=LARGEST, patience=PATIENCE)
     app.add_middleware(Sealed, prefix=PREFIX)
@@ -120,7 +136,7 @@ def create_approver(bus: Bus, links: LinkStore, progress: Progress | None = None
     app.add_exception_handler(Refused, _explain_refusal)
     explain_all(app)
 
-    app.state.bus = bus
+    app.state.bus, app.state.links = bus, links
     _add_entry(app, links)
     _add_page(app)
     _add_gates(app, progress)
@@ -147,6 +163,8 @@ def _add_entry(app: FastAPI, links: LinkStore) -> None:
             whose = [source]
             try:
                 link = await to_thread.run_sync(links.find, token)
+                if not link.opens(outside=outside(request.scope)):
+                    raise NoEntry("This link opens in its own network only.")
                 whose.append(f"all who try {link.name}'s link {link.id}")
                 throttle.check(*whose)
                 return await to_thread.run_sync(partial(act, link))
@@ -248,6 +266,10 @@ def _add_page(app: FastAPI) -> None:
         if path.suffix in kinds
     }
 
+    @app.get(PREFIX)
+    def nearly_home() -> Response:
+        return RedirectResponse(f"{PREFIX}/", 303)
+
     @app.get(f"{PREFIX}/")
     def home() -> Response:
         return HTMLResponse((FILES / "approver" / "approver.html").read_text("utf-8"))
@@ -264,11 +286,14 @@ def _add_page(app: FastAPI) -> None:
 
 
 def _add_gates(app: FastAPI, progress: Progress | None) -> None:
+    cursors = Cursors()
+
     @app.get(f"{PREFIX}/api/gates")
     def gates(bus: Linked, limit: Limit = PAGE, cursor: str = "") -> dict[str, Any]:
         """Gates that wait, oldest first."""
-        found = bus.pending(limit + 1, cursor_of(cursor) or 0)
-        listed = page_of([bus.told(gate) for gate in found], [gate.seq for gate in found], limit)
+        found = bus.pending(limit + 1, cursors.open(cursor) or 0)
+        told, keys = [bus.told(gate) for gate in found], [gate.seq for gate in found]
+        listed = page_of(told, keys, limit, cursors.seal)
         return listed | {"now": time.time()} | _around(bus, progress)
 
     @app.get(f"{PREFIX}/api/history")
@@ -276,8 +301,9 @@ def _add_gates(app: FastAPI, progress: Progress | None) -> None:
         bus: Linked, limit: Limit = PAGE, cursor: str = "", mine: bool = False
     ) -> dict[str, Any]:
         """Gates that ended, newest first; ``mine=1``: those answered through this link."""
-        found = bus.finished(limit + 1, cursor_of(cursor), mine=mine)
-        return page_of([bus.told(gate) for gate in found], [gate.ended for gate in found], limit)
+        found = bus.finished(limit + 1, cursors.open(cursor), mine=mine)
+        told, keys = [bus.told(gate) for gate in found], [gate.ended for gate in found]
+        return page_of(told, keys, limit, cursors.seal)
 
     @app.get(f"{PREFIX}/api/gates/{{gate_id}}")
     def gate(gate_id: str, bus: Linked) -> dict[str, Any]:
@@ -298,6 +324,14 @@ def _add_pictures(app: FastAPI) -> None:
     previews = PreviewCache(PREVIEWS)
 
     def picture(bus: LinkedBus, gate_id: str, index: int, size: str) -> Picture:
+        try:
+            return look(bus, gate_id, index, size)
+        except BadPicture as error:  # says which file
+            log.debug("%s", error)
+            raise BadPicture("this image cannot be read") from error
+
+    def look(bus: LinkedBus, gate_id: str, index: int, size: str) -> Picture:
+        bus.check()  # it may have waited for its turn
         pictures = bus.pictures(gate_id, index)
         if pictures is None:
             raise GateClosed("its pictures are no longer kept")
@@ -410,6 +444,8 @@ _AS_IT_IS = (BadAnswer, BadPicture, Forbidden)
 
 async def _explain(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ImageGateError)
+    if isinstance(error, NoEntry):
+        return error_of(str(error), 401)
     if isinstance(error, _AS_IT_IS):
         return error_of(sayable(str(error)), STATUS[type(error)])
     if type(error) in _SAID:

@@ -72,7 +72,7 @@ class _Entry(Generic[P]):
     reason: str = ""
     ended: int = 0
     claim: threading.Event | None = None  # set while an answer is being recorded
-    keys: frozenset[str] = frozenset()  # of the clicks that have counted
+    clicks: frozenset[str] = frozenset()  # those that have counted
 
     def snapshot(self) -> Snapshot:
         return Snapshot(
@@ -401,7 +401,7 @@ class GateBus(Generic[P]):
         while True:
             with self._lock:
                 entry = self._entry(gate_id)
-                if decision is not None and decision.key in entry.keys:
+                if decision is not None and decision.click in entry.clicks:
                     return again(entry.snapshot(), decision)
                 if not entry.state.open:
                     return second(entry.snapshot(), decision)
@@ -418,7 +418,7 @@ class GateBus(Generic[P]):
             entry.state, entry.answer, entry.claim = state, answer, None
             entry.reason = reason
             if decision is not None and decision.key:
-                entry.keys |= {decision.key}
+                entry.clicks |= {decision.click}
             self._seq += 1
             entry.ended = self._seq
             del self._open[gate_id]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from .bus import Bus
-from .links import Link, May
+from .links import Link, May, NoEntry
 from .masks import save_painted
 from .model import Decision, Forbidden, Selection, Snapshot, UnknownGate, Verdict, sayable
 from .pictures import Pictures
@@ -17,11 +18,21 @@ class LinkedBus:
     What the link does not cover does not exist here: `UnknownGate`, as for an id that was never
     given. What it does not let its person do raises `Forbidden`. Beside these everything raises
     what the bus does.
+
+    Args:
+        live: whether the link still is, asked again just before anything is changed: between a
+            request's head and the end of its body there is time enough to revoke a link.
     """
 
-    def __init__(self, bus: Bus, link: Link) -> None:
+    def __init__(self, bus: Bus, link: Link, live: Callable[[], bool] = lambda: True) -> None:
         self._bus = bus
+        self._live = live
         self.link = link
+
+    def check(self) -> None:
+        """Raises `NoEntry` if the link has ended since the request was let in."""
+        if not self._live():
+            raise NoEntry("This link has ended.")
 
     def get(self, gate_id: str) -> Snapshot:
         """One gate, open or finished."""
@@ -85,6 +96,7 @@ class LinkedBus:
         if not allowed:
             may = {May.LOOK: "look only", May.DECIDE: "look and decide"}[self.link.may]
             raise Forbidden(f"this link does not let you {what}; you may {may}")
+        self.check()
 
     # -- as it is told: a list of what may be seen, so that whatever is added to a gate is not
 

@@ -86,6 +86,13 @@ class Link:
             return "revoked"
         return "live" if self.live else "expired"
 
+    def opens(self, *, outside: bool) -> bool:
+        """Whether it opens anything for who comes through the tunnel, or from the network.
+
+        One for the internet does so in the network too, which is where it leads without a tunnel.
+        """
+        return self.reach is Reach.INTERNET or not outside
+
     def scope(self) -> dict[str, str]:
         """What it shows, as REST tells it."""
         if self.among.gate_id:

@@ -247,6 +247,11 @@ class Decision:
     link: str = ""
     key: str = ""
 
+    @property
+    def click(self) -> str:
+        """The click, as nobody else can name it: keys of one link mean nothing at another."""
+        return f"{self.link}/{self.key}" if self.key else ""
+
     def same_answer(self, other: Decision) -> bool:
         """Whether the same person says the same thing."""
         return (self.route, self.by, self.link) == (other.route, other.by, other.link)

@@ -32,6 +32,20 @@ _SENTENCE = """<!doctype html>
 """
 
 
+_FAILURE = b'{"error": "This does not work."}'
+_FAILED: list[Any] = [
+    {
+        "type": "http.response.start",
+        "status": 500,
+        "headers": [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(_FAILURE)).encode()),
+        ],
+    },
+    {"type": "http.response.body", "body": _FAILURE},
+]
+
+
 class Sealed:
     """Adds the headers, where an answer has none of its own; tells people of refusals in HTML."""
 
@@ -46,10 +60,12 @@ class Sealed:
         accepts = b",".join(v for k, v in scope["headers"] if k == b"accept")
         person = b"text/html" in accepts and not scope["path"].startswith(self._api)
         held: Message | None = None  # the start of a refusal that a person shall read
+        started = False
 
         async def sealing(message: Message) -> None:
-            nonlocal held
+            nonlocal held, started
             if message["type"] == "http.response.start":
+                started = True
                 message = {**message, "headers": _sealed(message["headers"])}
                 if person and message["status"] >= 400:
                     held = message
@@ -67,7 +83,13 @@ class Sealed:
                 message = {"type": "http.response.body", "body": body}
             await send(message)
 
-        await self._app(scope, receive, sealing)
+        try:
+            await self._app(scope, receive, sealing)
+        except Exception:
+            if not started:
+                for message in _FAILED:
+                    await sealing(message)
+            raise
 
 
 def _sealed(headers: list[Any]) -> list[Any]:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import suppress
 from typing import Annotated, Any
 
 from anyio import CapacityLimiter, to_thread
@@ -62,10 +63,18 @@ Progress = Callable[[], dict[str, Any]]
 # -- lists
 
 
-def page_of(gates: list[dict[str, Any]], keys: list[int], limit: int) -> dict[str, Any]:
-    """A page of a list that was read one gate further than it is long."""
+def page_of(
+    gates: list[dict[str, Any]],
+    keys: list[int],
+    limit: int,
+    cursor: Callable[[int], str] = str,
+) -> dict[str, Any]:
+    """A page of a list that was read one gate further than it is long.
+
+    ``cursor``: how the key of its last gate is told.
+    """
     more = len(gates) > limit
-    return {"gates": gates[:limit], "next": str(keys[limit - 1]) if more else None}
+    return {"gates": gates[:limit], "next": cursor(keys[limit - 1]) if more else None}
 
 
 def cursor_of(text: str) -> int | None:
@@ -126,7 +135,7 @@ class News:
     """A stream of server-sent events: published, masked, decided, withdrawn; each with its gate.
 
     ``reload`` comes first, and whenever news were lost: read the lists anew. ``alive`` comes when
-    nothing happened for a while.
+    nothing was said for a while, however much happens that is not theirs to hear.
 
     Args:
         told: what is said of a gate, or without one.
@@ -185,26 +194,29 @@ class News:
                 if not reason:
                     # Who has just (re)connected, or was too slow, reads the list anew.
                     yield await self._say("reload")
+                due = loop.time() + HEARTBEAT
                 while not reason and not await request.is_disconnected():
-                    happened = await _within(woken, min(HEARTBEAT, max(0.0, self._left())))
+                    await _within(woken, max(0.0, min(due - loop.time(), self._left())))
                     woken.clear()
                     reason = await self._ended()
                     if reason:
                         break
-                    if not happened:
-                        # A sign of life, by which a page knows that its connection is not dead.
-                        yield await self._say("alive")
-                        continue
-                    heard, rung = rung, False  # before it is said: it may ring meanwhile
-                    if heard and self._kind:
-                        yield await self._say(self._kind)
+                    told: list[tuple[str, Snapshot | None]] = []
+                    if rung and self._kind:
+                        told.append((self._kind, None))
+                    rung = False
                     news, missed = subscription.drain()
                     if missed:
-                        yield await self._say("reload")
-                        continue
-                    for item in news:
-                        if self._among.covers(item.gate.gate):
-                            yield await self._say(item.kind, item.gate)
+                        told.append(("reload", None))
+                    else:
+                        ours = [item for item in news if self._among.covers(item.gate.gate)]
+                        told += [(item.kind, item.gate) for item in ours]
+                    if not told and loop.time() >= due:
+                        # A sign of life, by which a page knows that its connection is not dead.
+                        told.append(("alive", None))
+                    for kind, gate in told:
+                        yield await self._say(kind, gate)
+                        due = loop.time() + HEARTBEAT
                 if reason:
                     yield _event("over", {"reason": reason})
         finally:
@@ -218,12 +230,9 @@ class News:
         return _event(kind, await to_thread.run_sync(self._told, gate))
 
 
-async def _within(event: asyncio.Event, seconds: float) -> bool:
-    try:
+async def _within(event: asyncio.Event, seconds: float) -> None:
+    with suppress(asyncio.TimeoutError):
         await asyncio.wait_for(event.wait(), seconds)
-    except asyncio.TimeoutError:
-        return False
-    return True
 
 
 async def while_it_lasts(events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -174,12 +174,12 @@ class GateStore:
             if row is None:
                 raise _Lost
             if decision is not None and decision.key:  # refused if it was there: it counts once
-                click = {"gate_id": gate_id, "key": plain(decision.key)}
+                click = {"gate_id": gate_id, "key": plain(decision.click)}
                 connection.execute(clicks.insert().values(click))
             files = self._masks(connection, gate_id)
             return Verdict(Outcome.WON, decision or Decision(None)), snapshot(row), files
         now = self.get(gate_id)
-        if decision is not None and self._clicked(gate_id, decision.key):
+        if decision is not None and self._clicked(gate_id, decision.click):
             return again(now, decision), now, {}
         return second(now, decision), now, {}
 
@@ -467,10 +467,10 @@ class GateStore:
         update = gates.update().where(*mine).values(dict(values))
         return connection.execute(update.returning(*gates.c)).one_or_none()
 
-    def _clicked(self, gate_id: str, key: str) -> bool:
-        if not key:
+    def _clicked(self, gate_id: str, click: str) -> bool:
+        if not click:
             return False
-        here = (clicks.c.gate_id == gate_id) & (clicks.c.key == plain(key))
+        here = (clicks.c.gate_id == gate_id) & (clicks.c.key == plain(click))
         with self.database.read() as connection:
             return connection.execute(sa.select(clicks.c.key).where(here)).first() is not None
 
