@@ -28,7 +28,7 @@ from imagegate.gate_bus import GateBus
 from imagegate.link_store import LinkStore
 from imagegate.links import Link
 from imagegate.listener import Listener
-from imagegate.model import Selection, State
+from imagegate.model import BadAnswer, Selection, State
 from imagegate.serving import PREFIX
 from imagegate.share import Share
 from tests.share_server import ShareServer, use
@@ -41,8 +41,9 @@ API = f"{PREFIX}/api"
 class Sharing:
     """A share, and a way to wait for what it does."""
 
-    def __init__(self, share: Share) -> None:
+    def __init__(self, share: Share, links: Callable[[], LinkStore]) -> None:
         self.share = share
+        self.links = links
         self._changed = threading.Condition()
         share.changed.listen(self._look)
 
@@ -68,7 +69,7 @@ class Sharing:
 def sharing(bus: Any, links: Any, **given: Any) -> Iterator[Sharing]:
     share = Share(bus, links, port=0, **given)
     try:
-        yield Sharing(share)
+        yield Sharing(share, links)
     finally:
         share.close()
 
@@ -190,6 +191,27 @@ def test_the_tunnel_comes_back(server: ShareServer, here: Sharing, bus: GateBus[
     assert outcomes == ["won", "replay"]
 
 
+def test_a_tunnel_that_comes_back_elsewhere(
+    server: ShareServer, here: Sharing, bus: GateBus[Any]
+) -> None:
+    """Where the tunnel gets another address, the list says which links lead nowhere now."""
+    link, _ = here.link()
+
+    def moved() -> bool:
+        return bool(here.share.to_json()["links"][0]["moved"])
+
+    assert not moved()
+    before = here.until(lambda: here.share.door()["internet"]["url"])
+    here.until(lambda: here.links().get(link.id).door == before)
+    server.move()
+    server.drop()
+    here.until(moved)
+    _, token = here.share.reissue(link.id)
+    here.until(lambda: not moved())
+    address, _ = here.share.address(link, token)
+    assert address.startswith(here.share.door()["internet"]["url"])
+
+
 def test_the_door_closes_with_the_last_link(
     server: ShareServer, here: Sharing, bus: GateBus[Any]
 ) -> None:
@@ -259,6 +281,20 @@ def test_another_process_revokes(shared: Store) -> None:
             assert next(news)[0] == "reload"
             theirs.house.links.revoke(link.id)
             assert [kind for kind, _ in news if kind != "alive"] == ["over"]
+
+
+def test_a_link_of_another_process(shared: Store) -> None:
+    """A link is listed, and can be revoked, wherever its store is; its address is made anew only
+    where its door is.
+    """
+    ours, theirs = shared.bus(worker="gpu-1"), shared.bus(worker="gpu-2")
+    link, _ = theirs.house.links.create("Ada", reach="network", worker="gpu-2")
+    with sharing(ours, lambda: ours.house.links, worker=lambda: ours.name) as here:
+        (listed,) = here.share.to_json()["links"]
+        assert (listed["id"], listed["worker"]) == (link.id, "gpu-2")
+        with pytest.raises(BadAnswer, match="made at gpu-2"):
+            here.share.reissue(link.id)
+        assert here.share.revoke(link.id).state == "revoked"
 
 
 def test_links_from_before_a_restart(tmp_path: Path) -> None:

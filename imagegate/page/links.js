@@ -59,13 +59,18 @@ export class Links {
     row.link = link; // as the server says it is now: the row stays
     const secret = link.passphrase ? "with a passphrase" : "";
     const about = [MAY[link.may], this.#scope(link.scope), REACH[link.reach], secret];
-    tell(row, about, [`expires in ${left(link.expires_at - now)}`, ...used(link, now)]);
+    const here = link.worker ? [`opens at ${link.worker}`] : [];
+    tell(row, about, [...here, `expires in ${left(link.expires_at - now)}`, ...used(link, now)]);
+    row.querySelector(".ig-moved").hidden = !link.moved;
+    row.querySelector(".ig-reissue").hidden = Boolean(link.worker); // there only
     row.classList.toggle("ig-opened", link.seen_at !== null);
     return row;
   }
 
   #newRow() {
     const row = newRow();
+    const moved = "The door has another address now. Send them a new one.";
+    row.append(element("small", moved, { class: "ig-moved", hidden: "" }));
     const buttons = element("div", "", { class: "ig-link-acts" });
     const button = (name, text, title, act) => {
       const made = element("button", text, { type: "button", class: name, title });
