@@ -26,7 +26,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import segno
 import uvicorn
 from fastapi import FastAPI
 from PIL import Image
@@ -308,6 +307,8 @@ class StatusLine(logging.Handler):
     def draw(self, address: str) -> None:
         """An address as a QR code, where somebody can see it."""
         if self._tty:
+            import segno
+
             out = io.StringIO()
             segno.make_qr(address, error="l").terminal(out, compact=True)
             self.say(out.getvalue().rstrip())

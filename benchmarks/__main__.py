@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable
 
-from . import load, looking, storing, waiting
+from . import load, looking, sharing, storing, waiting
 from .measure import NotRun, Row, machine
 
 MEASUREMENTS: dict[str, Callable[[bool], list[Row]]] = {
@@ -24,6 +24,9 @@ MEASUREMENTS: dict[str, Callable[[bool], list[Row]]] = {
     "parked": storing.parked_many,
     "wake": storing.wake,
     "list": storing.list_of_many,
+    "link-click": sharing.link_click,
+    "link-preview": sharing.link_preview,
+    "going-dark": sharing.going_dark,
 }
 
 

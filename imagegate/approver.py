@@ -39,6 +39,7 @@ from .link_store import LinkStore
 from .linked import LinkedBus
 from .links import Link, NoEntry
 from .listener import SOURCE
+from .masks import to_paint_on
 from .model import (
     BadAnswer,
     BadPicture,
@@ -181,7 +182,9 @@ def _add_entry(app: FastAPI, links: LinkStore) -> None:
                 if error.guessed:
                     what = "a wrong passphrase" if len(whose) > 1 else "a wrong link"
                     throttle.wrong(what, *whose)
-                raise Refused(403, f"{error} Ask whoever sent it for a new one.") from error
+                mistyped = error.guessed and len(whose) > 1  # then the link itself is good
+                advice = "" if mistyped else " Ask whoever sent it for a new one."
+                raise Refused(403, f"{error}{advice}") from error
 
     @app.get(f"{PREFIX}/s/{{token}}")
     async def enter(token: str, request: Request) -> Response:
@@ -358,11 +361,14 @@ def _add_pictures(app: FastAPI) -> None:
         return await easel.make(size, partial(picture, bus, gate_id, index, size), NO_STORE)
 
     @app.get(f"{PREFIX}/api/gates/{{gate_id}}/mask/{{index}}")
-    def get_mask(gate_id: str, index: int, bus: Linked) -> Response:
-        """The mask so far; 204 where there is none."""
+    def get_mask(gate_id: str, index: int, bus: Linked, size: str = "full") -> Response:
+        """The mask so far; 204 where there is none. ``preview``: as large as a preview."""
         png = bus.mask(gate_id, index)
         if not png:
             return Response(status_code=204)
+        if size == "preview":
+            gate = bus.get(gate_id).gate
+            png = to_paint_on(png, gate.width, gate.height)
         return Response(png, media_type="image/png")
 
     @app.put(f"{PREFIX}/api/gates/{{gate_id}}/mask/{{index}}")

@@ -130,10 +130,6 @@ class Bell:
 
         return end
 
-    def __len__(self) -> int:
-        with self._lock:
-            return len(self._listeners)
-
     def ring(self) -> None:
         """Call all listeners."""
         with self._lock:

@@ -10,7 +10,7 @@ import hashlib
 import hmac
 import json
 import secrets
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from enum import Enum
@@ -35,8 +35,8 @@ _MARK = sa.text(
     "ON CONFLICT (name) DO UPDATE SET value = excluded.value"
 )
 _COLUMNS = (
-    "id", "name", "may", "scope", "reach", "once", "passphrase", "token", "opened", "worker",
-    "created_at", "expires_at", "revoked_at", "seen_at",
+    "id", "name", "may", "scope", "reach", "door", "once", "passphrase", "token", "opened",
+    "worker", "created_at", "expires_at", "revoked_at", "seen_at",
 )  # fmt: skip
 links = sa.table("links", *(sa.column(name) for name in _COLUMNS))
 sessions = sa.table("sessions", *(sa.column(name) for name in ("secret", "link", "opened_at")))
@@ -86,7 +86,8 @@ class LinkStore:
         token, link_id = secrets.token_urlsafe(32), secrets.token_urlsafe(6)
         row = {
             "id": link_id, "name": name, "may": _one_of(May, may),
-            "scope": json.dumps(asdict(among)), "reach": _one_of(Reach, reach), "once": int(once),
+            "scope": json.dumps(asdict(among)), "reach": _one_of(Reach, reach), "door": "",
+            "once": int(once),
             "passphrase": _hash_passphrase(passphrase), "token": _hash(token), "opened": 0,
             "worker": plain(worker),
         }  # fmt: skip
@@ -97,16 +98,25 @@ class LinkStore:
             )
         return self.get(link_id), token
 
-    def reissue(self, link_id: str) -> tuple[Link, str]:
+    def reissue(self, link_id: str, worker: str = "") -> tuple[Link, str]:
         """A new address for a link; the one before opens nothing any more, browsers stay in.
+
+        Args:
+            worker: the process whose door serves it.
 
         Raises:
             UnknownLink: there is no such link.
-            BadAnswer: it has ended.
+            BadAnswer: it has ended, or another process serves it.
         """
+        link = self.get(link_id)
+        if link.worker != plain(worker):
+            raise BadAnswer(
+                f"the link of {link.name} was made at {link.worker}, whose door it opens; "
+                "give it a new address there, or make a new link here"
+            )
         token = secrets.token_urlsafe(32)
         with self._change() as connection:
-            values = {"token": _hash(token), "opened": 0}
+            values = {"token": _hash(token), "opened": 0, "door": ""}
             done = connection.execute(
                 links.update().where(links.c.id == plain(link_id), *self._live()).values(values)
             )
@@ -125,6 +135,23 @@ class LinkStore:
             )  # fmt: skip
             connection.execute(sessions.delete().where(sessions.c.link == plain(link_id)))
         return self.get(link_id)
+
+    def lead(self, worker: str, doors: Mapping[str, str]) -> None:
+        """Remember where the addresses of a worker's links lead, once that is known.
+
+        Args:
+            doors: the address of the door by `Reach`; empty while there is none.
+        """
+        for reach, door in doors.items():
+            new = [
+                links.c.worker == plain(worker), links.c.reach == reach, links.c.door == "",
+                *self._live(),
+            ]  # fmt: skip
+            with self.database.read() as connection:
+                found = connection.execute(sa.select(links.c.id).where(*new).limit(1)).first()
+            if door and found is not None:
+                with self._change() as connection:
+                    connection.execute(links.update().where(*new).values(door=door))
 
     def get(self, link_id: str) -> Link:
         """One link. Raises `UnknownLink`."""
@@ -248,7 +275,7 @@ class LinkStore:
 def _link(row: Any) -> Link:
     return Link(
         id=row.id, name=row.name, may=May(row.may), among=Selection(**json.loads(row.scope)),
-        reach=Reach(row.reach), once=bool(row.once), passphrase=bool(row.passphrase),
+        reach=Reach(row.reach), door=row.door, once=bool(row.once), passphrase=bool(row.passphrase),
         opened=row.opened, worker=row.worker, created_at=row.created_at,
         expires_at=row.expires_at, revoked_at=row.revoked_at, seen_at=row.seen_at,
         live=bool(row.live), idle=row.idle,

@@ -57,8 +57,10 @@ class Link:
     Attributes:
         id: short, and no secret. ``name``: of its person.
         among: the gates that it shows.
+        door: where its address leads, below which its token stands; empty until that is known.
         once: only the first browser that opens its address gets in.
         passphrase: whether one is asked for.
+        worker: the process whose door it opens.
         opened: how many browsers have opened it.
         live: neither expired nor revoked. ``idle``: seconds since its person was last seen.
     """
@@ -68,6 +70,7 @@ class Link:
     may: May
     among: Selection
     reach: Reach
+    door: str
     once: bool
     passphrase: bool
     opened: int

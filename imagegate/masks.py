@@ -6,7 +6,7 @@ from PIL import Image, ImageChops
 
 from .bus import Bus
 from .model import Snapshot
-from .pictures import Pictures, clean_mask, encode_png, read_mask, scale_mask
+from .pictures import Pictures, clean_mask, encode_png, preview_size, read_mask, scale_mask
 
 
 def save_mask(bus: Bus, gate_id: str, index: int, png: bytes) -> Snapshot:
@@ -31,6 +31,15 @@ def save_painted(bus: Bus, gate_id: str, index: int, png: bytes) -> Snapshot:
     painted = read_mask(clean_mask(png, gate.width, gate.height), gate.width, gate.height)
     joined = _join(read_mask(start, gate.width, gate.height), covered(painted))
     return bus.set_mask(gate_id, index, encode_png(joined).body)
+
+
+def to_paint_on(mask: bytes, width: int, height: int) -> bytes:
+    """A mask of an image of this size, as large as what people paint on.
+
+    `save_painted` scales it in the same way to see what was painted over.
+    """
+    size = preview_size(width, height)
+    return encode_png(scale_mask(read_mask(mask, width, height), *size)).body
 
 
 def start_mask(bus: Bus, pictures: Pictures, gate_id: str, index: int) -> bytes | None:

@@ -127,6 +127,7 @@ MIGRATIONS: list[tuple[str, list[Step]]] = [
                 may TEXT NOT NULL,
                 scope TEXT NOT NULL,
                 reach TEXT NOT NULL,
+                door TEXT NOT NULL,
                 once INTEGER NOT NULL,
                 passphrase TEXT NOT NULL,
                 token TEXT NOT NULL UNIQUE,

@@ -42,6 +42,7 @@ PAINT_ALPHA = 153
 # Relative to the page, which may be behind a path of somebody's proxy.
 _HEAD = """<meta name="viewport" content="width=device-width, initial-scale=1">
 <link rel="stylesheet" href="page/panel.css">
+<link rel="stylesheet" href="page/share.css">
 <script type="module">
 import(new URL("page/panel.js", location.href.split(/[?#]/)[0].replace(/\\/?$/, "/")));
 </script>"""

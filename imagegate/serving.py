@@ -186,7 +186,7 @@ class News:
         self._bus = bus
         self._among = among
         self._told = told
-        self._bell = bell or Bell()
+        self._bell = Bell() if bell is None else bell
         self._kind = kind
         self._over = over
         self._left = left

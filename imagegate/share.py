@@ -89,15 +89,22 @@ class Share:
 
     def reissue(self, link_id: str) -> tuple[Link, str]:
         """A new address for a link; see `LinkStore.reissue`."""
-        return self._links().reissue(link_id)
+        return self._links().reissue(link_id, self._worker())
 
     def revoke(self, link_id: str) -> Link:
         """End a link at once; see `LinkStore.revoke`."""
         return self._links().revoke(link_id)
 
     def told(self, link: Link) -> dict[str, Any]:
-        """A link as the operator's REST tells it."""
-        return link.to_json() | {"decisions": self._bus.answered(link.id)}
+        """A link as the operator's REST tells it.
+
+        ``moved``: the door is elsewhere now, so that its address leads nowhere. ``worker``: whose
+        door it opens, if that is not this process.
+        """
+        now = self.door()[link.reach.value]["url"]
+        there = link.worker if link.worker != self._worker() else ""
+        told = {"decisions": self._bus.answered(link.id), "worker": there}
+        return link.to_json() | told | {"moved": bool(now and link.door not in ("", now))}
 
     def to_json(self) -> dict[str, Any]:
         """All links, and where the door can be reached, as the operator's REST tells it."""
@@ -178,6 +185,8 @@ class Share:
                 forget = forget or links.changed.listen(self._wake)
                 live = links.live_of(self._worker())
                 self._serve({link.reach for link in live})
+                urls = {reach: standing["url"] for reach, standing in self.door().items()}
+                links.lead(self._worker(), urls)
                 if not self._trouble:
                     wait = max(0.1, live[0].expires_at - time.time()) if live else LONGEST
             except ImageGateError as error:
@@ -203,18 +212,18 @@ class Share:
                 self._keeper.start()
         if Reach.INTERNET not in reaches and self._keeper is not None:
             keeper, self._keeper = self._keeper, None
+            inner, self._inner = self._inner, None
             keeper.close()
-            if self._inner is not None:
-                self._inner.close()
-            self._inner = None
+            if inner is not None:
+                inner.close()
         # Without a tunnel, at least those in the same network can open their link.
         failed = self._keeper is not None and bool(self._keeper.standing.problem)
         if self._outer is None and (Reach.NETWORK in reaches or failed):
             ports = (*range(self._port, self._port + PORTS), 0) if self._port else (0,)
             self._outer = self._listen("0.0.0.0", ports)  # noqa: S104 - only links get in there
         if not reaches and self._outer is not None:
-            self._outer.close()
-            self._outer = None
+            outer, self._outer = self._outer, None
+            outer.close()
 
     def _listen(
         self, host: str, ports: tuple[int, ...], *, secure: bool = False

@@ -93,7 +93,8 @@ class TunnelKeeper:
     def __init__(self, port: int, changed: Callable[[], None]) -> None:
         self._port = port
         self._changed = changed
-        self._token = secrets.token_urlsafe(32)  # whoever has it can take the address over
+        # Whoever has it can take the address over. In hex it never looks like an option.
+        self._token = secrets.token_hex(32)
         self._over = threading.Event()
         self._lock = threading.Lock()  # guards the next two
         self._standing = Standing()

@@ -1,4 +1,4 @@
-"""Take the README's screenshots: the panel over the sample images, in a folder and parked.
+"""Take the README's screenshots: the panel over sample images, parked, shared, and a link's page.
 
 python scripts/screenshots.py [--out docs]
 """
@@ -10,7 +10,7 @@ import io
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,13 +19,19 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from PIL import Image, ImageOps
 from playwright.sync_api import Browser, Page
 
+from imagegate.approver import create_approver
+from imagegate.database import Database
 from imagegate.folder import FolderSession
 from imagegate.gate_bus import GateBus
+from imagegate.link_store import LinkStore
+from imagegate.listener import Listener
 from imagegate.model import Gate
 from imagegate.parked import Parked
 from imagegate.samples import write_samples
 from imagegate.settings import Settings
+from imagegate.share import Share
 from imagegate.stored_bus import StoredBus
+from imagegate.tunnel import Standing
 from tests.browser import PanelServer, chromium
 
 DESK = {"width": 1280, "height": 860}
@@ -110,6 +116,69 @@ def parked_panel(place: Path, photos: list[Path]) -> Iterator[str]:
         other.close()
 
 
+class Tunnel:
+    """What a tunnel would say: there is none where pictures are taken."""
+
+    standing = Standing(url="https://8f2c41d09be7.gradio.live")
+
+    def __init__(self, port: int, changed: Callable[[], None]) -> None: ...
+
+    def start(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def share_sheet(browser: Browser, url: str, share: Share, out: Path) -> None:
+    """The Share tab, with a link that was just made and those from before."""
+    ben, _ = share.create("Ben (print shop)", may="look", seconds=72 * HOUR)
+    share.create("Cem", may="decide", passphrase="sesame")
+    share.revoke(ben.id)
+    desk = open_panel(browser, url, {"width": 1280, "height": 900}, "light")
+    desk.locator("#ig-share button").first.click()
+    desk.locator("dialog input").first.fill("Ada")
+    desk.keyboard.press("Enter")
+    desk.wait_for_selector("dialog img")
+    desk.wait_for_timeout(500)
+    desk.screenshot(path=out / "share.png")
+    desk.context.close()
+
+
+def approver_page(browser: Browser, bus: GateBus, links: LinkStore, out: Path) -> None:
+    """What a link opens on a phone: the image, and a mask painted by finger."""
+    _, token = links.create("Ada", once=False)
+    listener = Listener(create_approver(bus, links), "127.0.0.1", 0)
+    listener.start()
+    options = {"viewport": PHONE, "has_touch": True, "is_mobile": True}
+    try:
+        for scheme, name in (("light", "approver-phone"), ("dark", "approver-paint")):
+            page = browser.new_context(**options, color_scheme=scheme).new_page()
+            page.goto(f"http://127.0.0.1:{listener.port}/imagegate/s/{token}")
+            page.get_by_role("button").first.click()
+            page.wait_for_selector("#ig-image[data-size]")
+            if scheme == "dark":
+                page.locator("#ig-mask-edit").click()
+                page.wait_for_selector("#ig-editor")
+                paint_by_finger(page)
+            page.wait_for_timeout(700)
+            page.screenshot(path=out / f"{name}.png")
+            page.context.close()
+    finally:
+        listener.close()
+
+
+def paint_by_finger(page: Page) -> None:
+    box = page.locator("#ig-editor").bounding_box()
+    assert box is not None
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    line = [(-90, 0), (-60, -40), (0, -50), (60, -20), (80, 30), (30, 50)]
+    touch = page.context.new_cdp_session(page)
+    for i, (dx, dy) in enumerate(line):
+        kind = "touchMove" if i else "touchStart"
+        points = [{"x": x + dx, "y": y + dy}]
+        touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+    touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("docs"))
@@ -122,7 +191,9 @@ def main() -> None:
         bus: GateBus = GateBus()
         session = FolderSession(bus, photos, Path(place) / "sorted", ("keep", "fix", "reject"))
         session.start()
-        server = PanelServer(bus, session.progress)
+        links = LinkStore(Database("sqlite://", "folder"))
+        share = Share(bus, lambda: links, tunnel=Tunnel)
+        server = PanelServer(bus, session.progress, share=share)
         try:
             with chromium() as browser:
                 desk = open_panel(browser, server.url, DESK, "light")
@@ -145,8 +216,11 @@ def main() -> None:
                     parked.wait_for_timeout(500)
                     parked.screenshot(path=out / "panel-parked.png", full_page=True)
                     parked.context.close()
+                share_sheet(browser, server.url, share, out)
+                approver_page(browser, bus, links, out)
         finally:
             server.stop()
+            share.close()
             session.close()
 
 

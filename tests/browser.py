@@ -18,6 +18,7 @@ from imagegate.access import HostDoor
 from imagegate.bus import Bus, Records
 from imagegate.listener import listen
 from imagegate.panel import create_panel
+from imagegate.share import Share
 
 WAIT = 15_000
 """Milliseconds after which a page is taken to be stuck."""
@@ -55,13 +56,18 @@ def chromium() -> Iterator[Browser]:
 
 @contextmanager
 def pages(browser: Browser, url: str) -> Iterator[Callable[..., Page]]:
-    """Opens the panel in tabs of their own, each once it is connected, and closes them."""
+    """Opens the panel in tabs of their own, each once it is connected, and closes them.
+
+    A ``script`` runs in the tab before those of the page.
+    """
     contexts = []
 
-    def open_page(query: str = "", **options: Any) -> Page:
+    def open_page(query: str = "", *, script: str = "", **options: Any) -> Page:
         context = browser.new_context(**{"viewport": {"width": 1280, "height": 860}} | options)
         contexts.append(context)
         context.set_default_timeout(WAIT)
+        if script:
+            context.add_init_script(script)
         page = context.new_page()
         page.goto(url + query)
         page.wait_for_function(
@@ -77,8 +83,14 @@ def pages(browser: Browser, url: str) -> Iterator[Callable[..., Page]]:
 class PanelServer:
     """The panel over a bus, on a loopback port that it keeps over a restart."""
 
-    def __init__(self, bus: Bus, progress: Any = None, records: Records | None = None) -> None:
-        self.app = create_panel(bus, HostDoor(), progress, records)
+    def __init__(
+        self,
+        bus: Bus,
+        progress: Any = None,
+        records: Records | None = None,
+        share: Share | None = None,
+    ) -> None:
+        self.app = create_panel(bus, HostDoor(), progress, records, share)
         self.port = 0
         self.start()
 

@@ -14,6 +14,7 @@ class Fingers:
     """One or two fingers on the screen of a page that has touch; points in CSS pixels."""
 
     def __init__(self, page: Page) -> None:
+        self._page = page
         self._protocol = page.context.new_cdp_session(page)
 
     def tap(self, at: Point) -> None:
@@ -21,11 +22,15 @@ class Fingers:
         self._send("touchEnd")
 
     def draw(self, points: Iterable[Point]) -> None:
-        """One finger goes down at the first point and up at the last."""
+        """One finger goes down at the first point and up at the last, where it rests.
+
+        A tap that comes while something may still glide only stops that, says Chromium.
+        """
         kind = "touchStart"
         for point in points:
             self._send(kind, point)
             kind = "touchMove"
+        self._page.evaluate("() => new Promise((done) => setTimeout(done, 100))")
         self._send("touchEnd")
 
     def pinch(self, centre: Point, wide: tuple[float, float], shift: Point = (0, 0)) -> None:

@@ -157,9 +157,9 @@ class ShareServer:
         with self.changed:
             if not self.refuse:
                 self._control = peer
-            peer.sendall(json.dumps(answer).encode() + b"\n")
             self.logins.append(said)
             self.changed.notify_all()
+            peer.sendall(json.dumps(answer).encode() + b"\n")
         try:
             while not self.refuse and peer.recv(1024):
                 pass

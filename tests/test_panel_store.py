@@ -584,3 +584,13 @@ def _until(true: Callable[[], Any]) -> Any:
             return found
         again.wait(0.05)
     raise AssertionError("not within 5 s")
+
+
+def test_who_came_through_a_link(store: StoredBus, new_page: Callable[..., Page]) -> None:
+    """The history names the link beside the person, and so does the gate's own line."""
+    gate = park(store)
+    store.decide(gate.id, 1, by="Ada", link="3fK2x9")
+    page = new_page()
+    expect(row(page, gate)).to_contain_text("Ada · link 3fK2x9 · ")
+    row(page, gate).locator(".ig-more").click()
+    expect(lines(page, gate).filter(has_text="Ada chose “keep” · link 3fK2x9")).to_have_count(1)

@@ -11,6 +11,12 @@ export class OperatorGates extends Gates {
     this.addEventListener("read", () => this.readStatus());
   }
 
+  /** What changed about the links, an answer through one too, is for whoever shows them. */
+  heard(kind, content) {
+    super.heard(kind, content);
+    if (kind === "links" || content?.gate?.decision?.link) this.dispatchEvent(new Event("links"));
+  }
+
   /** The ComfyUIs that share the store. */
   get workers() {
     return this.status?.workers.filter((worker) => worker.kind === "comfyui") ?? [];

@@ -7,8 +7,10 @@
 
 import { OperatorGates } from "./operator_gates.js";
 import { Painting } from "./painting.js";
-import { $, age, element, say, span } from "./shared/parts.js";
+import { Alerts } from "./shared/alerts.js";
+import { $, age, element, remembered, say, span } from "./shared/parts.js";
 import { Records } from "./records.js";
+import { Share } from "./share.js";
 
 const AHEAD = 3; // previews kept ready
 const PAN = 80; // px an arrow key moves a zoomed image
@@ -23,6 +25,8 @@ const embedded = query.get("embed") === "1";
 const gates = new OperatorGates(base, query.get("node") ?? "", query.get("workflow") ?? "");
 const painting = new Painting({ looking: () => view, begins: unzoom, ends: () => view.gate && showMask(view.gate), fit });
 const records = new Records(gates, embedded, undo);
+const share = new Share(gates);
+let alerts = null;
 
 /** What this page shows beside the gates themselves. */
 const view = {
@@ -47,7 +51,11 @@ const TOP = `
     <span id="ig-worker"></span>
     <span id="ig-facts"></span>
     <span id="ig-clock" role="timer"></span>
-    <span id="ig-pending"></span>
+    <div class="ig-corner">
+      <span id="ig-pending"></span>
+      <span id="ig-alerts" role="group" aria-label="Be told"></span>
+      <div id="ig-share" hidden></div>
+    </div>
   </header>
   <div id="ig-offline" role="alert" hidden>Connection lost. Trying again; nothing you clicked is lost.</div>
   <div id="ig-notice" role="alert" hidden>
@@ -90,7 +98,7 @@ function build() {
   $("ig-top").innerHTML = TOP;
   $("ig-bottom").innerHTML = BOTTOM;
   document.body.classList.toggle("ig-embed", embedded);
-  $("ig-name").value = remembered();
+  $("ig-name").value = remembered(NAME);
   $("ig-past").open = innerWidth > 700 && !embedded;
 
   $("ig-skip").onclick = () => painting.leave() && gates.skip();
@@ -106,12 +114,16 @@ function build() {
   $("ig-image").onerror = () =>
     view.gate && say({ text: `The image of ${view.gate.title} could not be loaded.`, tone: "bad" });
   $("ig-stage").onpointerdown = drag;
-  $("ig-name").onchange = (event) => remembered(event.target.value.trim());
+  $("ig-name").onchange = (event) => remembered(NAME, event.target.value.trim());
   document.addEventListener("keydown", key);
   addEventListener("beforeunload", (event) => {
     if (gates.unsent) event.preventDefault(); // an answer is still on its way
   });
 
+  if (!embedded) {
+    alerts = new Alerts($("ig-alerts"));
+    share.build($("ig-share"));
+  }
   gates.me = () => signed().by;
   gates.addEventListener("change", render);
   gates.addEventListener("said", (event) => say(event.detail));
@@ -134,6 +146,7 @@ function render() {
   document.body.classList.toggle("ig-idle", gate === null);
   const count = gates.waiting;
   $("ig-pending").textContent = gates.loaded ? `${count} waiting` : "";
+  alerts?.count(gates.fresh ? count : null, gates.newest?.title);
   document.title = count ? `(${count}) Image Gate` : "Image Gate";
   $("ig-offline").hidden = gates.online || !gates.loaded;
   const image = $("ig-image");
@@ -304,16 +317,6 @@ function keepNote(gate) {
   $("ig-note").value = view.notes.get(view.noted) ?? "";
 }
 
-/** The name, kept where the browser allows it. */
-function remembered(name) {
-  try {
-    if (name !== undefined) localStorage.setItem(NAME, name);
-    return localStorage.getItem(NAME) ?? "";
-  } catch {
-    return name ?? "";
-  }
-}
-
 function signed() {
   return { by: $("ig-name").value.trim(), note: $("ig-note").value.trim() };
 }
@@ -438,6 +441,7 @@ function arrow(x, y) {
 
 function key(event) {
   if (!event.key) return; // a browser that fills in a field
+  if (share.open) return; // its own keys, and no gate in sight
   const typing = event.target.closest?.("input:not([type=range]), textarea, select, [contenteditable]");
   if (typing && event.key === "Escape") event.target.blur(); // back to the keys
   const arrows = event.key.startsWith("Arrow");

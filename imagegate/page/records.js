@@ -72,7 +72,7 @@ export class Records {
       what: gate.file || gate.title,
       answer: gate.state === "withdrawn" ? "withdrawn" : decision.route === null ? "Stop" : decision.label,
       standing: this.#standing(gate),
-      about: [decision?.by, decision && when(decision.at), decision?.note, gate.reason].filter(Boolean).join(" · "),
+      about: [decision && signed(decision), decision && when(decision.at), decision?.note, gate.reason].filter(Boolean).join(" · "),
       undo: gate.state === "decided" && gate.undoable,
       again: Boolean(gate.reusable && gate.reason), // an answer that was used again
       state: gate.state,
@@ -189,6 +189,16 @@ export class Records {
   }
 }
 
+/** Whose answer it is. */
+function signed(decision) {
+  return `${decision.by}${through(decision)}`;
+}
+
+/** Through which link it came, if it did: " · link 3fK2x9". */
+function through(said) {
+  return said.link ? ` · link ${said.link}` : "";
+}
+
 function attempt(line) {
   return line.attempt > 1 ? `, attempt ${line.attempt}` : "";
 }
@@ -198,7 +208,7 @@ function line(said) {
   const made = element("p", "", { role: "listitem" });
   made.append(
     element("time", when(said.at), { title: new Date(said.at * 1000).toLocaleString() }),
-    element("span", (SAID[said.kind] ?? (() => said.kind))(said)),
+    element("span", (SAID[said.kind] ?? (() => said.kind))(said) + through(said)),
   );
   if (said.note) made.append(element("q", said.note));
   if (said.text) made.append(element("small", said.text));

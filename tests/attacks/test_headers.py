@@ -156,7 +156,12 @@ def test_a_question_before_a_cross_site_call(still: Scene, secure: bool) -> None
 def test_reading_from_another_site(still: Scene) -> None:
     """No answer may be read by a page of another origin, or be shown in its frame."""
     guest = still.guest()
-    for path in ("gates", f"gates/{still.hero}/image/0", f"{PREFIX}/", f"{PREFIX}/page/approver.js"):
+    for path in (
+        "gates",
+        f"gates/{still.hero}/image/0",
+        f"{PREFIX}/",
+        f"{PREFIX}/page/approver.js",
+    ):
         answer = guest.get(path, origin="https://evil.example", sec_fetch_site="cross-site")
         assert "access-control" not in answer.whole.lower()
         assert answer.header("cross-origin-resource-policy") == "same-origin"

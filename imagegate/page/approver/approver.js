@@ -69,7 +69,7 @@ function build() {
     $("ig-undo").onclick = () => undo();
     $("ig-note-open").onclick = () => showWords($("ig-words").hidden, true);
     $("ig-note").oninput = keepNote;
-    $("ig-note").onkeydown = (event) => event.key === "Enter" && event.target.blur();
+    $("ig-note").onkeydown = (event) => void (event.key === "Enter" && event.target.blur());
   }
   document.addEventListener("keydown", key);
   addEventListener("beforeunload", (event) => {
@@ -107,7 +107,7 @@ function render() {
   document.body.classList.toggle("ig-painting", Boolean(mask?.now));
   $("ig-pending").textContent = !loaded ? "" : waiting ? `${waiting} left` : "none left";
   document.title = waiting ? `(${waiting}) Image Gate` : "Image Gate";
-  if (loaded) alerts.count(waiting);
+  alerts.count(gates.fresh ? waiting : null, gates.newest?.title);
   $("ig-offline").hidden = online || !loaded;
   $("ig-offline").textContent = unsent
     ? `Connection lost. ${unsent === 1 ? "Your answer is" : `${unsent} answers are`} kept here and sent as soon as it is back. Keep this page open.`

@@ -1,6 +1,6 @@
 /** The gates as a link shows them, to whom it was given, and for as long as it is valid. */
 
-import { Gates } from "./shared/gates.js";
+import { Gates, told } from "./shared/gates.js";
 import { isOurs } from "./shared/sender.js";
 
 const GONE = 401;
@@ -31,8 +31,17 @@ export class ApproverGates extends Gates {
     return this.readPast();
   }
 
+  /** As large as what is painted on: the server scales it as it will when it compares. */
+  mask(gate, index) {
+    return `${super.mask(gate, index)}?size=preview`;
+  }
+
   isMine(gate) {
     return Boolean(gate.decision?.mine);
+  }
+
+  others(decision) {
+    return decision.mine ? `${told(decision)} in another window` : `${told(decision)} first`;
   }
 
   get answered() {

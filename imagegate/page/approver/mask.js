@@ -56,6 +56,7 @@ export class Mask extends EventTarget {
     $("ig-mask").hidden = true;
     $("ig-frame").append(paint.canvas);
     this.erase(false);
+    this.#changed();
     this.#say("Paint what the mask shall cover. Two fingers move the image.");
     return undefined;
   }

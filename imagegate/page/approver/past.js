@@ -15,7 +15,7 @@ export class Past {
   #gates;
   #rows = new Map(); // gate id -> its row
   #tiles = new Map(); // gate id -> a small picture of what was decided here
-  #leaving = 0;
+  #leaving = -SURE; // when it was first asked for
 
   /**
    * @param {ApproverGates} gates
@@ -27,7 +27,7 @@ export class Past {
     const sheet = $("ig-past");
     $("ig-past-open").onclick = () => this.open();
     $("ig-past-close").onclick = () => sheet.close();
-    sheet.onclick = (event) => event.target === sheet && sheet.close(); // beside it
+    sheet.onclick = (event) => void (event.target === sheet && sheet.close()); // beside it
     sheet.onclose = () => this.#calm();
     $("ig-past-more").onclick = () => gates.readOlder();
     $("ig-leave").onclick = () => this.#leave();

@@ -12,6 +12,7 @@ const PAGE = 50;
 const LOW = 5; // fewer known gates than this: read the next page
 const HISTORY = 30;
 const SLOW = 300; // ms after which an answer that is still on its way is spoken of
+const ENDED = { expired: "the time was up", withdrawn: "it is no longer needed" };
 const FIRST = 1; // version of a gate that was just published
 
 /** @typedef {{id: string, title: string, labels: string[], state: string, batch: number}} Gate */
@@ -36,6 +37,8 @@ export class Gates extends EventTarget {
   /** Whether more gates are on their way to this page. */
   reading = false;
   loaded = false;
+  /** Whether the lists were read since the connection came. */
+  fresh = false;
   /** Whether this page may no longer know of any gate. */
   over = false;
   /** Server's clock minus this one's, in seconds. */
@@ -69,6 +72,12 @@ export class Gates extends EventTarget {
 
   get current() {
     return this.queue[0] ?? null;
+  }
+
+  /** The youngest of those that wait and were read. */
+  get newest() {
+    const known = [...this.queue, ...this.skipped];
+    return known.reduce((best, gate) => (best?.created_at >= gate.created_at ? best : gate), null);
   }
 
   get unsent() {
@@ -153,7 +162,7 @@ export class Gates extends EventTarget {
       return; // the event stream notices too, and calls again
     }
     if (this.over) return;
-    this.loaded = true;
+    this.loaded = this.fresh = true;
     this.#refill();
     this.changed();
     this.dispatchEvent(new Event("read"));
@@ -161,22 +170,26 @@ export class Gates extends EventTarget {
 
   /** Read what ended anew, newest first. */
   readPast() {
-    return this.#inOrder(async () => {
-      const past = await this.get(this.#filtered(`${this.past}limit=${HISTORY}`));
-      if (!this.over) this.#setPast(past);
-      this.changed();
-    });
+    return this.#readHistory("", (page) => this.#setPast(page));
   }
 
   /** The next page of what ended. */
   readOlder() {
-    return this.#inOrder(async () => {
-      if (this.older === null) return;
-      const page = await this.get(this.#filtered(`${this.past}limit=${HISTORY}&cursor=${this.older}`));
-      if (this.over) return;
+    return this.#readHistory(`&cursor=${this.older ?? ""}`, (page) => {
       const known = new Set(this.history.map((gate) => gate.id));
       this.history.push(...page.gates.filter((gate) => !known.has(gate.id)));
       this.older = page.next;
+    });
+  }
+
+  #readHistory(from, take) {
+    return this.#inOrder(async () => {
+      try {
+        const page = await this.get(this.#filtered(`${this.past}limit=${HISTORY}${from}`));
+        if (!this.over) take(page);
+      } catch (error) {
+        this.say(`Not read: ${error instanceof TypeError ? "no connection" : error.message}`, "bad");
+      }
       this.changed();
     });
   }
@@ -208,6 +221,11 @@ export class Gates extends EventTarget {
     const back = (gate) => gate.state === "decided" && gate.undoable && this.isMine(gate);
     const newest = this.history.find(back);
     return this.#mine.at(-1) ?? newest ?? null;
+  }
+
+  /** What is said of somebody's decision about the gate in front. */
+  others(decision) {
+    return told(decision);
   }
 
   /** The gate that was given a route last, by anybody. */
@@ -283,7 +301,7 @@ export class Gates extends EventTarget {
     if (status === 200) {
       const taken = this.history.some((one) => one.id === gate.id && !one.undoable);
       if (path === "decision" && gate.undoable && !taken) this.#mine.push(gate);
-      const later = gate.state === "parked" && path === "decision" ? "; it goes on by itself" : "";
+      const later = gate.mode === "park" && path === "decision" ? "; it goes on by itself" : "";
       this.say(`${said} recorded for ${gate.title}${later}.`, "good");
     } else if (status === 409 && reply.decision) {
       this.say(`Too late for ${gate.title}: ${told(reply.decision)} first.`, "bad");
@@ -347,7 +365,7 @@ export class Gates extends EventTarget {
     this.remember(gate);
     this.#forgetUndo(gate);
     if (shown) {
-      const why = gate.decision && gate.state !== "expired" ? `${told(gate.decision)} first` : gate.reason;
+      const why = gate.decision && gate.state !== "expired" ? this.others(gate.decision) : gate.reason || ENDED[gate.state];
       this.say(`${gate.title}: ${why}.`, "bad");
     }
     this.#refill();
@@ -463,6 +481,7 @@ export class Gates extends EventTarget {
     if (online) this.#sender.wake();
     if (this.online === online) return;
     this.online = online;
+    if (!online) this.fresh = false;
     this.changed();
   }
 

@@ -14,6 +14,16 @@ export function element(tag, text = "", attributes = {}) {
   return made;
 }
 
+/** What this browser keeps under a key, where it allows that; `value` changes it first. */
+export function remembered(key, value) {
+  try {
+    if (value !== undefined) localStorage.setItem(key, value);
+    return localStorage.getItem(key) ?? "";
+  } catch {
+    return value ?? "";
+  }
+}
+
 /** Say what just happened, in one sentence. */
 export function say({ text, tone }) {
   const status = $("ig-status");
