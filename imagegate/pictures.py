@@ -152,7 +152,7 @@ def scale_mask(mask: Image.Image, width: int, height: int) -> Image.Image:
 
 
 def _forget(image: Image.Image, but: tuple[str, ...] = ()) -> None:
-    """Drop what else was written into a file: where and by what it was made is nobody's business."""
+    """Drop what else a file said: where and with what it was made is nobody's business."""
     image.info = {key: value for key, value in image.info.items() if key in but}
 
 

@@ -120,9 +120,7 @@ def test_guessing_for_an_hour(
 @pytest.mark.parametrize(
     "claim", ["x-forwarded-for", "x-real-ip", "forwarded", "client-ip", "cf-connecting-ip", "via"]
 )
-def test_a_guesser_who_claims_to_be_many(
-    scene: Scene, asked: Counter[str], claim: str
-) -> None:
+def test_a_guesser_who_claims_to_be_many(scene: Scene, asked: Counter[str], claim: str) -> None:
     """No header gives a guesser a count of their own anew."""
     stranger = scene.stranger(source=EVIL)
 
@@ -198,7 +196,7 @@ def test_true_tokens_of_ended_links_are_no_guesses(scene: Scene) -> None:
 
 
 def test_session_secrets_guessed_at_full_speed(scene: Scene) -> None:
-    """A guessed cookie opens nothing, however many are sent, and those who are in notice nothing."""
+    """A guessed cookie opens nothing, however many are sent, and who is in notices nothing."""
     guest = scene.guest()
     port = scene.ports[False]
     got = at_once(

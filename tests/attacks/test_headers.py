@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 
 from imagegate.access import KEY_HEADER
@@ -114,7 +116,7 @@ def test_a_change_from_another_site(still: Scene, change: str, other: str) -> No
 
 @pytest.mark.parametrize("other", OTHERS)
 def test_a_login_from_another_site(scene: Scene, other: str) -> None:
-    """A page of another origin cannot open its own link in somebody's browser, nor use theirs up."""
+    """A page of another origin cannot open a link in somebody's browser, nor use one up."""
     link, token = scene.link(once=True)
     answer = scene.stranger().enter(token, **OTHERS[other])
     assert answer.status == 403
@@ -134,7 +136,8 @@ def test_a_form(still: Scene, kind: str) -> None:
     """What a form of any page can send without asking is not taken, from any origin."""
     guest = still.guest()
     for path, body in (
-        (f"gates/{still.hero}/decision", b'{"route": 1, "note": "="}'), ("session", b'{"token":""}'),
+        (f"gates/{still.hero}/decision", b'{"route": 1, "note": "="}'),
+        ("session", b'{"token": ""}'),
         (f"gates/{still.hero}/decision", b"route=1"), (f"gates/{still.done}/undo", b"{}"),
     ):  # fmt: skip
         answer = guest.call("POST", path, body, **({"content-type": kind} if kind else {}))
@@ -284,10 +287,8 @@ def test_a_request_hidden_in_another(still: Scene, how: str) -> None:
     own = f"\r\nCookie: {guest.headers['cookie']}\r\n\r\n".encode()
     with connect(still.ports[False], "127.0.0.12") as peer:
         peer.sendall(sent)
-        try:
+        with suppress(OSError):
             peer.sendall(own)  # what another's request would add, on a connection that is shared
-        except OSError:
-            pass
         got = rest(peer)
     assert statuses(got) in ([400], [501], [413]), got
     assert b"Ada" not in got
@@ -357,8 +358,8 @@ def test_what_every_answer_carries(still: Scene, secure: bool) -> None:
     guest, stranger = still.guest(secure=secure), still.stranger(secure)
     for answer in (
         stranger.get("gates"), stranger.get(f"{PREFIX}/", accept="text/html"), stranger.enter("x"),
-        guest.get("gates"), guest.get(f"{PREFIX}/"), guest.get("nothing"), guest.get("gates?limit=x"),
-        guest.get(f"gates/{still.hero}/image/0"), guest.post(f"gates/{still.hero}/stop"),
+        guest.get("gates"), guest.get(f"{PREFIX}/"), guest.get("nothing"),
+        guest.get("gates?limit=x"), guest.get(f"gates/{still.hero}/image/0"), guest.post(f"gates/{still.hero}/stop"),
         guest.decide(still.hero, 99), guest.get(f"{PREFIX}/page/approver.js"),
     ):  # fmt: skip
         assert answer.header("cache-control") == "no-store"

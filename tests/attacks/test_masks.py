@@ -250,9 +250,7 @@ def test_many_masks_that_unpack_to_much(scene: Scene, monkeypatch: pytest.Monkey
         return scene.bus.get(scene.hero)
 
     monkeypatch.setattr("imagegate.linked.save_painted", slow)
-    threads = [
-        threading.Thread(target=guest.paint, args=(scene.hero, png())) for _ in range(50)
-    ]
+    threads = [threading.Thread(target=guest.paint, args=(scene.hero, png())) for _ in range(50)]
     for thread in threads:
         thread.start()
     with going:

@@ -54,7 +54,7 @@ def test_a_tampered_token(scene: Scene, how: str) -> None:
 
 @pytest.mark.parametrize(
     "token", [None, 0, True, [], ["x"], {"$ne": ""}, {"$gt": ""}, 1e999, "__TRUE__"],
-    ids=["null", "zero", "true", "list", "list-of-text", "not-equal", "greater", "infinity", "twice"],
+    ids=["null", "zero", "true", "list", "texts", "not-equal", "greater", "infinity", "twice"],
 )  # fmt: skip
 def test_a_token_of_another_kind(scene: Scene, token: Any) -> None:
     """A token that is no text, or is given twice, opens nothing."""
@@ -240,7 +240,7 @@ def test_a_body_held_back_until_after_the_end(scene: Scene, what: str, how: str)
 def test_a_picture_queued_until_after_the_end(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A picture that was asked for before a link ended, and whose turn comes after, is not given."""
+    """A picture that is asked for before a link ends is not given once it has ended."""
     link, token = scene.link()
     guest = scene.opened(token)
     begun, go = threading.Event(), threading.Event()
@@ -281,7 +281,7 @@ def test_a_picture_queued_until_after_the_end(
 
 
 def test_a_session_chosen_by_somebody_else(scene: Scene) -> None:
-    """A cookie that was planted before a link is opened is not adopted: the session is a new one."""
+    """A cookie that was planted before a link is opened is not adopted, but a new one made."""
     _, token = scene.link()
     planted = scene.stranger(cookie="imagegate=planted-by-somebody")
     answer = planted.enter(token)
