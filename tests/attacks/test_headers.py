@@ -359,7 +359,8 @@ def test_what_every_answer_carries(still: Scene, secure: bool) -> None:
     for answer in (
         stranger.get("gates"), stranger.get(f"{PREFIX}/", accept="text/html"), stranger.enter("x"),
         guest.get("gates"), guest.get(f"{PREFIX}/"), guest.get("nothing"),
-        guest.get("gates?limit=x"), guest.get(f"gates/{still.hero}/image/0"), guest.post(f"gates/{still.hero}/stop"),
+        guest.get("gates?limit=x"), guest.get(f"gates/{still.hero}/image/0"),
+        guest.post(f"gates/{still.hero}/stop"),
         guest.decide(still.hero, 99), guest.get(f"{PREFIX}/page/approver.js"),
     ):  # fmt: skip
         assert answer.header("cache-control") == "no-store"
