@@ -40,7 +40,7 @@ from imagegate.journal import JOURNAL
 from imagegate.ledger import BadFolder
 from imagegate.link_store import LinkStore
 from imagegate.listener import listen
-from imagegate.model import BadAnswer, StoreError
+from imagegate.model import MAX_NAME, BadAnswer, StoreError
 from imagegate.pictures import Pictures
 from imagegate.samples import write_samples
 from imagegate.service import PanelUnavailable
@@ -109,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
         help="where its pictures lie, a folder or an fsspec URL (IMAGEGATE_PICTURES)")  # fmt: skip
     add("--host", default="127.0.0.1", help="address to listen on (%(default)s: this machine only)")
     add("--port", type=_port, help=f"port to listen on ({PORT}, or the next one that is free)")
-    add("--share", action="append", default=[], metavar="NAME",
+    add("--share", action="append", default=[], metavar="NAME", type=_person,
         help="print a link for this person, by which they see, paint and decide from anywhere for "
         "24 hours; again for one more person")  # fmt: skip
     add("--no-browser", action="store_true", help="do not open the panel in a browser")
@@ -238,7 +238,7 @@ def _invite(share: Share, names: Sequence[str], line: StatusLine) -> None:
         with one_by_one:
             for link, token in invited:
                 address, problem = share.address(link, token)
-                if (address, problem) == said.get(link.id, ("", "")):
+                if (address, problem) == said.get(link.id, ("", "")) or not share.waits_for(link):
                     continue
                 said[link.id] = address, problem
                 if problem:
@@ -389,6 +389,12 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host.lower() == "localhost"
+
+
+def _person(text: str) -> str:
+    if not 0 < len(text.strip()) <= MAX_NAME:
+        raise argparse.ArgumentTypeError(f"a person's name has 1 to {MAX_NAME} characters")
+    return text
 
 
 def _port(text: str) -> int:

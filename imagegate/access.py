@@ -57,10 +57,22 @@ class Refused(Exception):
         self.last = last
 
 
-class Door(Protocol):
-    """Decides whether a request may enter, before its body is read. Raises `Refused`."""
+@dataclass(frozen=True)
+class Body:
+    """What is taken of a body: so many bytes, in so many seconds, or None for any time."""
 
-    async def admit(self, scope: Scope, headers: Headers) -> None: ...
+    size: int = MAX_BODY
+    seconds: float | None = None
+
+
+STRANGERS = Body(4 * 2**10, 10.0)
+"""Of a body of somebody who has no session: it only has to hold a token."""
+
+
+class Door(Protocol):
+    """Decides whether a request may enter, and with what. Raises `Refused`."""
+
+    async def admit(self, scope: Scope, headers: Headers) -> Body: ...
 
 
 class KeyDoor:
@@ -69,9 +81,10 @@ class KeyDoor:
     def __init__(self, key: str) -> None:
         self._key = key.encode()
 
-    async def admit(self, scope: Scope, headers: Headers) -> None:
+    async def admit(self, scope: Scope, headers: Headers) -> Body:
         if not hmac.compare_digest(headers.get(KEY_HEADER, "").encode(), self._key):
             raise Refused(403, "this port belongs to ComfyUI; open /imagegate/ on ComfyUI's port")
+        return Body()
 
 
 class HostDoor:
@@ -84,10 +97,10 @@ class HostDoor:
     def __init__(self, hosts: Iterable[str] = ()) -> None:
         self._hosts = {"localhost", *hosts}
 
-    async def admit(self, scope: Scope, headers: Headers) -> None:
+    async def admit(self, scope: Scope, headers: Headers) -> Body:
         name = _hostname(headers.get("host", ""))
         if name in self._hosts or _is_address(name):
-            return
+            return Body()
         raise Refused(403, f"this server is not called {name!r}; call it by its address")
 
 
@@ -105,20 +118,24 @@ class LinkDoor:
     Args:
         links: asked anew at each request, so that a revoked link is over at once.
         prefix: of all paths.
+        inside: what is taken of a body of somebody who is in.
     """
 
-    def __init__(self, links: LinkStore, prefix: str) -> None:
+    def __init__(self, links: LinkStore, prefix: str, inside: Body) -> None:
         self._links = links
+        self._inside = inside
         self._address = f"{prefix}/s/"
         self._session = f"{prefix}/api/session"
 
-    async def admit(self, scope: Scope, headers: Headers) -> None:
+    async def admit(self, scope: Scope, headers: Headers) -> Body:
         secret = session_secret(scope, headers)
         link = await self.find(secret, outside=outside(scope)) if secret else None
         if link is not None:
             scope[ASKED] = Asked(link, secret)
-        elif not self._way_in(scope):
+            return self._inside
+        if not self._way_in(scope):
             raise Refused(401, "Open the link that you were sent.")
+        return STRANGERS
 
     async def find(self, secret: str, *, outside: bool) -> Link | None:
         """The live link of a session. Raises `Refused` while it cannot be asked.
@@ -177,23 +194,12 @@ class Guard:
     Args:
         door: who may enter.
         prefix: of all paths.
-        largest: bytes of the largest body that is read.
-        patience: seconds that a body may take, or None for as long as it takes.
     """
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        door: Door,
-        prefix: str,
-        largest: int = MAX_BODY,
-        patience: float | None = None,
-    ) -> None:
+    def __init__(self, app: ASGIApp, door: Door, prefix: str) -> None:
         self._app = app
         self._door = door
         self._api = f"{prefix}/api/"
-        self._largest = largest
-        self._patience = patience
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -209,12 +215,12 @@ class Guard:
             if "transfer-encoding" in headers and "content-length" in headers:
                 # RFC 9112, section 6.1: a proxy may have read another length than we do.
                 raise Refused(400, "a body has one length, not two", last=True)
-            await self._door.admit(scope, headers)
-            limit = self._check(scope, headers)
+            taken = await self._door.admit(scope, headers)
+            limit = self._check(scope, headers, taken.size)
         except Refused as refused:
             await _refuse(refused, send)
             return
-        body = _Body(receive, limit, self._patience)
+        body = _Reader(receive, limit, taken.seconds)
         started = told = False
 
         async def watched(message: Message) -> None:
@@ -237,17 +243,16 @@ class Guard:
                 raise
             await _refuse(refused, send)
 
-    def _check(self, scope: Scope, headers: Headers) -> int:
+    def _check(self, scope: Scope, headers: Headers, limit: int) -> int:
         """What holds for every door; returns how large the body may be."""
         method, path = scope["method"], scope["path"]
         if method in _SAFE_METHODS:
-            return self._largest
+            return limit
         check_origin(headers)
-        limit = self._largest
         if path.startswith(self._api):
             if method == "POST":
                 _expect(headers, "application/json")
-                limit = MAX_JSON
+                limit = min(limit, MAX_JSON)
             elif method == "PUT":
                 _expect(headers, "image/png")
         length = headers.get("content-length", "0")
@@ -276,7 +281,7 @@ def check_origin(headers: Headers) -> None:
         )
 
 
-class _Body:
+class _Reader:
     """Counts a request body while it is read; raises `Refused` once it is too large, or late."""
 
     def __init__(self, receive: Receive, limit: int, patience: float | None) -> None:

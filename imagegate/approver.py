@@ -5,40 +5,24 @@ Its guard lets nobody in without a session but to the entry page of a valid link
 
 from __future__ import annotations
 
-import json
 import logging
-import secrets
-import threading
 import time
-from collections import Counter
-from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
-from anyio import to_thread
 from fastapi import Depends, FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from pydantic import BaseModel, ConfigDict, StrictInt, StrictStr
 from starlette.exceptions import HTTPException
 
-from .access import (
-    ASKED,
-    Asked,
-    Guard,
-    LinkDoor,
-    Refused,
-    outside,
-    session_cookie,
-    session_secret,
-)
+from .access import ASKED, Asked, Body, Guard, LinkDoor, Refused
 from .bus import Bus
 from .cursors import Cursors
+from .entry import add_entry
 from .image_files import PreviewCache, lossy
 from .link_store import LinkStore
 from .linked import LinkedBus
-from .links import Link, NoEntry
-from .listener import SOURCE
+from .links import NoEntry
 from .masks import to_paint_on
 from .model import (
     BadAnswer,
@@ -52,17 +36,20 @@ from .model import (
     UnknownGate,
     sayable,
 )
+from .outstanding import Outstanding
 from .pictures import Picture, light
 from .sealed import Sealed
 from .serving import (
     HEARTBEAT,
     NO_STORE,
     PAGE,
+    PAGES,
     PREFIX,
     STATUS,
     Easel,
     Limit,
     News,
+    Nothing,
     Progress,
     Turns,
     answer,
@@ -70,12 +57,15 @@ from .serving import (
     explain_all,
     page_of,
 )
-from .throttle import Throttle
+from .throttle import Pace
 
-FILES = Path(__file__).parent / "page"
 AT_A_TIME = {"preview": 4, "zoom": 2, "full": 1}
+OUT = {"preview": 16, "zoom": 2, "full": 1}
+"""Images on their way through one link: what a slow reader has not taken yet lies in memory."""
 MASKS = 2
-"""Masks that are saved at once: small files, but they may unpack to much."""
+"""Masks that are read or saved at once: small files, but they may unpack to much."""
+CHANGES = 300
+"""Changes a minute that one link may make; a fast hand makes half as many."""
 LARGEST = 8 * 2**20
 """Bytes of the largest body; a mask painted here has at most 1536 pixels a side."""
 PATIENCE = 60.0
@@ -87,16 +77,6 @@ PREVIEWS = 48 * 2**20
 
 log = logging.getLogger("imagegate")
 
-T = TypeVar("T")
-
-
-class Opening(BaseModel):
-    """How a browser gets in."""
-
-    model_config = ConfigDict(extra="forbid")
-    token: StrictStr
-    passphrase: StrictStr = ""
-
 
 class Choice(BaseModel):
     """A route, by its number (1-based) or its label. Who answers is known from the link."""
@@ -107,15 +87,11 @@ class Choice(BaseModel):
     key: StrictStr = ""
 
 
-class Nothing(BaseModel):
-    """An empty object."""
-
-    model_config = ConfigDict(extra="forbid")
-
-
 async def _linked(request: Request) -> LinkedBus:
     asked: Asked = request.scope[ASKED]
     links: LinkStore = request.app.state.links
+    if request.method != "GET":
+        request.app.state.pace.keep(asked.link.id)
     return LinkedBus(
         request.app.state.bus, asked.link, lambda: links.session(asked.secret) is not None
     )
@@ -136,15 +112,15 @@ def create_approver(bus: Bus, links: LinkStore, progress: Progress | None = None
     app = FastAPI(
         title="Image Gate", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False
     )
-    door = LinkDoor(links, PREFIX)
-    app.add_middleware(Guard, door=door, prefix=PREFIX, largest=LARGEST, patience=PATIENCE)
+    door = LinkDoor(links, PREFIX, Body(LARGEST, PATIENCE))
+    app.add_middleware(Guard, door=door, prefix=PREFIX)
     app.add_middleware(Sealed, prefix=PREFIX)
     app.add_exception_handler(ImageGateError, _explain)
     app.add_exception_handler(Refused, _explain_refusal)
     explain_all(app)
 
-    app.state.bus, app.state.links = bus, links
-    _add_entry(app, links)
+    app.state.bus, app.state.links, app.state.pace = bus, links, Pace(CHANGES)
+    add_entry(app, links)
     _add_page(app)
     _add_gates(app, progress)
     _add_pictures(app)
@@ -153,124 +129,15 @@ def create_approver(bus: Bus, links: LinkStore, progress: Progress | None = None
     return app
 
 
-# -- getting in
-
-
-def _add_entry(app: FastAPI, links: LinkStore) -> None:
-    throttle = Throttle()
-    template = (FILES / "approver" / "enter.html").read_text("utf-8")
-    turns, one_by_one = Turns(1), threading.Lock()  # the lock: there may be two doors
-
-    async def attempt(request: Request, token: str, act: Callable[[Link], T]) -> T:
-        """Try a token, one at a time, so that nobody can guess faster than wrong ones count."""
-        source = str(request.scope.get(SOURCE, "?"))
-        throttle.check(source)
-        return await turns.run(partial(try_it, source, outside(request.scope), token, act))
-
-    def try_it(source: str, beyond: bool, token: str, act: Callable[[Link], T]) -> T:
-        with one_by_one:
-            throttle.check(source)
-            whose = [source]
-            try:
-                link = links.find(token)
-                if not link.opens(outside=beyond):
-                    raise NoEntry("This link opens in its own network only.")
-                whose.append(f"all who try {link.name}'s link {link.id}")
-                throttle.check(*whose)
-                return act(link)
-            except NoEntry as error:
-                if error.guessed:
-                    what = "a wrong passphrase" if len(whose) > 1 else "a wrong link"
-                    throttle.wrong(what, *whose)
-                mistyped = error.guessed and len(whose) > 1  # then the link itself is good
-                advice = "" if mistyped else " Ask whoever sent it for a new one."
-                raise Refused(403, f"{error}{advice}") from error
-
-    @app.get(f"{PREFIX}/s/{{token}}")
-    async def enter(token: str, request: Request) -> Response:
-        """The entry page of a link; looking at it changes nothing."""
-        asked: Asked | None = request.scope.get(ASKED)
-        if asked is not None:
-            with_it = await to_thread.run_sync(_same_link, links, token, asked.link)
-            if with_it:
-                return RedirectResponse(f"{PREFIX}/", 303)
-        link = await attempt(request, token, _unopened)
-        told = {
-            "token": token, "name": link.name, "passphrase": link.passphrase, "once": link.once,
-            "may": link.may.value, "expires_at": link.expires_at, "now": time.time(),
-        }  # fmt: skip
-        nonce = secrets.token_urlsafe(16)
-        told_safely = json.dumps(told).replace("<", "\\u003c")
-        body = template.replace("__NONCE__", nonce).replace("__LINK__", told_safely)
-        policy = (
-            f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; "
-            "connect-src 'self'; img-src data:; frame-ancestors 'none'; base-uri 'none'; "
-            "form-action 'none'"
-        )
-        return HTMLResponse(body, headers={"content-security-policy": policy})
-
-    @app.post(f"{PREFIX}/api/session")
-    async def open_session(opening: Opening, request: Request) -> Response:
-        """Open a link in this browser: its session is a new one, whatever the browser has."""
-        token, passphrase = opening.token, opening.passphrase
-        link, secret = await attempt(request, token, lambda _: links.open(token, passphrase))
-        before = session_secret(request.scope, request.headers)
-        if before:
-            await to_thread.run_sync(links.leave, before)
-        log.info("%s opened the link %s", link.name, link.id)
-        response = JSONResponse({"ok": True})
-        _set_cookie(response, request, secret, max(1, round(link.expires_at - time.time())))
-        return response
-
-    @app.delete(f"{PREFIX}/api/session")
-    async def leave(request: Request) -> Response:
-        """Leave: this browser's session ends."""
-        asked: Asked = request.scope[ASKED]
-        await to_thread.run_sync(links.leave, asked.secret)
-        response = Response(status_code=204)
-        _set_cookie(response, request, "", 0)
-        return response
-
-    @app.get(f"{PREFIX}/api/me")
-    async def me(request: Request) -> dict[str, Any]:
-        """Who this is, and what they may see and do."""
-        link = request.scope[ASKED].link
-        return {
-            "name": link.name, "may": link.may.value, "scope": link.scope()["kind"],
-            "link": link.id, "expires_at": link.expires_at, "now": time.time(),
-        }  # fmt: skip
-
-
-def _same_link(links: LinkStore, token: str, link: Link) -> bool:
-    try:
-        return links.find(token).id == link.id
-    except NoEntry:
-        return False
-
-
-def _unopened(link: Link) -> Link:
-    if link.once and link.opened:
-        raise NoEntry("This link was opened in another browser already.")
-    return link
-
-
-def _set_cookie(response: Response, request: Request, secret: str, seconds: int) -> None:
-    name, path = session_cookie(request.scope)
-    response.set_cookie(
-        name, secret, max_age=seconds, path=path, secure=name.startswith("__Host-"),
-        httponly=True, samesite="lax",
-    )  # fmt: skip
-
-
 # -- the page
 
 
 def _add_page(app: FastAPI) -> None:
     """The page's files, each by its name: what is not in this list does not exist."""
     kinds = {".js": "text/javascript", ".css": "text/css"}
-    found = [*(FILES / "approver").iterdir(), *(FILES / "shared").iterdir()]
+    found = [*(PAGES / "approver").iterdir(), *(PAGES / "shared").iterdir()]
     files = {
-        str(path.relative_to(FILES)).replace("\\", "/").removeprefix("approver/"): path
+        str(path.relative_to(PAGES)).replace("\\", "/").removeprefix("approver/"): path
         for path in found
         if path.suffix in kinds
     }
@@ -281,7 +148,7 @@ def _add_page(app: FastAPI) -> None:
 
     @app.get(f"{PREFIX}/")
     def home() -> Response:
-        return HTMLResponse((FILES / "approver" / "approver.html").read_text("utf-8"))
+        return HTMLResponse((PAGES / "approver" / "approver.html").read_text("utf-8"))
 
     @app.get(f"{PREFIX}/page/{{name:path}}")
     def page_file(name: str) -> Response:
@@ -296,6 +163,15 @@ def _add_page(app: FastAPI) -> None:
 
 def _add_gates(app: FastAPI, progress: Progress | None) -> None:
     cursors = Cursors()
+
+    @app.get(f"{PREFIX}/api/me")
+    async def me(request: Request) -> dict[str, Any]:
+        """Who this is, and what they may see and do."""
+        link = request.scope[ASKED].link
+        return {
+            "name": link.name, "may": link.may.value, "scope": link.scope()["kind"],
+            "link": link.id, "expires_at": link.expires_at, "now": link.expires_at - link.left,
+        }  # fmt: skip
 
     @app.get(f"{PREFIX}/api/gates")
     def gates(bus: Linked, limit: Limit = PAGE, cursor: str = "") -> dict[str, Any]:
@@ -329,7 +205,7 @@ def _around(bus: LinkedBus, progress: Progress | None) -> dict[str, Any]:
 
 
 def _add_pictures(app: FastAPI) -> None:
-    easel, masks = Easel(AT_A_TIME), Turns(MASKS)
+    easel, masks, out = Easel(AT_A_TIME), Turns(MASKS), Outstanding(OUT)
     previews = PreviewCache(PREVIEWS)
 
     def picture(bus: LinkedBus, gate_id: str, index: int, size: str) -> Picture:
@@ -358,22 +234,34 @@ def _add_pictures(app: FastAPI) -> None:
     async def image(gate_id: str, index: int, bus: Linked, size: str = "preview") -> Response:
         """``preview``: light enough for a slow line; ``zoom``: the true size, lossy; ``full``."""
         easel.check(size)
-        return await easel.make(size, partial(picture, bus, gate_id, index, size), NO_STORE)
+        out.enter(bus.link.id, size)
+        try:
+            made = await easel.make(size, partial(picture, bus, gate_id, index, size), NO_STORE)
+        except BaseException:
+            out.leave(bus.link.id, size)
+            raise
+        return out.held(made, bus.link.id, size)
 
     @app.get(f"{PREFIX}/api/gates/{{gate_id}}/mask/{{index}}")
-    def get_mask(gate_id: str, index: int, bus: Linked, size: str = "full") -> Response:
+    async def get_mask(gate_id: str, index: int, bus: Linked, size: str = "full") -> Response:
         """The mask so far; 204 where there is none. ``preview``: as large as a preview."""
-        png = bus.mask(gate_id, index)
+
+        def read() -> bytes | None:
+            png = bus.mask(gate_id, index)
+            if not png or size != "preview":
+                return png
+            gate = bus.get(gate_id).gate
+            return to_paint_on(png, gate.width, gate.height)
+
+        png = await masks.run(read)
         if not png:
             return Response(status_code=204)
-        if size == "preview":
-            gate = bus.get(gate_id).gate
-            png = to_paint_on(png, gate.width, gate.height)
         return Response(png, media_type="image/png")
 
     @app.put(f"{PREFIX}/api/gates/{{gate_id}}/mask/{{index}}")
     async def put_mask(gate_id: str, index: int, request: Request, bus: Linked) -> dict[str, Any]:
         """Save what was painted: a PNG of the image's aspect ratio, white painted."""
+        bus.may_paint()  # before anything is read
         body = await request.body()
         if not body:
             raise BadPicture("the mask is not a PNG file")
@@ -399,20 +287,7 @@ def _add_answers(app: FastAPI) -> None:
 
 
 def _add_news(app: FastAPI, bus: Bus, links: LinkStore, progress: Progress | None) -> None:
-    counting = threading.Lock()  # guards the streams that are open, by their link
-    streams: Counter[str] = Counter()
-
-    def enter(link_id: str) -> None:
-        with counting:
-            if streams[link_id] >= STREAMS:
-                raise Refused(429, f"this link has {STREAMS} pages open; close one", 10)
-            streams[link_id] += 1
-
-    def go(link_id: str) -> None:
-        with counting:
-            streams[link_id] -= 1
-            if not streams[link_id]:
-                del streams[link_id]
+    streams = Outstanding({"page": STREAMS})
 
     @app.get(f"{PREFIX}/api/events")
     async def events(request: Request) -> Response:
@@ -425,18 +300,22 @@ def _add_news(app: FastAPI, bus: Bus, links: LinkStore, progress: Progress | Non
             return _around(linked, progress) | about
 
         def over() -> str:
-            if links.session(asked.secret) is not None:
+            now = links.session(asked.secret)
+            if now is not None:
+                links.seen(now)  # the page is open
                 return ""
             ended = links.get(link.id)
             return f"This link was {ended.state}." if not ended.live else "This session was left."
 
+        until = time.monotonic() + link.left
+
         def left() -> float:
-            left = link.expires_at - time.time()
+            left = until - time.monotonic()
             return left + 0.1 if left > 0 else HEARTBEAT  # so that it is over by then
 
-        enter(link.id)
+        streams.enter(link.id, "page")
         news = News(bus, link.among, told, bell=links.changed, over=over, left=left)
-        return news.response(request, partial(go, link.id))
+        return news.response(request, partial(streams.leave, link.id, "page"))
 
 
 # -- what goes wrong: said without paths, names of machines, or what the store has to say
@@ -449,7 +328,7 @@ _SAID: dict[type[ImageGateError], str] = {
 _AS_IT_IS = (BadAnswer, BadPicture, Forbidden)
 
 
-async def _explain(_: Request, error: Exception) -> JSONResponse:
+async def _explain(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ImageGateError)
     if isinstance(error, NoEntry):
         return error_of(str(error), 401)
@@ -460,7 +339,8 @@ async def _explain(_: Request, error: Exception) -> JSONResponse:
         return error_of(_SAID[type(error)], STATUS[type(error)])
     log.warning("%s", error)
     passing = isinstance(error, StoreError) and error.passing
-    return error_of("it could not be recorded just now", 503 if passing else 507)
+    failure = "this does not work" if request.method == "GET" else "it could not be recorded"
+    return error_of(f"{failure} just now", 503 if passing else 507)
 
 
 async def _explain_refusal(_: Request, error: Exception) -> JSONResponse:

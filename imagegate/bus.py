@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Protocol
 
 from .feed import Subscription
@@ -52,7 +52,7 @@ class Bus(Protocol):
 
     def count(self, among: Selection = ALL) -> int: ...
 
-    def answered(self, link: str) -> int: ...
+    def answered(self, links: Collection[str]) -> dict[str, int]: ...
 
     def subscribe(self, notify: Callable[[], None] = ..., *, limit: int = ...) -> Subscription: ...
 

@@ -89,8 +89,10 @@ class Connection(H11Protocol):
 
     @property
     def waits(self) -> bool:
-        """Whether there is no request, and no answer still on its way."""
+        """Whether there is no whole request, and no answer still on its way."""
         busy = self.cycle is not None and not self.cycle.response_complete
+        if busy and self.cycle.more_body:
+            return True  # its body may never come
         return not busy and not self.transport.get_write_buffer_size()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]

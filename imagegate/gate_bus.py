@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, field, replace
@@ -375,11 +375,11 @@ class GateBus(Generic[P]):
                 return len(self._open)
             return sum(among.covers(entry.gate) for entry in self._open.values())
 
-    def answered(self, link: str) -> int:
-        """How many gates have an answer that came through this share link."""
+    def answered(self, links: Collection[str]) -> dict[str, int]:
+        """How many gates have an answer that came through each of these share links."""
         with self._lock:
             answers = [entry.answer for entry in self._finished.values() if entry.answer]
-        return sum(answer.decision.link == link for answer in answers)
+        return dict(Counter(a.decision.link for a in answers if a.decision.link in links))
 
     def subscribe(
         self, notify: Callable[[], None] = lambda: None, *, limit: int = KEPT_NEWS

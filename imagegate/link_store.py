@@ -25,7 +25,9 @@ from .model import ALL, MAX_NAME, BadAnswer, Selection, StoreError, plain
 
 BROWSERS = 100
 """Sessions that one address of a link may open, where it is not for one browser only."""
-SEEN = 15.0
+LOST = 600.0
+"""Seconds in which an attempt to open a link may be sent again."""
+SEEN = 60.0
 """Seconds in which a further sign of life of a link is not written down."""
 SHOWN = 100
 """Links that are listed."""
@@ -39,19 +41,21 @@ _COLUMNS = (
     "worker", "created_at", "expires_at", "revoked_at", "seen_at",
 )  # fmt: skip
 links = sa.table("links", *(sa.column(name) for name in _COLUMNS))
-sessions = sa.table("sessions", *(sa.column(name) for name in ("secret", "link", "opened_at")))
+_SESSION = ("secret", "link", "opened_at", "key")
+sessions = sa.table("sessions", *(sa.column(name) for name in _SESSION))
 
 
 class LinkStore:
     """The links of a database. Every call is a transaction of its own. Thread-safe.
 
     All raise `StoreError` when the database cannot be used. `changed` rings whenever links were
-    made, changed or revoked, here or by another process.
+    made, changed, opened or revoked, here or by another process; `met` when somebody was seen here.
     """
 
     def __init__(self, database: Database) -> None:
         self.database = database
         self.changed = Bell()
+        self.met = Bell()
         self._known = ""  # the number of changes when it last rang
 
     # -- the operator's side
@@ -96,6 +100,8 @@ class LinkStore:
             connection.execute(
                 links.insert().values(row | {"created_at": now, "expires_at": now + seconds})
             )
+            over = sa.select(links.c.id).where(sa.not_(sa.and_(*self._live())))
+            connection.execute(sessions.delete().where(sessions.c.link.in_(over)))
         return self.get(link_id), token
 
     def reissue(self, link_id: str, worker: str = "") -> tuple[Link, str]:
@@ -187,8 +193,12 @@ class LinkStore:
                           "This link has expired.")  # fmt: skip
         return link
 
-    def open(self, token: str, passphrase: str = "") -> tuple[Link, str]:
+    def open(self, token: str, passphrase: str = "", key: str = "") -> tuple[Link, str]:
         """Open a link in a browser: the link, and the secret of the session.
+
+        Args:
+            key: of this attempt, which only that browser knows. Sent again within `LOST` seconds
+                it gets in again, in place of the session whose secret never reached it.
 
         Raises:
             NoEntry: it does not open.
@@ -207,9 +217,17 @@ class LinkStore:
             now = self.database.now()
             values = {"opened": links.c.opened + 1, "seen_at": now}
             opened = connection.execute(links.update().where(*free).values(values)).rowcount
+            mine = _hash(f"{key} {token}") if key else ""
             if opened:
-                session = {"secret": _hash(secret), "link": link.id, "opened_at": now}
+                session = {"secret": _hash(secret), "link": link.id, "opened_at": now, "key": mine}
                 connection.execute(sessions.insert().values(session))
+            elif key:
+                again = [
+                    sessions.c.link == link.id, sessions.c.key == mine,
+                    sessions.c.opened_at > now - LOST,
+                ]  # fmt: skip
+                replaced = sessions.update().where(*again).values(secret=_hash(secret))
+                opened = connection.execute(replaced).rowcount
         if not opened:
             raise NoEntry("This link was opened in another browser already.")
         return link, secret
@@ -230,9 +248,16 @@ class LinkStore:
         """Its person is here; written down now and then."""
         if link.idle is not None and link.idle < SEEN:
             return
-        with suppress(StoreError), self._change() as connection:  # a courtesy, no more
-            now = {"seen_at": self.database.now()}
-            connection.execute(links.update().where(links.c.id == link.id).values(now))
+        with suppress(StoreError):  # a courtesy, no more
+            with self.database.write() as connection:
+                now = {"seen_at": self.database.now()}
+                connection.execute(links.update().where(links.c.id == link.id).values(now))
+            self.met.ring()
+
+    def now(self) -> float:
+        """The time by which links end, in seconds since the epoch."""
+        with self.database.read() as connection:
+            return float(connection.execute(sa.select(self.database.now())).scalar_one())
 
     # -- other processes
 
@@ -264,8 +289,10 @@ class LinkStore:
 
     def _query(self) -> sa.Select[Any]:
         live = sa.case((sa.and_(*self._live()), 1), else_=0).label("live")
-        idle = (self.database.now() - links.c.seen_at).label("idle")
-        return sa.select(*links.c, live, idle)
+        now = self.database.now()  # by one clock: machines' clocks differ
+        idle = (now - links.c.seen_at).label("idle")
+        left = (links.c.expires_at - now).label("left")
+        return sa.select(*links.c, live, idle, left)
 
     def _select(self, query: sa.Select[Any]) -> list[Link]:
         with self.database.read() as connection:
@@ -278,7 +305,7 @@ def _link(row: Any) -> Link:
         reach=Reach(row.reach), door=row.door, once=bool(row.once), passphrase=bool(row.passphrase),
         opened=row.opened, worker=row.worker, created_at=row.created_at,
         expires_at=row.expires_at, revoked_at=row.revoked_at, seen_at=row.seen_at,
-        live=bool(row.live), idle=row.idle,
+        live=bool(row.live), idle=row.idle, left=row.left,
     )  # fmt: skip
 
 

@@ -84,9 +84,13 @@ class LinkedBus:
         self.get(gate_id)
         return self._bus.undo(gate_id, link=self.link.id)
 
+    def may_paint(self) -> None:
+        """Raises `Forbidden` if this link does not let its person paint."""
+        self._must("paint masks", self.link.may is May.MASK)
+
     def set_mask(self, gate_id: str, index: int, png: bytes) -> Snapshot:
         """Keep what was painted; empty bytes clear the mask."""
-        self._must("paint masks", self.link.may is May.MASK)
+        self.may_paint()
         self.get(gate_id)
         if not png:
             return self._bus.set_mask(gate_id, index, b"")

@@ -62,7 +62,8 @@ class Link:
         passphrase: whether one is asked for.
         worker: the process whose door it opens.
         opened: how many browsers have opened it.
-        live: neither expired nor revoked. ``idle``: seconds since its person was last seen.
+        live: neither expired nor revoked. ``idle``: seconds since its person was last
+            seen. ``left``: seconds until it expires, by the clock that decides that.
     """
 
     id: str
@@ -81,6 +82,7 @@ class Link:
     seen_at: float | None
     live: bool
     idle: float | None = None
+    left: float = 0.0
 
     @property
     def state(self) -> str:

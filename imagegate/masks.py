@@ -6,7 +6,15 @@ from PIL import Image, ImageChops
 
 from .bus import Bus
 from .model import Snapshot
-from .pictures import Pictures, clean_mask, encode_png, preview_size, read_mask, scale_mask
+from .pictures import (
+    PREVIEW_SIDE,
+    Pictures,
+    clean_mask,
+    encode_png,
+    preview_size,
+    read_mask,
+    scale_mask,
+)
 
 
 def save_mask(bus: Bus, gate_id: str, index: int, png: bytes) -> Snapshot:
@@ -20,15 +28,17 @@ def save_painted(bus: Bus, gate_id: str, index: int, png: bytes) -> Snapshot:
     """Keep what a person painted, starting from the mask that was there.
 
     That one may be soft, or finer than what they painted on: what nobody painted over stays
-    exactly as it was. Raises as `save_mask`.
+    exactly as it was. People paint on at most `PREVIEW_SIDE` pixels a side; more is refused.
+    Raises as `save_mask`.
     """
     gate = bus.get(gate_id).gate
     gate.index(index)
     pictures = bus.pictures(gate_id)
     start = None if pictures is None else start_mask(bus, pictures, gate_id, index)
+    clean = clean_mask(png, gate.width, gate.height, PREVIEW_SIDE**2)
     if start is None:
-        return save_mask(bus, gate_id, index, png)
-    painted = read_mask(clean_mask(png, gate.width, gate.height), gate.width, gate.height)
+        return bus.set_mask(gate_id, index, clean)
+    painted = read_mask(clean, gate.width, gate.height)
     joined = _join(read_mask(start, gate.width, gate.height), covered(painted))
     return bus.set_mask(gate_id, index, encode_png(joined).body)
 

@@ -142,7 +142,8 @@ MIGRATIONS: list[tuple[str, list[Step]]] = [
             """CREATE TABLE sessions (
                 secret TEXT PRIMARY KEY,
                 link TEXT NOT NULL REFERENCES links (id),
-                opened_at {real} NOT NULL
+                opened_at {real} NOT NULL,
+                key TEXT NOT NULL
             )""",
             "CREATE INDEX sessions_link ON sessions (link)",
         ],

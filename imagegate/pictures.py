@@ -84,7 +84,7 @@ def light(preview: Picture) -> Picture:
         for side, quality in _LIGHTER:
             image.thumbnail((side, side))
             out = io.BytesIO()
-            image.save(out, kind, quality=quality)
+            image.save(out, kind, quality=quality, method=1)
             if out.tell() <= LIGHT:
                 break
     return Picture(out.getvalue(), media_type)
@@ -98,13 +98,14 @@ def encode_png(image: Image.Image) -> Picture:
     return Picture(out.getvalue(), "image/png")
 
 
-def read_mask(png: bytes, width: int, height: int) -> Image.Image:
+def read_mask(png: bytes, width: int, height: int, most: int = MAX_MASK_PIXELS) -> Image.Image:
     """Decode a mask that somebody sent, without trusting it.
 
     Args:
         png: any PNG; brightness counts, what is transparent counts as black.
         width, height: of the image it is for. The mask may be of another size, but must have the
             same aspect ratio to within a pixel.
+        most: pixels that it may have.
 
     Returns:
         The mask as sent, 8-bit grey (mode ``L``), white painted.
@@ -118,8 +119,8 @@ def read_mask(png: bytes, width: int, height: int) -> Image.Image:
         raise BadPicture("the mask is not a PNG file")
     # The size is read before Pillow sees the file: a few kilobytes can unpack to gigabytes.
     wide, high = struct.unpack(">II", png[16:24])
-    if not 0 < wide * high <= MAX_MASK_PIXELS:
-        raise BadPicture(f"the mask is {wide} x {high}; at most {MAX_MASK_PIXELS} pixels are taken")
+    if not 0 < wide * high <= most:
+        raise BadPicture(f"the mask is {wide} x {high}; at most {most} pixels are taken")
     if abs(wide - width * high / height) > 1 and abs(high - height * wide / width) > 1:
         raise BadPicture(
             f"the mask is {wide} x {high}, which is another aspect ratio than the image's "
@@ -138,10 +139,10 @@ def read_mask(png: bytes, width: int, height: int) -> Image.Image:
     return mask
 
 
-def clean_mask(png: bytes, width: int, height: int) -> bytes:
+def clean_mask(png: bytes, width: int, height: int, most: int = MAX_MASK_PIXELS) -> bytes:
     """What `read_mask` makes of ``png``, as a PNG of our own, free of anything hidden in it."""
     with _AT_A_TIME:
-        return encode_png(read_mask(png, width, height)).body
+        return encode_png(read_mask(png, width, height, most)).body
 
 
 def scale_mask(mask: Image.Image, width: int, height: int) -> Image.Image:

@@ -8,6 +8,7 @@ import logging
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -15,6 +16,7 @@ from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
+from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Match, Route
 from starlette.types import Receive, Scope, Send
@@ -40,6 +42,8 @@ from .model import (
 from .pictures import Picture
 
 PREFIX = "/imagegate"
+PAGES = Path(__file__).parent / "page"
+"""What browsers load: of the operator's page, the approver's, and both."""
 PAGE = 50
 MAX_PAGE = 500
 HEARTBEAT = 5.0
@@ -63,6 +67,12 @@ log = logging.getLogger("imagegate")
 Limit = Annotated[int, Query(ge=1, le=MAX_PAGE)]
 Progress = Callable[[], dict[str, Any]]
 T = TypeVar("T")
+
+
+class Nothing(BaseModel):
+    """An empty object."""
+
+    model_config = ConfigDict(extra="forbid")
 
 
 # -- lists

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -95,24 +94,34 @@ class Share:
         """End a link at once; see `LinkStore.revoke`."""
         return self._links().revoke(link_id)
 
-    def told(self, link: Link) -> dict[str, Any]:
-        """A link as the operator's REST tells it.
+    def told(self, *links: Link) -> list[dict[str, Any]]:
+        """Links as the operator's REST tells them.
 
         ``moved``: the door is elsewhere now, so that its address leads nowhere. ``worker``: whose
         door it opens, if that is not this process.
         """
-        now = self.door()[link.reach.value]["url"]
-        there = link.worker if link.worker != self._worker() else ""
-        told = {"decisions": self._bus.answered(link.id), "worker": there}
-        return link.to_json() | told | {"moved": bool(now and link.door not in ("", now))}
+        door, here = self.door(), self._worker()
+        answered = self._bus.answered([link.id for link in links])
+
+        def tell(link: Link) -> dict[str, Any]:
+            now = door[link.reach.value]["url"]
+            return link.to_json() | {
+                "decisions": answered.get(link.id, 0),
+                "moved": bool(now and link.door not in ("", now)),
+                "worker": link.worker if link.worker != here else "",
+            }
+
+        return [tell(link) for link in links]
 
     def to_json(self) -> dict[str, Any]:
         """All links, and where the door can be reached, as the operator's REST tells it."""
-        return {
-            "links": [self.told(link) for link in self._links().all()],
-            "door": self.door(),
-            "now": time.time(),
-        }
+        links = self._links()
+        return {"links": self.told(*links.all()), "door": self.door(), "now": links.now()}
+
+    def waits_for(self, link: Link) -> bool:
+        """Whether somebody may still come by its address."""
+        now = self._links().get(link.id)
+        return now.live and not (now.once and now.opened)
 
     def door(self) -> dict[str, dict[str, Any]]:
         """By `Reach`: the address that links are below, else why there is none."""
@@ -182,13 +191,13 @@ class Share:
             wait = AGAIN
             try:
                 links = self._links()
-                forget = forget or links.changed.listen(self._wake)
+                forget = forget or self._listen_to(links)
                 live = links.live_of(self._worker())
                 self._serve({link.reach for link in live})
                 urls = {reach: standing["url"] for reach, standing in self.door().items()}
                 links.lead(self._worker(), urls)
                 if not self._trouble:
-                    wait = max(0.1, live[0].expires_at - time.time()) if live else LONGEST
+                    wait = live[0].left + 0.1 if live else LONGEST
             except ImageGateError as error:
                 log.warning("links cannot be read: %s", error)
             except Exception:  # it is tried again, so one failure must not end it
@@ -198,6 +207,15 @@ class Share:
         if forget is not None:
             forget()
         self._serve(set())
+
+    def _listen_to(self, links: LinkStore) -> Callable[[], None]:
+        ends = links.changed.listen(self._wake), links.met.listen(self.changed.ring)
+
+        def end() -> None:
+            for forget in ends:
+                forget()
+
+        return end
 
     def _wake(self) -> None:
         self._woken.set()

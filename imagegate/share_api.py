@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
 
 from .links import HOUR, Link, May, Reach, UnknownLink, read_scope
-from .serving import PREFIX, error_of
+from .serving import PREFIX, Nothing, error_of
 from .share import Share
 
 LONGEST_TEXT = 1000
@@ -28,12 +28,6 @@ class NewLink(BaseModel):
     passphrase: StrictStr = ""
     once: StrictBool = True
     reach: StrictStr = Reach.INTERNET.value
-
-
-class Nothing(BaseModel):
-    """An empty object."""
-
-    model_config = ConfigDict(extra="forbid")
 
 
 class Text(BaseModel):
@@ -71,7 +65,7 @@ def add_sharing(app: FastAPI, share: Share) -> None:
     @app.post(f"{PREFIX}/api/links/{{link_id}}/revoke")
     def revoke(link_id: str, _: Nothing) -> dict[str, Any]:
         """End a link: all that opened it go dark."""
-        return {"link": share.told(share.revoke(link_id))}
+        return {"link": share.told(share.revoke(link_id))[0]}
 
     @app.post(f"{PREFIX}/api/qr")
     def code(wanted: Text) -> Any:
@@ -87,7 +81,7 @@ def add_sharing(app: FastAPI, share: Share) -> None:
 
 
 def _with_token(share: Share, link: Link, token: str) -> dict[str, Any]:
-    return {"link": share.told(link), "token": token}
+    return {"link": share.told(link)[0], "token": token}
 
 
 async def _explain(_: Request, error: Exception) -> JSONResponse:

@@ -7,7 +7,7 @@ inside the database, whichever process it comes from. History only ever grows.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from types import MappingProxyType
@@ -305,12 +305,12 @@ class GateStore:
         with self.database.read() as connection:
             return int(connection.execute(_within(query, among)).scalar_one())
 
-    def answered(self, link: str) -> int:
-        """How many gates have an answer that came through a share link."""
-        query = sa.select(sa.func.count()).select_from(gates)
-        through = [gates.c.link == link, gates.c.link != sa.literal_column("''")]
+    def answered(self, links: Collection[str]) -> dict[str, int]:
+        """How many gates have an answer that came through each of these share links."""
+        through = [gates.c.link.in_(list(links)), gates.c.link != sa.literal_column("''")]
+        query = sa.select(gates.c.link, sa.func.count()).where(*through).group_by(gates.c.link)
         with self.database.read() as connection:
-            return int(connection.execute(query.where(*through)).scalar_one())
+            return {str(link): int(count) for link, count in connection.execute(query)}
 
     def waiting_of(self, worker: str) -> list[str]:
         """Ids of the waiting (not parked) gates of a worker."""

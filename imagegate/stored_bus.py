@@ -350,9 +350,9 @@ class StoredBus:
         """How many gates wait for a person."""
         return self._news.count(among, lambda: self.house.gates.count(among))
 
-    def answered(self, link: str) -> int:
-        """How many gates have an answer that came through this share link."""
-        return self.house.gates.answered(link)
+    def answered(self, links: Collection[str]) -> dict[str, int]:
+        """How many gates have an answer that came through each of these share links."""
+        return self.house.gates.answered(links)
 
     def subscribe(
         self, notify: Callable[[], None] = lambda: None, *, limit: int = KEPT_NEWS

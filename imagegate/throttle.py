@@ -19,6 +19,22 @@ LOCK = RateLimitItemPerHour(20)
 log = logging.getLogger("imagegate")
 
 
+class Pace:
+    """Holds back who asks for more than so many changes a minute."""
+
+    def __init__(self, a_minute: int) -> None:
+        self._item = RateLimitItemPerMinute(a_minute)
+        self._limiter = FixedWindowRateLimiter(MemoryStorage())
+
+    def keep(self, who: str) -> None:
+        """Count a change. Raises `Refused` if there were too many."""
+        if not self._limiter.hit(self._item, who):
+            until = self._limiter.get_window_stats(self._item, who).reset_time
+            raise Refused(
+                429, "Too fast. Try again in a moment.", max(1, round(until - time.time()))
+            )
+
+
 class Throttle:
     """Counts wrong attempts, each by all that it is counted for: a source, a link.
 
