@@ -250,14 +250,54 @@ def test_the_list(links: LinkStore) -> None:
 def test_when_somebody_was_last_seen(links: LinkStore) -> None:
     """A sign of life is written down now and then, not each time."""
     link, _ = links.create("Ada")
-    rings: list[int] = []
-    links.changed.listen(lambda: rings.append(1))
+    met: list[int] = []
+    changed: list[int] = []
+    links.met.listen(lambda: met.append(1))
+    links.changed.listen(lambda: changed.append(1))
     links.seen(link)
     now = links.get(link.id)
     assert now.seen_at is not None
     links.seen(now)
     links.seen(now)
-    assert len(rings) == 1
+    assert (len(met), changed) == (1, [])  # nobody's page has to look at its link again
+
+
+def test_an_answer_that_was_lost_locks_nobody_out(links: LinkStore) -> None:
+    """Who sends the same attempt again gets in again, in place of the session that never reached
+    them; anybody else does not.
+    """
+    link, token = links.create("Ada", passphrase="sesame")
+    _, lost = links.open(token, "sesame", "my key")
+    _, secret = links.open(token, "sesame", "my key")
+    assert links.session(lost) is None
+    assert links.session(secret)
+    assert links.get(link.id).opened == 1
+    for key in ("", "another key"):
+        with pytest.raises(NoEntry, match="another browser"):
+            links.open(token, "sesame", key)
+    with pytest.raises(NoEntry, match="passphrase"):
+        links.open(token, "", "my key")
+    with links.database.write() as connection:
+        connection.exec_driver_sql("UPDATE sessions SET opened_at = 1")
+    with pytest.raises(NoEntry, match="another browser"):
+        links.open(token, "sesame", "my key")
+
+
+def test_sessions_of_links_that_are_over_go(links: LinkStore) -> None:
+    """What is left of expired links goes when another one is made."""
+    link, token = links.create("Ada")
+    links.open(token)
+    expire(links, link.id)
+    links.create("Ben")
+    with links.database.read() as connection:
+        assert connection.exec_driver_sql("SELECT count(*) FROM sessions").scalar() == 0
+
+
+def test_the_time_that_is_left(links: LinkStore) -> None:
+    """How long a link lasts is told by the clock that ends it."""
+    link, _ = links.create("Ada", seconds=100)
+    assert 90 < link.left <= 100
+    assert links.now() + link.left == pytest.approx(link.expires_at, abs=5)
 
 
 def test_other_processes_hear_of_it(shared: Store) -> None:
