@@ -208,18 +208,19 @@ def test_where_the_panel_is(
     """The panel's address is that on which ComfyUI listens; where that is all of the machine's
     addresses, the one it has in its network.
     """
-    monkeypatch.setattr(comfyui, "_in_network", lambda: "192.0.2.7")
+    monkeypatch.setattr(comfyui, "address_in_network", lambda: "192.0.2.7")
     server.address = listens
     assert panel_address(server) == f"http://{called}:{server.port}/imagegate/"
 
 
-def test_this_machine_in_its_network(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_in_no_network(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without any network the machine goes by its name."""
 
     class NoNetwork(socket.socket):
         def connect(self, address: Any) -> None:
             raise OSError("network is unreachable")
 
-    assert comfyui._in_network()
+    server.address = "0.0.0.0"
+    assert socket.gethostname() not in panel_address(server)
     monkeypatch.setattr(socket, "socket", NoNetwork)
-    assert comfyui._in_network() == socket.gethostname()
+    assert panel_address(server) == f"http://{socket.gethostname()}:{server.port}/imagegate/"
