@@ -241,6 +241,42 @@ def test_a_tap_while_the_server_is_away_counts_once(studio: Studio) -> None:
     expect(page.locator("#ig-history li")).to_have_count(1)
 
 
+@pytest.mark.parametrize("refusal", [403, 413, 507])
+def test_an_answer_that_is_not_recorded_loses_nothing(studio: Studio, refusal: int) -> None:
+    """The gate comes back with the note that went along, and is still there when the lists are
+    read again; what is recorded takes its note with it.
+    """
+    gate = studio.publish("Patient")
+    studio.publish("Later")
+    page = studio.enter("Ada")
+    shown(page, "Patient")
+    page.tap("#ig-note-open")
+    page.fill("#ig-note", "too dark")
+    page.route("**/decision", lambda route: route.fulfill(status=refusal, json={"error": "not now"}))
+    settled(page)
+    page.tap("#ig-route-1")
+    status(page, "Not recorded: not now")
+    shown(page, "Patient")
+    expect(page.locator("#ig-note")).to_have_value("too dark")
+    page.unroute("**/decision")
+    studio.door.stop()
+    expect(page.locator("#ig-offline")).to_be_visible()
+    studio.door.start()
+    expect(page.locator("#ig-offline")).to_be_hidden()
+    studio.publish("Last")
+    expect(page.locator("#ig-pending")).to_have_text("3 left")
+    shown(page, "Patient")
+    settled(page)
+    page.tap("#ig-route-1")
+    status(page, "recorded for Patient")
+    decision = studio.bus.get(gate).decision
+    assert decision is not None
+    assert decision.note == "too dark"
+    page.tap("#ig-undo")
+    shown(page, "Patient")
+    expect(page.locator("#ig-note")).to_have_value("")
+
+
 def test_keys_work_at_a_desk(studio: Studio) -> None:
     """Digits decide, N skips, U takes back, Space zooms; in the note they are letters."""
     for title in ("One", "Two"):

@@ -127,6 +127,7 @@ function build() {
   gates.me = () => signed().by;
   gates.addEventListener("change", render);
   gates.addEventListener("said", (event) => say(event.detail));
+  gates.addEventListener("answered", (event) => view.notes.delete(event.detail.id)); // it went along
   setInterval(clock, 1000);
   const sizes = new ResizeObserver(fit);
   for (const part of [$("ig-title").parentNode, $("ig-offline"), $("ig-notice"), $("ig-thumbs"), $("ig-bottom")]) sizes.observe(part);
@@ -327,7 +328,6 @@ async function decide(gate, route, at) {
   const words = signed();
   if (painting.now && !(await painting.save())) return;
   if (gate.id !== view.gate?.id) return;
-  $("ig-note").value = ""; // it goes with the decision
   gates.decide(gate, route, words);
   // Counted from the click itself: a page that was busy does not lose the next one of a rhythm.
   if (performance.now() - at < SETTLE) view.shownAt = at;

@@ -77,6 +77,7 @@ function build() {
   });
   gates.addEventListener("change", render);
   gates.addEventListener("said", (event) => tell(event.detail));
+  gates.addEventListener("answered", (event) => view.notes.delete(event.detail.id)); // it went along
   look.addEventListener("said", (event) => tell(event.detail));
   mask?.addEventListener("said", (event) => tell(event.detail));
   mask?.addEventListener("change", render);
@@ -232,7 +233,6 @@ async function decide(gate, route, at) {
   if (mask?.now && !(await mask.save())) return;
   if (gate.id !== view.gate?.id) return;
   const note = $("ig-note").value.trim();
-  view.notes.delete(gate.id); // it goes with the decision
   past.picture(gate, $("ig-image"));
   gates.decide(gate, route, { note });
   // Counted from the tap itself: a page that was busy does not lose the next one of a rhythm.

@@ -14,6 +14,7 @@ const HISTORY = 30;
 const SLOW = 300; // ms after which an answer that is still on its way is spoken of
 const ENDED = { expired: "the time was up", withdrawn: "it is no longer needed" };
 const FIRST = 1; // version of a gate that was just published
+const GONE = new Set([404, 410]); // what an answer meets where there is nothing to answer any more
 
 /** @typedef {{id: string, title: string, labels: string[], state: string, batch: number}} Gate */
 
@@ -297,15 +298,16 @@ export class Gates extends EventTarget {
     clearTimeout(slow);
     this.#sending.delete(gate.id);
     if (this.over) return;
-    if (status < 422) this.#ends(gate);
+    const lost = status === 409 && reply.decision;
+    if (status === 200 || lost || GONE.has(status)) this.#answered(gate);
     if (status === 200) {
       const taken = this.history.some((one) => one.id === gate.id && !one.undoable);
       if (path === "decision" && gate.undoable && !taken) this.#mine.push(gate);
       const later = gate.mode === "park" && path === "decision" ? "; it goes on by itself" : "";
       this.say(`${said} recorded for ${gate.title}${later}.`, "good");
-    } else if (status === 409 && reply.decision) {
+    } else if (lost) {
       this.say(`Too late for ${gate.title}: ${told(reply.decision)} first.`, "bad");
-    } else if (status === 404 || status === 410) {
+    } else if (GONE.has(status)) {
       this.say(`${gate.title} is over: ${reply.error}`, "bad");
     } else {
       this.queue.unshift(gate); // it still waits
@@ -315,6 +317,12 @@ export class Gates extends EventTarget {
     if (back) this.#published(back);
     this.#meanwhile.delete(gate.id);
     this.changed();
+  }
+
+  /** It is known that no answer from here is needed any more. */
+  #answered(gate) {
+    this.#ends(gate);
+    this.dispatchEvent(new CustomEvent("answered", { detail: gate }));
   }
 
   /** Post until there is an answer: [status, body]. */
