@@ -96,6 +96,7 @@ class Opening(BaseModel):
     model_config = ConfigDict(extra="forbid")
     token: StrictStr
     passphrase: StrictStr = ""
+    key: StrictStr = ""
 
 
 class Choice(BaseModel):

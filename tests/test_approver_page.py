@@ -105,6 +105,52 @@ def test_a_passphrase_is_asked_for(studio: Studio) -> None:
     shown(page, "Secret")
 
 
+def test_whoever_opens_a_link_over_a_bad_line_gets_in(studio: Studio) -> None:
+    """The page tries again by itself, with the key that it began with, whether nothing answers or
+    a page of the tunnel does; a second tap in between changes nothing.
+    """
+    studio.publish("Far")
+    page = studio.tab(**PHONE)
+    page.goto(studio.invite("Ada"))
+    keys: list[str] = []
+
+    def bad_line(route: Route) -> None:
+        keys.append(route.request.post_data_json["key"])
+        if len(keys) == 1:
+            route.abort()
+        elif len(keys) == 2:
+            route.fulfill(status=404, content_type="text/html", body="<p>No such tunnel.</p>")
+        else:
+            route.continue_()
+
+    page.route("**/api/session", bad_line)
+    page.tap("#ig-open")
+    expect(page.locator("#ig-open")).to_have_text("Connecting …")
+    expect(page.locator("#ig-open")).to_be_disabled()
+    shown(page, "Far")
+    assert len(keys) == 3
+    assert len(set(keys)) == 1
+    assert re.fullmatch("[0-9a-f]{32}", keys[0])
+
+
+def test_without_a_connection_the_entry_says_so(studio: Studio) -> None:
+    """After some attempts; then the button is there again."""
+    studio.publish("Far")
+    page = studio.tab(**PHONE)
+    page.clock.install()
+    page.goto(studio.invite("Ada"))
+    page.route("**/api/session", lambda route: route.abort())
+    page.tap("#ig-open")
+    for _ in range(5):
+        expect(page.locator("#ig-open")).to_have_text("Connecting …")
+        with page.expect_request("**/api/session"):
+            page.clock.run_for(10_000)
+    expect(page.locator("#ig-status")).to_contain_text("There is no connection.")
+    page.unroute("**/api/session")
+    page.tap("#ig-open")
+    shown(page, "Far")
+
+
 # -- deciding
 
 
