@@ -151,6 +151,31 @@ def test_without_a_connection_the_entry_says_so(studio: Studio) -> None:
     shown(page, "Far")
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_an_old_link_says_so_on_a_page_like_the_entry(studio: Studio, scheme: str) -> None:
+    """The sentence of a refusal stands on a card, in the colours of the system, with no script and
+    nothing that breaks its own policy.
+    """
+    address = studio.invite("Ada")
+    studio.revoke("Ada")
+    page = studio.tab(**PHONE, color_scheme=scheme)
+    said: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    for url, sentence in (
+        (address, "This link was revoked. Ask whoever sent it for a new one."),
+        (studio.door.url, "Open the link that you were sent."),
+    ):
+        answer = page.goto(url)
+        assert answer is not None
+        expect(page.locator("main p")).to_have_text(sentence)
+        colour = page.eval_on_selector("main", "(e) => getComputedStyle(e).backgroundColor")
+        assert colour == {"light": "rgb(255, 255, 255)", "dark": "rgb(20, 27, 40)"}[scheme]
+        policy = answer.headers["content-security-policy"]
+        assert policy.startswith("default-src 'none'; style-src 'sha256-")
+        assert "script-src" not in policy
+    assert [text for text in said if "status of 40" not in text] == []
+
+
 # -- deciding
 
 
@@ -298,7 +323,8 @@ def test_an_answer_that_is_not_recorded_loses_nothing(studio: Studio, refusal: i
     shown(page, "Patient")
     page.tap("#ig-note-open")
     page.fill("#ig-note", "too dark")
-    page.route("**/decision", lambda route: route.fulfill(status=refusal, json={"error": "not now"}))
+    said = {"error": "not now"}
+    page.route("**/decision", lambda route: route.fulfill(status=refusal, json=said))
     settled(page)
     page.tap("#ig-route-1")
     status(page, "Not recorded: not now")
