@@ -74,7 +74,6 @@ export class Share {
   #known = null; // what the server last said: links, door, now
   #clock = 0; // the server's minus this one's, in seconds
   #asked = 0;
-  #rows = new Map(); // link id -> its row
 
   /** @param {OperatorGates} gates tells of changes, and knows the titles there are */
   constructor(gates) {

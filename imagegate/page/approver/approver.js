@@ -59,7 +59,7 @@ function build() {
   const { may } = gates.person;
   document.body.innerHTML = layout(may);
   document.body.dataset.may = may;
-  look = new Look(gates);
+  look = new Look(gates, leavesMask);
   mask = may === "mask" ? new Mask(gates, look) : null;
   past = new Past(gates, undo);
   alerts = new Alerts($("ig-alerts"));
@@ -246,9 +246,7 @@ function undo(gate) {
 
 /** False, and a word, where going on would throw away what is being painted. */
 function leavesMask() {
-  if (!mask?.now) return true;
-  tell({ text: "Save or cancel the mask first.", tone: "bad" });
-  return false;
+  return mask?.leave() ?? true;
 }
 
 // -- keys
