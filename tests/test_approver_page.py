@@ -230,6 +230,7 @@ def test_what_i_have_done_can_be_taken_back_by_me_alone(studio: Studio) -> None:
     status(ben, "recorded for Third")
     shown(ada, "Fourth")
     ada.tap("#ig-past-open")
+    expect(ada.locator("#ig-person")).to_contain_text("for another 24 hours.")
     rows = ada.locator("#ig-history li")
     expect(rows).to_have_count(2)
     ada.tap("#ig-past-all")
@@ -675,9 +676,7 @@ def test_a_page_goes_dark_within_a_second_after_its_link_is_revoked(studio: Stud
     page.fill("#ig-note", "for nobody else")
     studio.revoke("Ada")
     expect(page.locator("#ig-over")).to_be_visible(timeout=1000)
-    assert page.inner_text("body") == (
-        "This link is no longer valid. Ask whoever sent it for a new one."
-    )
+    assert page.inner_text("body") == ("This link was revoked. Ask whoever sent it for a new one.")
     html = page.evaluate("() => document.documentElement.outerHTML")
     for secret in ("Confidential", "hide", "Ada", "for nobody else", "<img", "<canvas", "blob:"):
         assert secret not in html
@@ -698,7 +697,23 @@ def test_a_page_without_its_stream_goes_dark_at_the_next_call(studio: Studio) ->
     page.route("**/api/events", lambda route: route.abort())
     studio.enter("Ada", page)
     studio.revoke("Ada")
-    expect(page.locator("#ig-over")).to_be_visible()
+    expect(page.locator("#ig-over")).to_have_text(
+        "This page was left, or the link is no longer valid. "
+        "To come back, open your link again or ask for a new one."
+    )
+
+
+def test_a_second_link_in_the_same_browser_ends_the_first_page(studio: Studio) -> None:
+    """The page of the first says that its session was left, not that its link is over."""
+    studio.publish("Both")
+    first = studio.enter("Ada")
+    shown(first, "Both")
+    second = first.context.new_page()
+    studio.enter("Ada again", second)
+    shown(second, "Both")
+    expect(first.locator("#ig-over")).to_have_text(
+        "This session was left. To come back, open your link again or ask for a new one."
+    )
 
 
 def test_another_s_link_going_dark_leaves_mine(studio: Studio) -> None:
@@ -723,6 +738,7 @@ def test_whoever_leaves_is_out(studio: Studio) -> None:
     page.tap("#ig-past-open")
     page.tap("#ig-leave")
     expect(page.locator("#ig-leave")).to_contain_text("Really leave?")
+    settled(page)  # a double tap does not leave
     page.tap("#ig-leave")
     expect(page.locator("#ig-over")).to_contain_text("You have left.")
     assert page.request.get(f"{studio.door.url}api/gates").status == 401
@@ -782,6 +798,39 @@ def test_on_a_phone_everything_is_within_reach(
     decision = studio.bus.get(gate).decision
     assert decision is not None
     assert decision.route == len(labels)
+
+
+@pytest.mark.parametrize("wide", [390, 320])
+def test_many_long_labels_can_be_told_apart(studio: Studio, wide: int) -> None:
+    """Ten that differ only at their end are read to the end, each beside its number."""
+    labels = tuple(f"Send it back to the retoucher, variant {letter}" for letter in "abcdefghij")
+    studio.publish("Phone", labels, size=(1024, 768))
+    page = studio.enter("Ada", **PHONE | {"viewport": {"width": wide, "height": 844}})
+    shown(page, "Phone")
+    last = page.locator("#ig-route-10")
+    expect(last).to_have_attribute("title", labels[9])
+    expect(last).to_have_text(f"10 · {labels[9]}")
+    lines, hidden = last.evaluate("""(button) => {
+        const span = button.firstElementChild;
+        const range = document.createRange();
+        range.setStart(span.firstChild, 0);
+        range.setEnd(span.firstChild, "10 · Send".length);
+        return [new Set([...range.getClientRects()].map((r) => r.top)).size,
+          span.scrollHeight > span.clientHeight + 1];
+    }""")
+    assert (lines, hidden) == (1, False)
+
+
+def test_a_sentence_leaves_the_image_in_sight(studio: Studio) -> None:
+    """Over it a long title is cut short."""
+    title = "W" * 200
+    studio.publish(title, ("k" * 90, "fix"))
+    studio.publish("Next")
+    page = studio.enter("Ada")
+    shown(page, title)
+    settled(page)
+    page.tap("#ig-route-1")
+    status(page, f"“{'k' * 39}…” recorded for {'W' * 39}….")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -208,13 +208,13 @@ export class Gates extends EventTarget {
     this.skipped.push(gate);
     this.#refill();
     this.changed();
-    this.say(this.current === gate ? "There is no other gate to go to." : `Skipped ${gate.title}.`);
+    this.say(this.current === gate ? "There is no other gate to go to." : `Skipped ${this.brief(gate.title)}.`);
   }
 
   /** Each click has its own key, by which the server knows it again when it is sent twice. */
   decide(gate, route, words) {
     const click = { route, ...words, key: newKey() };
-    return this.answer(gate, "decision", click, `“${gate.labels[route - 1]}”`);
+    return this.answer(gate, "decision", click, `“${this.brief(gate.labels[route - 1])}”`);
   }
 
   /** The gate that Undo would take back: this page's last decision, else this person's. */
@@ -226,7 +226,16 @@ export class Gates extends EventTarget {
 
   /** What is said of somebody's decision about the gate in front. */
   others(decision) {
-    return told(decision);
+    return this.told(decision);
+  }
+
+  /** A text that people wrote, as long as it may be in a sentence. */
+  brief(text) {
+    return text;
+  }
+
+  told(decision) {
+    return told({ ...decision, label: this.brief(decision.label ?? "") });
   }
 
   /** The gate that was given a route last, by anybody. */
@@ -255,7 +264,7 @@ export class Gates extends EventTarget {
       return;
     }
     if (!gate && last.undoable) {
-      this.say(`${told(last.decision)} for ${last.title}; the history can take it back.`, "bad");
+      this.say(`${this.told(last.decision)} for ${this.brief(last.title)}; the history can take it back.`, "bad");
       return;
     }
     gate ??= last; // the server knows why it is too late
@@ -268,7 +277,7 @@ export class Gates extends EventTarget {
       this.#waitsAgain(gate);
       this.#drop(gate.id);
       this.queue.unshift(body);
-      this.say(`Taken back: ${gate.title} waits again.`);
+      this.say(`Taken back: ${this.brief(gate.title)} waits again.`);
     }
     this.changed();
     if (!this.undoable) this.#inOrder(() => this.#readAll()); // for older decisions
@@ -293,7 +302,7 @@ export class Gates extends EventTarget {
   }
 
   async #deliver(gate, path, body, said) {
-    const slow = setTimeout(() => this.say(`${said} for ${gate.title}: sending …`, "busy"), SLOW);
+    const slow = setTimeout(() => this.say(`${said} for ${this.brief(gate.title)}: sending …`, "busy"), SLOW);
     const [status, reply] = await this.send(gate, path, body);
     clearTimeout(slow);
     this.#sending.delete(gate.id);
@@ -304,11 +313,11 @@ export class Gates extends EventTarget {
       const taken = this.history.some((one) => one.id === gate.id && !one.undoable);
       if (path === "decision" && gate.undoable && !taken) this.#mine.push(gate);
       const later = gate.mode === "park" && path === "decision" ? "; it goes on by itself" : "";
-      this.say(`${said} recorded for ${gate.title}${later}.`, "good");
+      this.say(`${said} recorded for ${this.brief(gate.title)}${later}.`, "good");
     } else if (lost) {
-      this.say(`Too late for ${gate.title}: ${told(reply.decision)} first.`, "bad");
+      this.say(`Too late for ${this.brief(gate.title)}: ${this.told(reply.decision)} first.`, "bad");
     } else if (GONE.has(status)) {
-      this.say(`${gate.title} is over: ${reply.error}`, "bad");
+      this.say(`${this.brief(gate.title)} is over: ${reply.error}`, "bad");
     } else {
       this.queue.unshift(gate); // it still waits
       this.say(`Not recorded: ${reply.error}`, "bad");
@@ -328,7 +337,7 @@ export class Gates extends EventTarget {
   /** Post until there is an answer: [status, body]. */
   send(gate, path, body) {
     return this.#sender.post(this.url(`gates/${gate.id}/${path}`), body, (why) => {
-      if (why) this.say(`${gate.title}: ${why}. Trying again …`, "busy");
+      if (why) this.say(`${this.brief(gate.title)}: ${why}. Trying again …`, "busy");
       this.#setOnline(false);
     });
   }
@@ -346,7 +355,7 @@ export class Gates extends EventTarget {
       // A new one with unread pages before it will be read in its turn.
       const urgent = gate.state === "waiting" && this.queue.some((one) => one.state === "parked");
       if (again || urgent || this.#cursor === null) this.#line([gate]);
-      if (gate.reason) this.say(`${gate.title} could not go on: it waits again.`, "bad");
+      if (gate.reason) this.say(`${this.brief(gate.title)} could not go on: it waits again.`, "bad");
     }
   }
 
@@ -374,7 +383,7 @@ export class Gates extends EventTarget {
     this.#forgetUndo(gate);
     if (shown) {
       const why = gate.decision && gate.state !== "expired" ? this.others(gate.decision) : gate.reason || ENDED[gate.state];
-      this.say(`${gate.title}: ${why}.`, "bad");
+      this.say(`${this.brief(gate.title)}: ${why}.`, "bad");
     }
     this.#refill();
   }

@@ -5,6 +5,7 @@ const SETTLE = 200; // ms in which a second click is that of a double click
 const MINUTE = 60;
 const HOUR = 60 * MINUTE;
 const DAY = 24 * HOUR;
+const PARTS = [[DAY, "day"], [HOUR, "hour"], [MINUTE, "minute"], [1, "second"]];
 
 export const $ = (id) => document.getElementById(id);
 
@@ -68,6 +69,12 @@ export function say({ text, tone }) {
   status.dataset.tone = tone ?? "";
 }
 
+/** A text that people wrote, where there is room for a few words. */
+export function short(text, most = 40) {
+  const signs = [...text];
+  return signs.length > most ? `${signs.slice(0, most - 1).join("").trimEnd()}…` : text;
+}
+
 /** A clock that runs: "1:05", "2:00:00", "3 days". */
 export function span(seconds) {
   const whole = Math.max(0, Math.floor(seconds));
@@ -79,16 +86,18 @@ export function span(seconds) {
 
 /** How long, as one would say it: "5 minutes", "3 days". */
 export function age(seconds) {
-  const parts = [[DAY, "day"], [HOUR, "hour"], [MINUTE, "minute"], [1, "second"]];
-  const [size, name] = parts.find(([size]) => seconds >= size) ?? parts.at(-1);
-  const count = Math.max(0, Math.floor(seconds / size));
-  return `${count} ${name}${count === 1 ? "" : "s"}`;
+  const [size, name] = PARTS.find(([size]) => seconds >= size) ?? PARTS.at(-1);
+  return several(Math.max(0, Math.floor(seconds / size)), name);
 }
 
 /** How long still, to the nearest: a link of 24 hours is not one of 23. */
 export function left(seconds) {
-  const size = seconds >= 2 * DAY ? DAY : seconds >= 1.5 * HOUR ? HOUR : MINUTE;
-  return age(Math.max(1, Math.round(seconds / size)) * size);
+  const [size, name] = PARTS[seconds >= 2 * DAY ? 0 : seconds >= 1.5 * HOUR ? 1 : 2];
+  return several(Math.max(1, Math.round(seconds / size)), name);
+}
+
+function several(count, name) {
+  return `${count} ${name}${count === 1 ? "" : "s"}`;
 }
 
 /** The time of today, the date and the time of any other day. */
