@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import html
 import json
 from typing import TYPE_CHECKING, Any
@@ -24,12 +26,37 @@ _HEADERS = {
     b"x-content-type-options": b"nosniff",
     b"x-robots-tag": b"noindex, nofollow",
 }
-_SENTENCE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>Image Gate</title>
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark"></head>
-<body><h1>Image Gate</h1><p>{}</p></body></html>
+_STYLE = """
+:root { color-scheme: light dark; --page: #eceff4; --surface: #fff; --line: #d5dbe6;
+  --text: #131a26; --route: #2563eb; }
+@media (prefers-color-scheme: dark) {
+  :root { --page: #0b0f17; --surface: #141b28; --line: #2b3649; --text: #eef2f8; }
+}
+* { box-sizing: border-box; }
+html { background: var(--page); -webkit-text-size-adjust: 100%; text-size-adjust: 100%; }
+body { display: flex; min-height: 100vh; min-height: 100dvh; margin: 0; padding: 16px;
+  color: var(--text); font: 1rem/1.45 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
+main { width: 100%; max-width: 400px; margin: auto; padding: 28px 22px; border-radius: 22px;
+  background: var(--surface); box-shadow: 0 0 0 1px var(--line), 0 12px 40px #0b12201a; }
+svg { width: 52px; height: 52px; fill: none; stroke: var(--route); stroke-width: 2.5;
+  stroke-linecap: round; stroke-linejoin: round; }
+h1 { margin: 14px 0; font-size: 1.625rem; line-height: 1.15; }
+p { margin: 0; overflow-wrap: anywhere; }
 """
+_SENTENCE = f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>Image Gate</title>
+<meta name="viewport" content="width=device-width, initial-scale=1, viewport-fit=cover">
+<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,">
+<style>{_STYLE}</style></head>
+<body><main><svg viewBox="0 0 48 48" aria-hidden="true">
+<rect x="5" y="9" width="38" height="30" rx="6"/><path d="M5 31l10-9 8 7 6-5 14 11"/>
+<circle cx="31" cy="18" r="3"/></svg><h1>Image Gate</h1><p>SAID</p></main></body></html>
+"""
+_HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
+_SENTENCE_POLICY = (
+    f"default-src 'none'; style-src 'sha256-{_HASH}'; img-src data:; frame-ancestors 'none'; "
+    "base-uri 'none'; form-action 'none'"
+)
 
 
 _FAILURE = b'{"error": "This does not work."}'
@@ -73,13 +100,13 @@ class Sealed:
             elif held is not None:
                 start, held = held, None
                 body = _said(message.get("body", b""))
-                kept = (b"content-type", b"content-length")
-                headers = [(k, v) for k, v in start["headers"] if k not in kept]
-                headers += [
-                    (b"content-type", b"text/html; charset=utf-8"),
-                    (b"content-length", str(len(body)).encode()),
-                ]
-                await send({**start, "headers": headers})
+                own = {
+                    b"content-type": b"text/html; charset=utf-8",
+                    b"content-length": str(len(body)).encode(),
+                    b"content-security-policy": _SENTENCE_POLICY.encode(),
+                }
+                headers = [(k, v) for k, v in start["headers"] if k not in own]
+                await send({**start, "headers": [*headers, *own.items()]})
                 message = {"type": "http.response.body", "body": body}
             await send(message)
 
@@ -104,4 +131,4 @@ def _said(body: bytes) -> bytes:
         said = str(json.loads(body)["error"])
     except (ValueError, KeyError, TypeError):
         said = "This does not work."
-    return _SENTENCE.format(html.escape(said)).encode()
+    return _SENTENCE.replace("SAID", html.escape(said)).encode()

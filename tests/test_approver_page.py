@@ -105,6 +105,77 @@ def test_a_passphrase_is_asked_for(studio: Studio) -> None:
     shown(page, "Secret")
 
 
+def test_whoever_opens_a_link_over_a_bad_line_gets_in(studio: Studio) -> None:
+    """The page tries again by itself, with the key that it began with, whether nothing answers or
+    a page of the tunnel does; a second tap in between changes nothing.
+    """
+    studio.publish("Far")
+    page = studio.tab(**PHONE)
+    page.goto(studio.invite("Ada"))
+    keys: list[str] = []
+
+    def bad_line(route: Route) -> None:
+        keys.append(route.request.post_data_json["key"])
+        if len(keys) == 1:
+            route.abort()
+        elif len(keys) == 2:
+            route.fulfill(status=404, content_type="text/html", body="<p>No such tunnel.</p>")
+        else:
+            route.continue_()
+
+    page.route("**/api/session", bad_line)
+    page.tap("#ig-open")
+    expect(page.locator("#ig-open")).to_have_text("Connecting …")
+    expect(page.locator("#ig-open")).to_be_disabled()
+    shown(page, "Far")
+    assert len(keys) == 3
+    assert len(set(keys)) == 1
+    assert re.fullmatch("[0-9a-f]{32}", keys[0])
+
+
+def test_without_a_connection_the_entry_says_so(studio: Studio) -> None:
+    """After some attempts; then the button is there again."""
+    studio.publish("Far")
+    page = studio.tab(**PHONE)
+    page.clock.install()
+    page.goto(studio.invite("Ada"))
+    page.route("**/api/session", lambda route: route.abort())
+    page.tap("#ig-open")
+    for _ in range(5):
+        expect(page.locator("#ig-open")).to_have_text("Connecting …")
+        with page.expect_request("**/api/session"):
+            page.clock.run_for(10_000)
+    expect(page.locator("#ig-status")).to_contain_text("There is no connection.")
+    page.unroute("**/api/session")
+    page.tap("#ig-open")
+    shown(page, "Far")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_an_old_link_says_so_on_a_page_like_the_entry(studio: Studio, scheme: str) -> None:
+    """The sentence of a refusal stands on a card, in the colours of the system, with no script and
+    nothing that breaks its own policy.
+    """
+    address = studio.invite("Ada")
+    studio.revoke("Ada")
+    page = studio.tab(**PHONE, color_scheme=scheme)
+    said: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    for url, sentence in (
+        (address, "This link was revoked. Ask whoever sent it for a new one."),
+        (studio.door.url, "Open the link that you were sent."),
+    ):
+        answer = page.goto(url)
+        assert answer is not None
+        expect(page.locator("main p")).to_have_text(sentence)
+        colour = page.eval_on_selector("main", "(e) => getComputedStyle(e).backgroundColor")
+        assert colour == {"light": "rgb(255, 255, 255)", "dark": "rgb(20, 27, 40)"}[scheme]
+        policy = answer.headers["content-security-policy"]
+        assert policy.startswith("default-src 'none'; style-src 'sha256-")
+        assert "script-src" not in policy
+    assert [text for text in said if "status of 40" not in text] == []
+
+
 # -- deciding
 
 
@@ -159,6 +230,7 @@ def test_what_i_have_done_can_be_taken_back_by_me_alone(studio: Studio) -> None:
     status(ben, "recorded for Third")
     shown(ada, "Fourth")
     ada.tap("#ig-past-open")
+    expect(ada.locator("#ig-person")).to_contain_text("for another 24 hours.")
     rows = ada.locator("#ig-history li")
     expect(rows).to_have_count(2)
     ada.tap("#ig-past-all")
@@ -239,6 +311,43 @@ def test_a_tap_while_the_server_is_away_counts_once(studio: Studio) -> None:
     assert len(set(keys)) == 1
     assert studio.bus.get(gate).state is State.DECIDED
     expect(page.locator("#ig-history li")).to_have_count(1)
+
+
+@pytest.mark.parametrize("refusal", [403, 413, 507])
+def test_an_answer_that_is_not_recorded_loses_nothing(studio: Studio, refusal: int) -> None:
+    """The gate comes back with the note that went along, and is still there when the lists are
+    read again; what is recorded takes its note with it.
+    """
+    gate = studio.publish("Patient")
+    studio.publish("Later")
+    page = studio.enter("Ada")
+    shown(page, "Patient")
+    page.tap("#ig-note-open")
+    page.fill("#ig-note", "too dark")
+    said = {"error": "not now"}
+    page.route("**/decision", lambda route: route.fulfill(status=refusal, json=said))
+    settled(page)
+    page.tap("#ig-route-1")
+    status(page, "Not recorded: not now")
+    shown(page, "Patient")
+    expect(page.locator("#ig-note")).to_have_value("too dark")
+    page.unroute("**/decision")
+    studio.door.stop()
+    expect(page.locator("#ig-offline")).to_be_visible()
+    studio.door.start()
+    expect(page.locator("#ig-offline")).to_be_hidden()
+    studio.publish("Last")
+    expect(page.locator("#ig-pending")).to_have_text("3 left")
+    shown(page, "Patient")
+    settled(page)
+    page.tap("#ig-route-1")
+    status(page, "recorded for Patient")
+    decision = studio.bus.get(gate).decision
+    assert decision is not None
+    assert decision.note == "too dark"
+    page.tap("#ig-undo")
+    shown(page, "Patient")
+    expect(page.locator("#ig-note")).to_have_value("")
 
 
 def test_keys_work_at_a_desk(studio: Studio) -> None:
@@ -567,9 +676,7 @@ def test_a_page_goes_dark_within_a_second_after_its_link_is_revoked(studio: Stud
     page.fill("#ig-note", "for nobody else")
     studio.revoke("Ada")
     expect(page.locator("#ig-over")).to_be_visible(timeout=1000)
-    assert page.inner_text("body") == (
-        "This link is no longer valid. Ask whoever sent it for a new one."
-    )
+    assert page.inner_text("body") == ("This link was revoked. Ask whoever sent it for a new one.")
     html = page.evaluate("() => document.documentElement.outerHTML")
     for secret in ("Confidential", "hide", "Ada", "for nobody else", "<img", "<canvas", "blob:"):
         assert secret not in html
@@ -590,7 +697,23 @@ def test_a_page_without_its_stream_goes_dark_at_the_next_call(studio: Studio) ->
     page.route("**/api/events", lambda route: route.abort())
     studio.enter("Ada", page)
     studio.revoke("Ada")
-    expect(page.locator("#ig-over")).to_be_visible()
+    expect(page.locator("#ig-over")).to_have_text(
+        "This page was left, or the link is no longer valid. "
+        "To come back, open your link again or ask for a new one."
+    )
+
+
+def test_a_second_link_in_the_same_browser_ends_the_first_page(studio: Studio) -> None:
+    """The page of the first says that its session was left, not that its link is over."""
+    studio.publish("Both")
+    first = studio.enter("Ada")
+    shown(first, "Both")
+    second = first.context.new_page()
+    studio.enter("Ada again", second)
+    shown(second, "Both")
+    expect(first.locator("#ig-over")).to_have_text(
+        "This session was left. To come back, open your link again or ask for a new one."
+    )
 
 
 def test_another_s_link_going_dark_leaves_mine(studio: Studio) -> None:
@@ -615,6 +738,7 @@ def test_whoever_leaves_is_out(studio: Studio) -> None:
     page.tap("#ig-past-open")
     page.tap("#ig-leave")
     expect(page.locator("#ig-leave")).to_contain_text("Really leave?")
+    settled(page)  # a double tap does not leave
     page.tap("#ig-leave")
     expect(page.locator("#ig-over")).to_contain_text("You have left.")
     assert page.request.get(f"{studio.door.url}api/gates").status == 401
@@ -674,6 +798,39 @@ def test_on_a_phone_everything_is_within_reach(
     decision = studio.bus.get(gate).decision
     assert decision is not None
     assert decision.route == len(labels)
+
+
+@pytest.mark.parametrize("wide", [390, 320])
+def test_many_long_labels_can_be_told_apart(studio: Studio, wide: int) -> None:
+    """Ten that differ only at their end are read to the end, each beside its number."""
+    labels = tuple(f"Send it back to the retoucher, variant {letter}" for letter in "abcdefghij")
+    studio.publish("Phone", labels, size=(1024, 768))
+    page = studio.enter("Ada", **PHONE | {"viewport": {"width": wide, "height": 844}})
+    shown(page, "Phone")
+    last = page.locator("#ig-route-10")
+    expect(last).to_have_attribute("title", labels[9])
+    expect(last).to_have_text(f"10 · {labels[9]}")
+    lines, hidden = last.evaluate("""(button) => {
+        const span = button.firstElementChild;
+        const range = document.createRange();
+        range.setStart(span.firstChild, 0);
+        range.setEnd(span.firstChild, "10 · Send".length);
+        return [new Set([...range.getClientRects()].map((r) => r.top)).size,
+          span.scrollHeight > span.clientHeight + 1];
+    }""")
+    assert (lines, hidden) == (1, False)
+
+
+def test_a_sentence_leaves_the_image_in_sight(studio: Studio) -> None:
+    """Over it a long title is cut short."""
+    title = "W" * 200
+    studio.publish(title, ("k" * 90, "fix"))
+    studio.publish("Next")
+    page = studio.enter("Ada")
+    shown(page, title)
+    settled(page)
+    page.tap("#ig-route-1")
+    status(page, f"“{'k' * 39}…” recorded for {'W' * 39}….")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -255,6 +255,29 @@ def test_another_gate_never_shows_under_the_picture_before_it(
     expect(page.locator("#ig-image")).to_be_visible()
 
 
+def test_a_note_outlasts_an_answer_that_is_not_recorded(
+    bus: GateBus[Any], new_page: Callable[..., Page]
+) -> None:
+    """The gate comes back with its note, and takes it along at the second attempt."""
+    first = publish(bus, "First")
+    publish(bus, "Second")
+    page = new_page()
+    shown(page, "First")
+    page.fill("#ig-note", "too dark")
+    page.route("**/decision", lambda route: route.fulfill(status=422, json={"error": "not now"}))
+    settled(page)
+    page.click("#ig-route-1")
+    status(page, "Not recorded: not now")
+    shown(page, "First")
+    expect(page.locator("#ig-note")).to_have_value("too dark")
+    page.unroute("**/decision")
+    settled(page)
+    page.click("#ig-route-1")
+    assert first.wait(5).decision.note == "too dark"
+    shown(page, "Second")
+    expect(page.locator("#ig-note")).to_have_value("")
+
+
 def test_focus_and_note_stay_where_they_are(
     bus: GateBus[Any], new_page: Callable[..., Page]
 ) -> None:

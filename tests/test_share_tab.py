@@ -258,6 +258,25 @@ def test_a_new_address(new_page: Callable[..., Page]) -> None:
     assert len(links(page)) == 1
 
 
+def test_links_of_one_name_can_be_told_apart(new_page: Callable[..., Page]) -> None:
+    """While there are two, each row says which it is and when it was made."""
+    page = new_page()
+    for name in ("Ada", "Ben", "Ada"):
+        make(page, name)
+        address(page)
+        page.click("#ig-made-done")
+    newest, _, oldest = links(page)
+    for link in (newest, oldest):
+        which = page.locator(f"#ig-links [data-link='{link['id']}'] small").first
+        expect(which).to_contain_text(f"link {link['id']}, made ")
+    expect(row(page, "Ben")).not_to_contain_text(", made ")
+    page.locator(f"#ig-links [data-link='{oldest['id']}'] .ig-revoke").click()
+    page.evaluate("() => new Promise((done) => setTimeout(done, 300))")
+    page.locator(f"#ig-links [data-link='{oldest['id']}'] .ig-revoke").click()
+    expect(page.locator("#ig-links li")).to_have_count(2)
+    expect(row(page, "Ada")).not_to_contain_text(", made ")
+
+
 def test_tokens_stay_in_the_page_s_memory(new_page: Callable[..., Page]) -> None:
     """Nothing that the browser keeps holds a token; a reloaded page does not know it any more."""
     page = new_page()
@@ -324,7 +343,9 @@ def test_the_list_follows_what_a_link_is_used_for(
         visitor = context.new_page()
         visitor.goto(url)
         visitor.click("#ig-open")
-        expect(row(page, "Ada")).to_contain_text("in 1 browser · seen just now · 0 decisions")
+        expect(row(page, "Ada")).to_contain_text(
+            "opened in 1 browser · seen just now · 0 decisions"
+        )
         expect(visitor.locator("#ig-title")).to_have_text("Poster")
         visitor.evaluate("() => new Promise((done) => setTimeout(done, 300))")
         visitor.click("#ig-route-2")
@@ -332,6 +353,9 @@ def test_the_list_follows_what_a_link_is_used_for(
         expect(row(page, "Ada")).to_contain_text("1 decision")
         (link,) = links(page)
         expect(page.locator("#ig-history li")).to_contain_text(f"Ada · link {link['id']}")
+        page.click("#ig-made-done")
+        row(page, "Ada").locator(".ig-reissue").click()
+        expect(page.locator("#ig-made-hints")).to_contain_text("stays in; Revoke ends that.")
 
 
 def test_a_panel_that_has_no_links(bus: GateBus[Any], browser: Browser) -> None:

@@ -1,11 +1,9 @@
 /** The list of links: who has one, what for, how long still, and what came of it. */
 
-import { $, age, element } from "./shared/parts.js";
+import { $, age, element, fill, left, sure, when } from "./shared/parts.js";
 
-const SURE = 4000; // ms to confirm
-const SETTLE = 200; // ms in which a second click is that of a double click
 const OVER = 20; // links that are over: at most so many are shown
-const [MINUTE, HOUR, DAY] = [60, 3600, 86_400];
+const MINUTE = 60; // s
 
 const MAY = { mask: "decides and paints masks", decide: "decides", look: "looks only" };
 const REACH = { internet: "over the internet", network: "in this network" };
@@ -42,7 +40,9 @@ export class Links {
     const live = links.filter(lives);
     const over = links.filter((link) => !lives(link)).slice(0, OVER);
     const rows = new Map();
-    for (const link of live) rows.set(link.id, this.#liveRow(link, now));
+    const names = live.map((link) => link.name);
+    const several = (link) => names.filter((name) => name === link.name).length > 1;
+    for (const link of live) rows.set(link.id, this.#liveRow(link, now, several(link)));
     for (const link of over) rows.set(`${link.id} over`, this.#overRow(link, now));
     this.#rows = rows;
     fill($("ig-links"), live.map((link) => rows.get(link.id)));
@@ -54,13 +54,15 @@ export class Links {
     return live.length;
   }
 
-  #liveRow(link, now) {
+  /** `several`: there is another one of this name. */
+  #liveRow(link, now, several) {
     const row = this.#rows.get(link.id) ?? this.#newRow();
     row.link = link; // as the server says it is now: the row stays
     const secret = link.passphrase ? "with a passphrase" : "";
     const about = [MAY[link.may], this.#scope(link.scope), REACH[link.reach], secret];
+    const which = several ? [`link ${link.id}, made ${when(link.created_at)}`] : [];
     const here = link.worker ? [`opens at ${link.worker}`] : [];
-    tell(row, about, [...here, `expires in ${left(link.expires_at - now)}`, ...used(link, now)]);
+    tell(row, about, [...which, ...here, `expires in ${left(link.expires_at - now)}`, ...used(link, now)]);
     row.querySelector(".ig-moved").hidden = !link.moved;
     row.querySelector(".ig-reissue").hidden = Boolean(link.worker); // there only
     row.classList.toggle("ig-opened", link.seen_at !== null);
@@ -81,7 +83,10 @@ export class Links {
     const anew = "The address so far opens nothing any more; who is in stays in";
     button("ig-reissue", "New address", anew, () => reissue(row.link));
     const out = "Nobody gets in with it any more; where it is open the page goes dark";
-    button("ig-revoke", "Revoke", out, (made) => sure(made, () => revoke(row.link)));
+    button("ig-revoke", "Revoke", out, (made) => {
+      made.style.minWidth = `${made.offsetWidth}px`; // the others stay where they are
+      sure(made, "Really?", () => revoke(row.link));
+    });
     row.append(buttons);
     return row;
   }
@@ -125,20 +130,12 @@ export function sentence(problem) {
 function used(link, now) {
   if (!link.seen_at) return ["not opened yet"];
   const ago = now - link.seen_at;
-  const browsers = `in ${link.opened} browser${link.opened === 1 ? "" : "s"}`;
+  const browsers = `opened in ${link.opened} browser${link.opened === 1 ? "" : "s"}`;
   return [
     link.opened ? browsers : "new address not opened yet",
     `seen ${ago < MINUTE ? "just now" : `${age(ago)} ago`}`,
     `${link.decisions} decision${link.decisions === 1 ? "" : "s"}`,
   ];
-}
-
-/** How long still, to the nearest: a link of 24 hours is not one of 23. */
-function left(seconds) {
-  const size = seconds >= 2 * DAY ? DAY : seconds >= 1.5 * HOUR ? HOUR : MINUTE;
-  const name = { [DAY]: "day", [HOUR]: "hour", [MINUTE]: "minute" }[size];
-  const count = Math.max(1, Math.round(seconds / size));
-  return `${count} ${name}${count === 1 ? "" : "s"}`;
 }
 
 function newRow() {
@@ -153,31 +150,5 @@ function tell(row, about, more) {
   name.textContent = row.link.name;
   name.title = `link ${row.link.id}`; // as the history calls it
   first.textContent = about.filter(Boolean).join(" · ");
-  second.textContent = more.join(" · ");
-}
-
-/** The rows of a list, with what has not changed left alone: a button keeps the focus. */
-function fill(list, rows) {
-  for (const row of [...list.children]) if (!rows.includes(row)) row.remove();
-  rows.forEach((row, i) => list.children[i] !== row && list.insertBefore(row, list.children[i] ?? null));
-}
-
-/** The first click asks, the second one, not of the same double click, acts. */
-function sure(button, act) {
-  const waited = performance.now() - (button.asked ?? -SURE);
-  if (waited < SETTLE) return;
-  const calm = () => {
-    button.textContent = button.said;
-    button.asked = -SURE;
-  };
-  if (waited < SURE) {
-    calm();
-    act();
-    return;
-  }
-  button.said = button.textContent;
-  button.style.minWidth = `${button.offsetWidth}px`; // the others stay where they are
-  button.textContent = "Really?";
-  const asked = (button.asked = performance.now());
-  setTimeout(() => button.asked === asked && calm(), SURE);
+  second.textContent = more.map((fact) => fact.replaceAll(" ", "\u00a0")).join(" · "); // breaks there only
 }

@@ -45,14 +45,16 @@ export class Made {
     return this.#made?.link.id ?? "";
   }
 
-  show(link, token) {
+  /** `again`: the link had another address before. */
+  show(link, token, again) {
     this.clear();
     $("ig-made-copy").textContent = "Copy";
     this.#made = { link, token };
     $("ig-made-title").textContent = `Link for ${link.name}`;
     const hints = ["This address is shown only now: send it before you press Done."];
     if (link.once) hints.push("The first browser that opens it keeps it: do not open it to try.");
-    if (link.passphrase) hints.push("Tell the passphrase on another way.");
+    if (link.passphrase) hints.push("Send the passphrase another way.");
+    if (again && link.seen_at !== null) hints.push("Who has opened it before stays in; Revoke ends that.");
     $("ig-made-hints").replaceChildren(...hints.map((hint) => element("li", hint)));
     $("ig-made").hidden = false;
   }

@@ -8,7 +8,7 @@
 import { OperatorGates } from "./operator_gates.js";
 import { Painting } from "./painting.js";
 import { Alerts } from "./shared/alerts.js";
-import { $, age, element, remembered, say, span } from "./shared/parts.js";
+import { $, age, calm, element, remembered, say, span, sure } from "./shared/parts.js";
 import { Records } from "./records.js";
 import { Share } from "./share.js";
 
@@ -16,7 +16,6 @@ const AHEAD = 3; // previews kept ready
 const PAN = 80; // px an arrow key moves a zoomed image
 const SETTLE = 200; // ms in which a double click does not decide the gate that has just come
 const ENLARGED = 4; // times at most a small image is
-const SURE = 4000; // ms to confirm a Stop
 const NAME = "imagegate.name";
 
 const query = new URLSearchParams(location.search);
@@ -35,7 +34,6 @@ const view = {
   version: -1,
   shownAt: 0,
   zoomed: false,
-  stopAsked: 0,
   ahead: [],
   online: false,
   notes: new Map(), // gate id -> what is written but not sent
@@ -127,6 +125,7 @@ function build() {
   gates.me = () => signed().by;
   gates.addEventListener("change", render);
   gates.addEventListener("said", (event) => say(event.detail));
+  gates.addEventListener("answered", (event) => view.notes.delete(event.detail.id)); // it went along
   setInterval(clock, 1000);
   const sizes = new ResizeObserver(fit);
   for (const part of [$("ig-title").parentNode, $("ig-offline"), $("ig-notice"), $("ig-thumbs"), $("ig-bottom")]) sizes.observe(part);
@@ -171,11 +170,11 @@ function render() {
 function show(gate) {
   if (painting.now && painting.now.gate.id !== gate?.id) painting.close();
   const focused = document.activeElement.closest("#ig-routes button")?.id;
-  Object.assign(view, { gate, index: 0, shownAt: performance.now(), stopAsked: 0 });
+  Object.assign(view, { gate, index: 0, shownAt: performance.now() });
   unzoom();
   $("ig-title").textContent = gate?.title ?? "";
   keepNote(gate);
-  $("ig-stop").textContent = "Stop";
+  calm($("ig-stop"));
   $("ig-title").title = gate?.title ?? ""; // a long one is cut off
   const facts = gate ? [gate.file === gate.title ? "" : gate.file, `${gate.width} × ${gate.height}`] : [];
   $("ig-facts").textContent = facts.filter(Boolean).join(" · ");
@@ -327,7 +326,6 @@ async function decide(gate, route, at) {
   const words = signed();
   if (painting.now && !(await painting.save())) return;
   if (gate.id !== view.gate?.id) return;
-  $("ig-note").value = ""; // it goes with the decision
   gates.decide(gate, route, words);
   // Counted from the click itself: a page that was busy does not lose the next one of a rhythm.
   if (performance.now() - at < SETTLE) view.shownAt = at;
@@ -338,24 +336,12 @@ function undo(gate) {
   if (painting.leave()) gates.undo(gate);
 }
 
-/** The first click asks, the second one, not of the same double click, acts. */
 function stop() {
-  if (!view.gate) return;
-  const waited = performance.now() - view.stopAsked;
-  if (view.stopAsked && waited < SURE) {
-    if (waited > SETTLE) gates.stop(view.gate, signed());
-    return;
-  }
-  view.stopAsked = performance.now();
-  $("ig-stop").textContent = "Really stop?";
-  const parked = view.gate.state === "parked";
+  const { gate } = view;
+  if (!gate || !sure($("ig-stop"), "Really stop?", () => gates.stop(gate, signed()))) return;
+  const parked = gate.state === "parked";
   const what = gates.progress ? "the session" : parked ? "this gate only" : "the whole prompt";
   say({ text: `Stop ends ${what}. Click again to stop.`, tone: "busy" });
-  setTimeout(() => {
-    if (performance.now() - view.stopAsked < SURE - 50) return;
-    $("ig-stop").textContent = "Stop";
-    view.stopAsked = 0;
-  }, SURE);
 }
 
 // -- zoom

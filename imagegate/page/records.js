@@ -1,7 +1,7 @@
 /** What is remembered: the history, each gate's own lines, the store and who shares it. */
 
 import { told } from "./shared/gates.js";
-import { $, age, amount, element, when } from "./shared/parts.js";
+import { $, age, amount, element, fill, when } from "./shared/parts.js";
 
 const LOOK = 30_000; // ms between looks at the store, while somebody can see the page
 
@@ -54,16 +54,12 @@ export class Records {
 
   #renderHistory() {
     const { history } = this.#gates;
-    const list = $("ig-history");
     const kept = new Map();
     for (const gate of history) kept.set(gate.id, this.#row(gate, this.#rows.get(gate.id)));
     this.#rows = kept;
     for (const id of this.#opened.keys()) if (!kept.has(id)) this.#opened.delete(id);
-    // What has not changed is not touched: a button under the pointer, or with the focus, stays.
-    const rows = [...kept.values()];
-    for (const row of [...list.children]) if (!rows.includes(row)) row.remove();
-    rows.forEach((row, i) => list.children[i] !== row && list.insertBefore(row, list.children[i] ?? null));
-    $("ig-past").hidden = rows.length === 0;
+    fill($("ig-history"), [...kept.values()]);
+    $("ig-past").hidden = kept.size === 0;
   }
 
   #row(gate, before) {

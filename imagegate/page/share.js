@@ -17,13 +17,14 @@ const SHEET = `
         <h2 id="ig-sheet-title" tabindex="-1">Share</h2>
         <button id="ig-sheet-close" type="button" aria-label="Close">×</button>
       </header>
-      <p class="ig-quiet">A link lets one person look and decide, on any device, and nothing else.</p>
+      <p class="ig-quiet">A link lets one person look, decide and paint masks, as far as you choose, on any device, and
+        nothing else.</p>
       <form id="ig-link">
         <label class="ig-wide">Name
           <input id="ig-link-name" required maxlength="100" autocomplete="off" spellcheck="false"
-            placeholder="Who gets it; the history says so">
+            placeholder="Who is it for? Shown in the history">
         </label>
-        <label>May
+        <label>Can
           <select id="ig-link-may">
             <option value="mask">Decide and paint masks</option>
             <option value="decide">Decide</option>
@@ -33,7 +34,7 @@ const SHEET = `
         <label>Sees
           <select id="ig-link-scope"></select>
         </label>
-        <label>Works for
+        <label>Valid for
           <select id="ig-link-hours">
             <option value="1">1 hour</option>
             <option value="8">8 hours</option>
@@ -43,7 +44,7 @@ const SHEET = `
             <option value="720">30 days</option>
           </select>
         </label>
-        <label>Reach
+        <label>Opens
           <select id="ig-link-reach">
             <option value="internet">Over the internet</option>
             <option value="network">In this network</option>
@@ -74,7 +75,6 @@ export class Share {
   #known = null; // what the server last said: links, door, now
   #clock = 0; // the server's minus this one's, in seconds
   #asked = 0;
-  #rows = new Map(); // link id -> its row
 
   /** @param {OperatorGates} gates tells of changes, and knows the titles there are */
   constructor(gates) {
@@ -160,7 +160,7 @@ export class Share {
 
   async #reissue(link) {
     const [status, body] = await this.#post(`links/${link.id}/reissue`, {});
-    if (status === 200) this.#announce(body);
+    if (status === 200) this.#announce(body, true);
     else this.#say(`No new address for ${link.name}: ${body.error}`, "bad");
   }
 
@@ -175,10 +175,10 @@ export class Share {
     this.#read();
   }
 
-  /** Show the address of a link. */
-  #announce({ link, token }) {
+  /** Show the address of a link; `again`: another one than before. */
+  #announce({ link, token }, again = false) {
     this.#say("");
-    this.#made.show(link, token);
+    this.#made.show(link, token, again);
     this.#render();
     $("ig-sheet").firstElementChild.scrollTop = 0;
     $("ig-made-copy").focus();

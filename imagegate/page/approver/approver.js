@@ -18,11 +18,10 @@ const PAN = 80; // px an arrow key moves a zoomed image
 const FADES = 5000; // ms after which a sentence makes room for the image
 const URGENT = 30; // s
 const SHORT = 8; // characters of a label that has room in a third of a phone
+const LONG = 34; // characters of one that has none in half of it
 const AGAIN = 2000; // ms between attempts to begin
-const OVER = {
-  invalid: "This link is no longer valid. Ask whoever sent it for a new one.",
-  left: "You have left. To come back, open your link again or ask for a new one.",
-};
+const AFRESH = "To come back, open your link again or ask for a new one.";
+const OVER = "This page was left, or the link is no longer valid.";
 const UNSENT = "The answer that was on its way may not have been recorded.";
 
 const gates = new ApproverGates(new URL("../", import.meta.url), "", "");
@@ -59,7 +58,7 @@ function build() {
   const { may } = gates.person;
   document.body.innerHTML = layout(may);
   document.body.dataset.may = may;
-  look = new Look(gates);
+  look = new Look(gates, leavesMask);
   mask = may === "mask" ? new Mask(gates, look) : null;
   past = new Past(gates, undo);
   alerts = new Alerts($("ig-alerts"));
@@ -77,6 +76,7 @@ function build() {
   });
   gates.addEventListener("change", render);
   gates.addEventListener("said", (event) => tell(event.detail));
+  gates.addEventListener("answered", (event) => view.notes.delete(event.detail.id)); // it went along
   look.addEventListener("said", (event) => tell(event.detail));
   mask?.addEventListener("said", (event) => tell(event.detail));
   mask?.addEventListener("change", render);
@@ -144,13 +144,13 @@ function show(gate) {
 
 /** How the buttons stand: a few short ones side by side, long ones below each other. */
 function crowd(labels) {
-  if (labels.length > 4) return "many";
+  if (labels.length > 4) return labels.some((label) => label.length > LONG) ? "long" : "many";
   return labels.length === 3 && labels.every((label) => label.length <= SHORT) ? "row" : labels.length;
 }
 
 function routeButton(gate, label, route) {
-  const button = element("button", "", { id: `ig-route-${route}`, type: "button" });
-  button.append(element("span", `${route} · ${label}`));
+  const button = element("button", "", { id: `ig-route-${route}`, type: "button", title: label });
+  button.append(element("span", `${route}\u00a0·\u00a0${label}`)); // the number is never alone
   button.onclick = (event) => decide(gate, route, event.timeStamp);
   return button;
 }
@@ -160,6 +160,7 @@ function clock() {
   const gate = gates.current;
   const now = Date.now() / 1000 + gates.clock;
   if (gates.loaded && now >= gates.person.expires_at) {
+    gates.why = "This link has expired.";
     gates.end(); // also where no server can say so
     return;
   }
@@ -232,7 +233,6 @@ async function decide(gate, route, at) {
   if (mask?.now && !(await mask.save())) return;
   if (gate.id !== view.gate?.id) return;
   const note = $("ig-note").value.trim();
-  view.notes.delete(gate.id); // it goes with the decision
   past.picture(gate, $("ig-image"));
   gates.decide(gate, route, { note });
   // Counted from the tap itself: a page that was busy does not lose the next one of a rhythm.
@@ -246,9 +246,7 @@ function undo(gate) {
 
 /** False, and a word, where going on would throw away what is being painted. */
 function leavesMask() {
-  if (!mask?.now) return true;
-  tell({ text: "Save or cancel the mask first.", tone: "bad" });
-  return false;
+  return mask?.leave() ?? true;
 }
 
 // -- keys
@@ -298,6 +296,13 @@ function key(event) {
 
 // -- the end
 
+/** What is said in place of the page. */
+function farewell(why) {
+  if (why === "left") return `You have left. ${AFRESH}`;
+  const ended = why.startsWith("This link"); // its address opens nothing either
+  return `${why || OVER} ${ended ? "Ask whoever sent it for a new one." : AFRESH}`;
+}
+
 /** Nothing of what was seen stays: no image, no text, no note. One sentence does. */
 function goDark() {
   const unsent = gates.unsent > 0;
@@ -306,7 +311,7 @@ function goDark() {
   view.gate = null;
   view.notes.clear();
   document.removeEventListener("keydown", key);
-  const sentence = element("p", OVER[gates.why], { id: "ig-over", role: "alert" });
+  const sentence = element("p", farewell(gates.why), { id: "ig-over", role: "alert" });
   if (unsent) sentence.append(` ${UNSENT}`);
   document.body.removeAttribute("class");
   document.body.replaceChildren(sentence);

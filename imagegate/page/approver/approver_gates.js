@@ -1,6 +1,7 @@
 /** The gates as a link shows them, to whom it was given, and for as long as it is valid. */
 
-import { Gates, told } from "./shared/gates.js";
+import { Gates } from "./shared/gates.js";
+import { short } from "./shared/parts.js";
 import { isOurs } from "./shared/sender.js";
 
 const GONE = 401;
@@ -8,8 +9,8 @@ const GONE = 401;
 export class ApproverGates extends Gates {
   /** Whose link it is and what it allows: {name, may, scope, link, expires_at}. */
   person = null;
-  /** Why it is over: "invalid", or "left". */
-  why = "invalid";
+  /** Why it is over, if that is known: the server's sentence, or "left". */
+  why = "";
   past = "history?mine=1&";
 
   /** Find out whose link it is, then listen. What a link is refused, ends the page. */
@@ -41,7 +42,12 @@ export class ApproverGates extends Gates {
   }
 
   others(decision) {
-    return decision.mine ? `${told(decision)} in another window` : `${told(decision)} first`;
+    return `${this.told(decision)} ${decision.mine ? "in another window" : "first"}`;
+  }
+
+  /** What is said lies over the image. */
+  brief(text) {
+    return short(text);
   }
 
   get answered() {
@@ -54,6 +60,7 @@ export class ApproverGates extends Gates {
 
   /** The stream hides why it broke: a call says whether it was the link. */
   heard(kind, content) {
+    if (kind === "over") this.why ||= content.reason;
     super.heard(kind, content);
     if (kind === "lost") this.#ask().catch(() => {});
   }
@@ -66,12 +73,13 @@ export class ApproverGates extends Gates {
 
   /** Give the link's session back. */
   async leave() {
+    this.why = "left";
     const reply = await this.fetch(this.url("session"), { method: "DELETE" }).catch(() => null);
     if (!reply?.ok) {
+      this.why = "";
       this.say("Not left: there is no connection.", "bad");
       return;
     }
-    this.why = "left";
     this.end();
   }
 

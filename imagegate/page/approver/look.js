@@ -21,6 +21,7 @@ export class Look extends EventTarget {
   mask = null;
 
   #gates;
+  #leaves;
   #pictures;
   #turn = 0; // counts what was shown, for answers that come late
   #failed = false;
@@ -28,9 +29,11 @@ export class Look extends EventTarget {
   #zooms = []; // images that were loaded at their true size
   #size = "preview";
 
-  constructor(gates) {
+  /** @param {function} leaves whether another image may be shown: not while somebody paints */
+  constructor(gates, leaves) {
     super();
     this.#gates = gates;
+    this.#leaves = leaves;
     this.#pictures = new Pictures(gates);
     this.touch = new Touch($("ig-stage"), $("ig-frame"), {
       seen: () => this.#seen(),
@@ -234,8 +237,7 @@ export class Look extends EventTarget {
     const name = `Image ${index + 1}`;
     const button = element("button", "", { type: "button", role: "tab", title: name, "aria-label": name });
     button.onclick = () => {
-      if (this.touch.tool) this.dispatchEvent(new CustomEvent("said", { detail: { text: "Save or cancel the mask first.", tone: "bad" } }));
-      else if (this.index !== index) this.at(index);
+      if (this.index !== index && this.#leaves()) this.at(index);
       button.scrollIntoView({ inline: "nearest", block: "nearest" });
     };
     const { gate } = this;

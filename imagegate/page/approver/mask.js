@@ -86,6 +86,13 @@ export class Mask extends EventTarget {
     return this.#saving;
   }
 
+  /** False, and a word, where going on would throw away what is being painted. */
+  leave() {
+    if (!this.now) return true;
+    this.#say("Save or cancel the mask first.", "bad");
+    return false;
+  }
+
   close() {
     if (!this.now) return;
     const { paint } = this.now;

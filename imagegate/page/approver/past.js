@@ -1,10 +1,10 @@
 /** The sheet: what was decided, by me or by everybody, and whose link this is. */
 
-import { $, age, element, when } from "./shared/parts.js";
+import { $, calm, element, fill, left, sure, when } from "./shared/parts.js";
 
-const SURE = 4000; // ms to confirm that one leaves
 const TILE = 96; // px of a small picture
 
+const REALLY = "Really leave? The link may not open again.";
 const MAY = {
   look: "You can look at the images.",
   decide: "You can look at the images and decide.",
@@ -15,7 +15,6 @@ export class Past {
   #gates;
   #rows = new Map(); // gate id -> its row
   #tiles = new Map(); // gate id -> a small picture of what was decided here
-  #leaving = -SURE; // when it was first asked for
 
   /**
    * @param {ApproverGates} gates
@@ -28,9 +27,9 @@ export class Past {
     $("ig-past-open").onclick = () => this.open();
     $("ig-past-close").onclick = () => sheet.close();
     sheet.onclick = (event) => void (event.target === sheet && sheet.close()); // beside it
-    sheet.onclose = () => this.#calm();
+    sheet.onclose = () => calm($("ig-leave"));
     $("ig-past-more").onclick = () => gates.readOlder();
-    $("ig-leave").onclick = () => this.#leave();
+    $("ig-leave").onclick = () => sure($("ig-leave"), REALLY, () => gates.leave());
     for (const all of [false, true]) {
       const button = $(all ? "ig-past-all" : "ig-past-mine");
       if (button) button.onclick = () => this.#list(all);
@@ -61,13 +60,10 @@ export class Past {
     const kept = new Map();
     for (const gate of history) kept.set(gate.id, this.#row(gate, this.#rows.get(gate.id)));
     this.#rows = kept;
-    // What has not changed is not touched: a button under the finger, or with the focus, stays.
-    const [list, rows] = [$("ig-history"), [...kept.values()]];
-    for (const row of [...list.children]) if (!rows.includes(row)) row.remove();
-    rows.forEach((row, i) => list.children[i] !== row && list.insertBefore(row, list.children[i] ?? null));
+    fill($("ig-history"), [...kept.values()]);
     $("ig-past-more").hidden = older === null;
     const none = $("ig-past-none");
-    none.hidden = rows.length > 0;
+    none.hidden = kept.size > 0;
     none.textContent = everyones ? "Nothing is decided yet." : "You have decided nothing yet.";
     const mine = history.filter((gate) => this.#gates.isMine(gate)).length;
     const count = everyones && person.may !== "look" ? mine : history.length;
@@ -79,10 +75,10 @@ export class Past {
 
   renderPerson() {
     const { person, clock } = this.#gates;
-    const left = person.expires_at - Date.now() / 1000 - clock;
+    const still = person.expires_at - Date.now() / 1000 - clock;
     $("ig-person").replaceChildren(
       element("b", person.name),
-      element("span", `${MAY[person.may]} The link is valid until ${when(person.expires_at)}, for another ${age(left)}.`),
+      element("span", `${MAY[person.may]} The link is valid until ${when(person.expires_at)}, for another ${left(still)}.`),
     );
   }
 
@@ -127,22 +123,6 @@ export class Past {
       if (focused) button.focus({ preventScroll: true });
     }
     return row;
-  }
-
-  /** The first click asks, the second one leaves. */
-  #leave() {
-    if (performance.now() - this.#leaving < SURE) {
-      this.#gates.leave();
-      return;
-    }
-    this.#leaving = performance.now();
-    $("ig-leave").textContent = "Really leave? The link may not open again.";
-    setTimeout(() => performance.now() - this.#leaving >= SURE - 50 && this.#calm(), SURE);
-  }
-
-  #calm() {
-    this.#leaving = -SURE;
-    if ($("ig-leave")) $("ig-leave").textContent = "Leave";
   }
 }
 

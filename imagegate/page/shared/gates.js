@@ -14,6 +14,7 @@ const HISTORY = 30;
 const SLOW = 300; // ms after which an answer that is still on its way is spoken of
 const ENDED = { expired: "the time was up", withdrawn: "it is no longer needed" };
 const FIRST = 1; // version of a gate that was just published
+const GONE = new Set([404, 410]); // what an answer meets where there is nothing to answer any more
 
 /** @typedef {{id: string, title: string, labels: string[], state: string, batch: number}} Gate */
 
@@ -207,13 +208,13 @@ export class Gates extends EventTarget {
     this.skipped.push(gate);
     this.#refill();
     this.changed();
-    this.say(this.current === gate ? "There is no other gate to go to." : `Skipped ${gate.title}.`);
+    this.say(this.current === gate ? "There is no other gate to go to." : `Skipped ${this.brief(gate.title)}.`);
   }
 
   /** Each click has its own key, by which the server knows it again when it is sent twice. */
   decide(gate, route, words) {
     const click = { route, ...words, key: newKey() };
-    return this.answer(gate, "decision", click, `“${gate.labels[route - 1]}”`);
+    return this.answer(gate, "decision", click, `“${this.brief(gate.labels[route - 1])}”`);
   }
 
   /** The gate that Undo would take back: this page's last decision, else this person's. */
@@ -225,7 +226,16 @@ export class Gates extends EventTarget {
 
   /** What is said of somebody's decision about the gate in front. */
   others(decision) {
-    return told(decision);
+    return this.told(decision);
+  }
+
+  /** A text that people wrote, as long as it may be in a sentence. */
+  brief(text) {
+    return text;
+  }
+
+  told(decision) {
+    return told({ ...decision, label: this.brief(decision.label ?? "") });
   }
 
   /** The gate that was given a route last, by anybody. */
@@ -254,7 +264,7 @@ export class Gates extends EventTarget {
       return;
     }
     if (!gate && last.undoable) {
-      this.say(`${told(last.decision)} for ${last.title}; the history can take it back.`, "bad");
+      this.say(`${this.told(last.decision)} for ${this.brief(last.title)}; the history can take it back.`, "bad");
       return;
     }
     gate ??= last; // the server knows why it is too late
@@ -267,7 +277,7 @@ export class Gates extends EventTarget {
       this.#waitsAgain(gate);
       this.#drop(gate.id);
       this.queue.unshift(body);
-      this.say(`Taken back: ${gate.title} waits again.`);
+      this.say(`Taken back: ${this.brief(gate.title)} waits again.`);
     }
     this.changed();
     if (!this.undoable) this.#inOrder(() => this.#readAll()); // for older decisions
@@ -292,21 +302,22 @@ export class Gates extends EventTarget {
   }
 
   async #deliver(gate, path, body, said) {
-    const slow = setTimeout(() => this.say(`${said} for ${gate.title}: sending …`, "busy"), SLOW);
+    const slow = setTimeout(() => this.say(`${said} for ${this.brief(gate.title)}: sending …`, "busy"), SLOW);
     const [status, reply] = await this.send(gate, path, body);
     clearTimeout(slow);
     this.#sending.delete(gate.id);
     if (this.over) return;
-    if (status < 422) this.#ends(gate);
+    const lost = status === 409 && reply.decision;
+    if (status === 200 || lost || GONE.has(status)) this.#answered(gate);
     if (status === 200) {
       const taken = this.history.some((one) => one.id === gate.id && !one.undoable);
       if (path === "decision" && gate.undoable && !taken) this.#mine.push(gate);
       const later = gate.mode === "park" && path === "decision" ? "; it goes on by itself" : "";
-      this.say(`${said} recorded for ${gate.title}${later}.`, "good");
-    } else if (status === 409 && reply.decision) {
-      this.say(`Too late for ${gate.title}: ${told(reply.decision)} first.`, "bad");
-    } else if (status === 404 || status === 410) {
-      this.say(`${gate.title} is over: ${reply.error}`, "bad");
+      this.say(`${said} recorded for ${this.brief(gate.title)}${later}.`, "good");
+    } else if (lost) {
+      this.say(`Too late for ${this.brief(gate.title)}: ${this.told(reply.decision)} first.`, "bad");
+    } else if (GONE.has(status)) {
+      this.say(`${this.brief(gate.title)} is over: ${reply.error}`, "bad");
     } else {
       this.queue.unshift(gate); // it still waits
       this.say(`Not recorded: ${reply.error}`, "bad");
@@ -317,10 +328,16 @@ export class Gates extends EventTarget {
     this.changed();
   }
 
+  /** It is known that no answer from here is needed any more. */
+  #answered(gate) {
+    this.#ends(gate);
+    this.dispatchEvent(new CustomEvent("answered", { detail: gate }));
+  }
+
   /** Post until there is an answer: [status, body]. */
   send(gate, path, body) {
     return this.#sender.post(this.url(`gates/${gate.id}/${path}`), body, (why) => {
-      if (why) this.say(`${gate.title}: ${why}. Trying again …`, "busy");
+      if (why) this.say(`${this.brief(gate.title)}: ${why}. Trying again …`, "busy");
       this.#setOnline(false);
     });
   }
@@ -338,7 +355,7 @@ export class Gates extends EventTarget {
       // A new one with unread pages before it will be read in its turn.
       const urgent = gate.state === "waiting" && this.queue.some((one) => one.state === "parked");
       if (again || urgent || this.#cursor === null) this.#line([gate]);
-      if (gate.reason) this.say(`${gate.title} could not go on: it waits again.`, "bad");
+      if (gate.reason) this.say(`${this.brief(gate.title)} could not go on: it waits again.`, "bad");
     }
   }
 
@@ -366,7 +383,7 @@ export class Gates extends EventTarget {
     this.#forgetUndo(gate);
     if (shown) {
       const why = gate.decision && gate.state !== "expired" ? this.others(gate.decision) : gate.reason || ENDED[gate.state];
-      this.say(`${gate.title}: ${why}.`, "bad");
+      this.say(`${this.brief(gate.title)}: ${why}.`, "bad");
     }
     this.#refill();
   }

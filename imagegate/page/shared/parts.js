@@ -1,8 +1,11 @@
 /** What all parts of the page use: elements, the sentence about what just happened, words. */
 
+const SURE = 4000; // ms to confirm
+const SETTLE = 200; // ms in which a second click is that of a double click
 const MINUTE = 60;
 const HOUR = 60 * MINUTE;
 const DAY = 24 * HOUR;
+const PARTS = [[DAY, "day"], [HOUR, "hour"], [MINUTE, "minute"], [1, "second"]];
 
 export const $ = (id) => document.getElementById(id);
 
@@ -24,11 +27,52 @@ export function remembered(key, value) {
   }
 }
 
+/** The rows of a list, with what has not changed left alone: a button keeps the focus. */
+export function fill(list, rows) {
+  for (const row of [...list.children]) if (!rows.includes(row)) row.remove();
+  rows.forEach((row, i) => list.children[i] !== row && list.insertBefore(row, list.children[i] ?? null));
+}
+
+const asked = new WeakMap(); // button -> since when it asks, what it says else, and until when
+
+/**
+ * The first click asks, the second one, not of the same double click, acts. Returns whether it has
+ * asked.
+ */
+export function sure(button, question, act) {
+  const before = asked.get(button);
+  if (!before) {
+    const calms = setTimeout(() => calm(button), SURE);
+    asked.set(button, { at: performance.now(), says: button.textContent, calms });
+    button.textContent = question;
+    return true;
+  }
+  if (performance.now() - before.at < SETTLE) return false;
+  calm(button);
+  act();
+  return false;
+}
+
+/** The button asks no more. */
+export function calm(button) {
+  const before = asked.get(button);
+  if (!before) return;
+  clearTimeout(before.calms);
+  asked.delete(button);
+  button.textContent = before.says;
+}
+
 /** Say what just happened, in one sentence. */
 export function say({ text, tone }) {
   const status = $("ig-status");
   status.textContent = text;
   status.dataset.tone = tone ?? "";
+}
+
+/** A text that people wrote, where there is room for a few words. */
+export function short(text, most = 40) {
+  const signs = [...text];
+  return signs.length > most ? `${signs.slice(0, most - 1).join("").trimEnd()}…` : text;
 }
 
 /** A clock that runs: "1:05", "2:00:00", "3 days". */
@@ -42,9 +86,17 @@ export function span(seconds) {
 
 /** How long, as one would say it: "5 minutes", "3 days". */
 export function age(seconds) {
-  const parts = [[DAY, "day"], [HOUR, "hour"], [MINUTE, "minute"], [1, "second"]];
-  const [size, name] = parts.find(([size]) => seconds >= size) ?? parts.at(-1);
-  const count = Math.max(0, Math.floor(seconds / size));
+  const [size, name] = PARTS.find(([size]) => seconds >= size) ?? PARTS.at(-1);
+  return several(Math.max(0, Math.floor(seconds / size)), name);
+}
+
+/** How long still, to the nearest: a link of 24 hours is not one of 23. */
+export function left(seconds) {
+  const [size, name] = PARTS[seconds >= 2 * DAY ? 0 : seconds >= 1.5 * HOUR ? 1 : 2];
+  return several(Math.max(1, Math.round(seconds / size)), name);
+}
+
+function several(count, name) {
   return `${count} ${name}${count === 1 ? "" : "s"}`;
 }
 
