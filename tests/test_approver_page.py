@@ -830,7 +830,7 @@ def test_a_sentence_leaves_the_image_in_sight(studio: Studio) -> None:
     shown(page, title)
     settled(page)
     page.tap("#ig-route-1")
-    status(page, f"“{'k' * 39}…” recorded for {'W' * 39}….")
+    status(page, f"“{'k' * 27}…” recorded for {'W' * 27}…")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

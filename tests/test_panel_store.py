@@ -213,6 +213,7 @@ def test_a_gate_that_was_put_back_says_why(store: StoredBus, new_page: Callable[
     assert stage["height"] > 844 / 3
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     press(page, 2)
+    status(page, "recorded for Portrait")
     shown(page, "Other")
     expect(notice).to_be_hidden()
     assert take_up(store).attempt == 2

@@ -18,7 +18,6 @@ const PAN = 80; // px an arrow key moves a zoomed image
 const FADES = 5000; // ms after which a sentence makes room for the image
 const URGENT = 30; // s
 const SHORT = 8; // characters of a label that has room in a third of a phone
-const LONG = 34; // characters of one that has none in half of it
 const AGAIN = 2000; // ms between attempts to begin
 const AFRESH = "To come back, open your link again or ask for a new one.";
 const OVER = "This page was left, or the link is no longer valid.";
@@ -33,6 +32,7 @@ const view = {
   shownAt: 0,
   online: false,
   saidAt: 0,
+  wide: innerWidth,
   notes: new Map(), // gate id -> what is written but not sent
 };
 let look, mask, past, alerts;
@@ -91,6 +91,8 @@ function fit() {
   if (visualViewport.scale !== 1) return;
   document.documentElement.style.setProperty("--ig-height", `${visualViewport.height}px`);
   scrollTo(0, 0);
+  if (view.wide !== innerWidth) arrange(); // not for a keyboard: whoever has scrolled stays there
+  view.wide = innerWidth;
 }
 
 // -- showing
@@ -98,13 +100,15 @@ function fit() {
 function render() {
   if (gates.over) return;
   const gate = gates.current;
-  if (gate?.id !== view.gate?.id) show(gate);
+  const another = gate?.id !== view.gate?.id;
+  if (another) show(gate);
   else if (gate && gate.version !== view.version) look.update(gate);
   view.gate = gate;
   view.version = gate?.version ?? -1;
   const { waiting, loaded, online, unsent } = gates;
   document.body.classList.toggle("ig-idle", gate === null);
   document.body.classList.toggle("ig-painting", Boolean(mask?.now));
+  if (another) arrange(); // now that they are in sight
   $("ig-pending").textContent = !loaded ? "" : waiting ? `${waiting} left` : "none left";
   document.title = waiting ? `(${waiting}) Image Gate` : "Image Gate";
   alerts.count(gates.fresh ? waiting : null, gates.newest?.title);
@@ -137,14 +141,23 @@ function show(gate) {
   const labels = gate?.labels ?? [];
   const buttons = labels.map((label, i) => routeButton(gate, label, i + 1));
   $("ig-routes")?.replaceChildren(...buttons);
-  if ($("ig-routes")) $("ig-routes").dataset.many = crowd(labels);
   $(focused)?.focus({ preventScroll: true }); // whoever decides by Tab and Enter goes on from here
   look.show(gate);
 }
 
+/** Many stand in pairs, unless the end of a label, which may be all that differs, would be cut off. */
+function arrange() {
+  const routes = $("ig-routes");
+  if (!routes) return;
+  routes.dataset.many = crowd(view.gate?.labels ?? []);
+  if (routes.dataset.many !== "many") return;
+  const cut = (text) => text.scrollHeight > text.clientHeight + 1;
+  if ([...routes.querySelectorAll("span")].some(cut)) routes.dataset.many = "long";
+}
+
 /** How the buttons stand: a few short ones side by side, long ones below each other. */
 function crowd(labels) {
-  if (labels.length > 4) return labels.some((label) => label.length > LONG) ? "long" : "many";
+  if (labels.length > 4) return "many";
   return labels.length === 3 && labels.every((label) => label.length <= SHORT) ? "row" : labels.length;
 }
 
@@ -179,7 +192,7 @@ function clock() {
 /** Say what just happened, over the image. */
 function tell(said) {
   if (gates.over) return;
-  say(said);
+  say({ ...said, text: said.text.replace("….", "…") });
   $("ig-status").classList.remove("ig-past");
   view.saidAt = said.tone === "busy" ? 0 : performance.now();
 }
@@ -187,7 +200,7 @@ function tell(said) {
 function renderEmpty(gate) {
   $("ig-empty").hidden = gate !== null;
   // Whoever waits wants to be told; whoever looks at an image has the sheet for it.
-  const host = gate === null && gates.loaded ? $("ig-empty-alerts") : $("ig-past").querySelector("footer");
+  const host = gate === null && gates.loaded && !gates.progress?.ended ? $("ig-empty-alerts") : $("ig-past").querySelector("footer");
   const toggles = $("ig-alerts");
   if (toggles.parentNode !== host) host.insertBefore(toggles, host.querySelector("#ig-leave"));
   if (gate) return;

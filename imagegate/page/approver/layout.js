@@ -70,7 +70,7 @@ export function layout(may) {
       <div id="ig-ring" hidden></div>
       <div id="ig-loading" role="progressbar" aria-label="Loading the image" hidden><i></i></div>
       <div id="ig-failed" role="alert" hidden><p></p><button id="ig-retry" type="button">Try again</button></div>
-      <div id="ig-empty" hidden><h2></h2><p></p><div id="ig-empty-alerts"></div></div>
+      <div id="ig-empty" hidden><h2></h2><p></p><div id="ig-empty-alerts"><small>Be told when something new waits:</small></div></div>
       <p id="ig-offline" role="alert" hidden></p>
       <p id="ig-status" role="status" aria-live="polite"></p>
     </div>

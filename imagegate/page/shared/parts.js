@@ -70,7 +70,7 @@ export function say({ text, tone }) {
 }
 
 /** A text that people wrote, where there is room for a few words. */
-export function short(text, most = 40) {
+export function short(text, most = 28) {
   const signs = [...text];
   return signs.length > most ? `${signs.slice(0, most - 1).join("").trimEnd()}…` : text;
 }
