@@ -305,7 +305,7 @@ def _add_news(app: FastAPI, bus: Bus, links: LinkStore, progress: Progress | Non
                 links.seen(now)  # the page is open
                 return ""
             ended = links.get(link.id)
-            return f"This link was {ended.state}." if not ended.live else "This session was left."
+            return "This session was left." if ended.live else ended.ended
 
         until = time.monotonic() + link.left
 

@@ -189,8 +189,7 @@ class LinkStore:
             raise NoEntry("This link is not valid.", guessed=True)
         (link,) = found
         if not link.live:
-            raise NoEntry(f"This link was {link.state}." if link.revoked_at else
-                          "This link has expired.")  # fmt: skip
+            raise NoEntry(link.ended)
         return link
 
     def open(self, token: str, passphrase: str = "", key: str = "") -> tuple[Link, str]:
@@ -241,7 +240,7 @@ class LinkStore:
 
     def leave(self, secret: str) -> None:
         """End a session."""
-        with self.database.write() as connection:
+        with self._change() as connection:
             connection.execute(sessions.delete().where(sessions.c.secret == _hash(secret)))
 
     def seen(self, link: Link) -> None:

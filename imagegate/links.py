@@ -98,6 +98,11 @@ class Link:
         """
         return self.reach is Reach.INTERNET or not outside
 
+    @property
+    def ended(self) -> str:
+        """How it ended, said to its person."""
+        return "This link was revoked." if self.revoked_at is not None else "This link has expired."
+
     def scope(self) -> dict[str, str]:
         """What it shows, as REST tells it."""
         if self.among.gate_id:
