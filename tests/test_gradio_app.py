@@ -37,11 +37,25 @@ sys.exit(gradio_app.main(sys.argv[1:], build=create_app))
 """
 
 
+# No network lies behind the machine's own.
+NO_NETWORK = """
+import gradio.networking, gradio.tunneling
+gradio.networking.GRADIO_API_SERVER = gradio.tunneling.BINARY_URL = "http://127.0.0.1:9/nobody"
+"""
+
+
 class Session:
     """A running program; reads its output as it comes."""
 
-    def __init__(self, *arguments: object, cwd: Path, limit: int = 0, panel: bool = False) -> None:
-        program = [str(ROOT / "gradio_app.py")] if panel else ["-c", REST_ONLY]
+    def __init__(
+        self,
+        *arguments: object,
+        cwd: Path,
+        limit: int = 0,
+        panel: bool = False,
+        before: str = "",
+    ) -> None:
+        program = [str(ROOT / "gradio_app.py")] if panel else ["-c", before + REST_ONLY]
         self.process = subprocess.Popen(
             [sys.executable, *program, *map(str, arguments), "--no-browser"],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8", cwd=cwd,
@@ -367,6 +381,40 @@ def test_the_real_panel_is_served_and_ends(run: Callable[..., Session], photos: 
     session.post(gates[1], "stop")
     assert session.ends() == 0
     assert "Traceback" not in "\n".join(session.errors)
+
+
+def test_people_elsewhere_get_a_link_each(
+    run: Callable[..., Session], photos: Path, tmp_path: Path
+) -> None:
+    """``--share`` prints a link a person; without a tunnel it says why, and the links open in the
+    network. What is decided through one is sorted, and the journal names who, and the link.
+    """
+    out = tmp_path / "sorted"
+    session = run(photos, "--out", out, "--share", "Ada", "--share", "Ben", before=NO_NETWORK)
+    assert "cannot be reached" in session.hears("In this network:")
+    for name in ("Ada", "Ben"):
+        address = session.hears(f"^{name}'s link, for 24 hours and one browser: http").split()[-1]
+        base, _, token = address.partition("/imagegate/s/")
+        with httpx.Client(base_url=f"{base}/imagegate/", trust_env=False) as browser:
+            assert browser.post("api/session", json={"token": token}).status_code == 200
+            gate = browser.get("api/gates").json()["gates"][0]
+            said = {"route": 1, "key": name}
+            assert browser.post(f"api/gates/{gate['id']}/decision", json=said).status_code == 200
+    session.process.send_signal(signal.SIGINT)
+    assert session.ends() == 0
+    written = lines(out)
+    assert [line["by"] for line in written] == ["Ada", "Ben"]
+    assert len({line["link"] for line in written}) == 2
+    assert all("key" not in line for line in written)
+
+
+@pytest.mark.parametrize("name", ["", " ", "x" * 101])
+def test_a_link_for_nobody(run: Callable[..., Session], photos: Path, name: str) -> None:
+    """A link that is for nobody is refused at once, before anything is opened."""
+    session = run(photos, "--share", name)
+    assert session.ends() == 2
+    assert "1 to 100 characters" in session.errors[-1]
+    assert session.said == []
 
 
 def test_a_missing_gradio_is_explained(photos: Path, tmp_path: Path) -> None:
