@@ -57,7 +57,7 @@ if os.getppid() == int(sys.argv[1]):
     try:
         os.execv(sys.argv[2], sys.argv[2:])
     except OSError as error:
-        print("cannot be run:", error.strerror)
+        sys.stdout.write("cannot be run: %s" % error.strerror)
 """
 _CANNOT_RUN = re.compile(r"cannot be run: (.+)")
 
