@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from .bus import Bus
 from .links import Link, May, NoEntry
 from .masks import save_painted
-from .model import Decision, Forbidden, Selection, Snapshot, UnknownGate, Verdict, sayable
+from .model import Decision, Forbidden, Snapshot, UnknownGate, Verdict, sayable
 from .pictures import Pictures
 
 
@@ -60,10 +61,7 @@ class LinkedBus:
         """Finished gates, newest first; ``mine``: those answered through this link."""
         among = self.link.among
         if mine:
-            among = Selection(
-                workflow_id=among.workflow_id, title=among.title, gate_id=among.gate_id,
-                link=self.link.id,
-            )  # fmt: skip
+            among = replace(among, link=self.link.id)
         return self._bus.finished(limit, before, among)
 
     def count(self) -> int:
