@@ -35,7 +35,8 @@ from imagegate.bus import Bus, Records
 from imagegate.database import Database
 from imagegate.folder import FolderSession, read_routes
 from imagegate.gate_bus import GateBus
-from imagegate.image_files import find_images, suffixes
+from imagegate.image_files import suffixes
+from imagegate.image_search import ImageSearch
 from imagegate.journal import JOURNAL
 from imagegate.ledger import BadFolder
 from imagegate.link_store import LinkStore
@@ -91,8 +92,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description="Look at the images of a folder, or of all ComfyUIs that share a store, and "
         "choose which way each goes.",
-        epilog="Hidden files, and linked folders, are not looked at. Start again with the same "
-        "folders to go on where you stopped.",
+        epilog="Hidden files are not looked at, and links do not lead out of the folder. Start "
+        "again with the same folders to go on where you stopped.",
     )
     add = parser.add_argument
     add("photos", metavar="PHOTOS", nargs="?", type=Path,
@@ -101,6 +102,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", type=Path, metavar="FOLDER",
         help="where decided files go: FOLDER/LABEL/ (sorted, in the current folder)")  # fmt: skip
     add("--move", action="store_true", help="move the files instead of copying them")
+    add("--follow-links", action="store_true",
+        help="also show what links to files and folders outside PHOTOS lead to")  # fmt: skip
     add("--title", default="", help="shown above each image instead of its file's name")
     add("--store", nargs="?", const="", metavar="URL",
         help="instead of a folder: the gates of all ComfyUIs that share this store "
@@ -127,9 +130,11 @@ def _review(chosen: argparse.Namespace, line: StatusLine, build: Build) -> int:
         line.say(f"No folder was named, so here are a few sample images: {photos}")
     bus: GateBus[Pictures] = GateBus(kept=sys.maxsize)  # whatever was decided can be undone
     session = FolderSession(
-        bus, photos, out, routes, move=chosen.move, title=chosen.title, changed=lambda: changed()
-    )
-    if next(find_images(photos, skip=out), None) is None:
+        bus, photos, out, routes, move=chosen.move, follow_links=chosen.follow_links,
+        title=chosen.title, changed=lambda: changed(),
+    )  # fmt: skip
+    search = ImageSearch(photos, out, follow_links=chosen.follow_links)
+    if next(iter(search), None) is None and not search.refused:
         nothing = f"no images below {photos}; looked for {', '.join(suffixes())}"
         if not (out / JOURNAL).exists():
             raise BadFolder(nothing)

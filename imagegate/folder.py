@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from .gate_bus import GateBus
-from .image_files import PreviewCache, find_images, read_full, read_preview, read_size, why
+from .image_files import PreviewCache, read_full, read_preview, read_size, why
+from .image_search import ImageSearch
 from .ledger import BadFolder, Kept, Ledger, folder_names
 from .model import MAX_ROUTES, Answer, BadPicture, Gate, GateClosed, NotRecorded, parse_labels
 from .pictures import Picture, Pictures, encode_png, read_mask, scale_mask
@@ -96,6 +97,7 @@ class FolderSession:
             decided is not asked again.
         labels: the routes.
         move: whether decided files are moved rather than copied.
+        follow_links: whether links to files and folders outside ``folder`` are followed.
         title: of all gates; by default each has its file's path.
         changed: called, from any thread, when `progress` has something new to say.
 
@@ -111,6 +113,7 @@ class FolderSession:
         labels: Sequence[str],
         *,
         move: bool = False,
+        follow_links: bool = False,
         title: str = "",
         changed: Callable[[], None] = lambda: None,
     ) -> None:
@@ -129,6 +132,7 @@ class FolderSession:
         self.ended = threading.Event()
         """Set when the session is over: no gate waits any more."""
         self._bus = bus
+        self._follow_links = follow_links
         self._title = title
         self._changed = changed
         self._folders = folder_names(self.labels)
@@ -203,12 +207,17 @@ class FolderSession:
 
     def _run(self) -> None:
         try:
-            for file in find_images(self.folder, skip=self.out):
+            search = ImageSearch(self.folder, self.out, follow_links=self._follow_links)
+            for file in search:
                 if self._ending:
                     break
                 self._ask(file)
                 while not self._tasks.empty():
                     self._work()
+            for file, reason in search.refused.items():
+                with self._lock:
+                    self._total += 1
+                self._set_aside(file, reason)
             with self._lock:
                 self._scanning = False
             self._changed()
@@ -257,7 +266,7 @@ class FolderSession:
     def _set_aside(self, file: str, reason: str) -> None:
         with self._lock:
             self._unreadable[file] = reason
-        log.warning("%s cannot be read and stays where it is: %s", _text(file), reason)
+        log.warning("%s is not shown and stays where it is: %s", _text(file), reason)
         self._changed()
 
     def _withdraw_unreadable(self, pictures: FolderPictures, reason: str) -> None:

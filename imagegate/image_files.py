@@ -1,4 +1,4 @@
-"""Image files on disk: which there are, what size, what they look like. Pillow, nothing else.
+"""Image files on disk: what size, what they look like. Pillow, nothing else.
 
 Sizes are those after the EXIF orientation is applied: as a person sees the image.
 """
@@ -6,12 +6,8 @@ Sizes are those after the EXIF orientation is applied: as a person sees the imag
 from __future__ import annotations
 
 import io
-import logging
-import os
-import re
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +20,6 @@ _FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "TIFF", "GIF", "AVIF")
 _SUFFIXES = (
     ".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif",
 )  # fmt: skip
-_MASK_SUFFIX = ".mask.png"
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -38,50 +33,11 @@ _SIDEWAYS = frozenset({5, 6, 7, 8})
 _WEBP_SIDE = 16_383
 _PNG_MODES = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I;16"})
 
-log = logging.getLogger("imagegate")
-
 
 def suffixes() -> tuple[str, ...]:
     """The endings of file names that are looked for: those this Pillow can read."""
     known = Image.registered_extensions()
     return tuple(suffix for suffix in _SUFFIXES if suffix in known)
-
-
-def find_images(folder: Path, skip: Path | None = None) -> Iterator[str]:
-    """All image files below a folder, lazily, in the order people count: ``2.jpg``, ``10.jpg``.
-
-    A folder's own files come before those of its subfolders. Left out are names that start with a
-    dot, links to folders, and masks that this program laid beside an image.
-
-    Args:
-        skip: a folder that is not looked into.
-
-    Yields:
-        Paths relative to ``folder``, with ``/`` between their parts.
-    """
-    wanted = suffixes()
-    skipped = os.path.realpath(skip) if skip is not None else ""
-    folders = [""]
-    while folders:
-        below = folders.pop()
-        try:
-            with os.scandir(folder / below) as found:
-                entries = [entry for entry in found if not entry.name.startswith(".")]
-        except OSError as error:
-            log.warning("cannot look into %s: %s", folder / below, error.strerror)
-            continue
-        entries.sort(key=_as_counted)
-        names = {entry.name for entry in entries}
-        for entry in entries:
-            name = entry.name.lower()
-            mask = name.endswith(_MASK_SUFFIX) and entry.name[: -len(_MASK_SUFFIX)] in names
-            if name.endswith(wanted) and not mask and entry.is_file():
-                yield below + entry.name
-        folders += [
-            f"{below}{entry.name}/"
-            for entry in reversed(entries)
-            if entry.is_dir(follow_symlinks=False) and os.path.realpath(entry.path) != skipped
-        ]
 
 
 def read_size(path: Path) -> tuple[int, int]:
@@ -176,11 +132,6 @@ class PreviewCache:
 def _open(path: Path) -> Image.Image:
     Image.init()
     return Image.open(path, formats=[name for name in _FORMATS if name in Image.OPEN])
-
-
-def _as_counted(entry: os.DirEntry[str]) -> tuple[list[str | int], str]:
-    parts = re.split(r"(\d+)", entry.name.casefold())
-    return [int(part) if i % 2 else part for i, part in enumerate(parts)], entry.name
 
 
 def _orientation(image: Image.Image) -> int:

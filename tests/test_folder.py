@@ -22,7 +22,8 @@ from PIL import Image
 from imagegate import disk
 from imagegate.folder import FolderSession, read_routes
 from imagegate.gate_bus import GateBus
-from imagegate.image_files import PreviewCache, find_images, read_full, read_preview, read_size
+from imagegate.image_files import PreviewCache, read_full, read_preview, read_size
+from imagegate.image_search import ImageSearch, find_images
 from imagegate.journal import Journal
 from imagegate.ledger import BadFolder, Ledger, folder_names
 from imagegate.model import Decision, GateClosed, NotRecorded, State, TooLate
@@ -125,11 +126,80 @@ def test_the_sorted_folder_is_not_looked_into(photos: Path) -> None:
     assert list(find_images(photos, skip=photos / "." / "sorted")) == ["a.png"]
 
 
-def test_links_to_folders_are_not_followed(photos: Path) -> None:
-    """A link back to the folder itself does not make the search endless."""
+def test_links_do_not_lead_out_of_the_folder(
+    bus: GateBus[Any], photos: Path, start: Start, tmp_path: Path
+) -> None:
+    """What a link outside leads to is neither shown nor entered, and the list says why."""
     paint(photos / "a.png")
+    paint(tmp_path / "private/b.png")
+    (photos / "out.png").symlink_to(tmp_path / "private/b.png")
     (photos / "again").symlink_to(photos, target_is_directory=True)
-    assert list(find_images(photos)) == ["a.png"]
+    (photos / "private").symlink_to(tmp_path / "private", target_is_directory=True)
+    progress = start().progress()
+    assert [found.gate.file for found in bus.pending()] == ["a.png"]
+    [unread] = progress["unreadable"]
+    assert unread["file"] == "out.png"
+    assert "--follow-links" in unread["reason"]
+    assert (progress["total"], progress["all_done"]) == (2, False)
+
+
+def test_links_are_followed_on_request_and_circles_end(photos: Path, tmp_path: Path) -> None:
+    """With follow_links each folder is entered once, however the links lead round."""
+    paint(photos / "a.png")
+    paint(tmp_path / "card/b.png")
+    (photos / "card").symlink_to(tmp_path / "card", target_is_directory=True)
+    (tmp_path / "card/back").symlink_to(photos, target_is_directory=True)
+    (tmp_path / "card/self").symlink_to(tmp_path / "card", target_is_directory=True)
+    (photos / "out.png").symlink_to(tmp_path / "card/b.png")
+    assert list(ImageSearch(photos, follow_links=True)) == ["a.png", "out.png", "card/b.png"]
+
+
+def test_a_link_inside_the_folder_shows_its_file_once(photos: Path) -> None:
+    """A link to an image that is there anyway is passed over, one to a hidden file is shown."""
+    paint(photos / "sub/a.png")
+    paint(photos / ".blobs/x", format="PNG")
+    (photos / "a.png").symlink_to("sub/a.png")
+    (photos / "b.png").symlink_to(".blobs/x")
+    (photos / "c.png").symlink_to(photos / ".blobs/x")
+    search = ImageSearch(photos)
+    assert list(search) == ["b.png", "sub/a.png"]
+    assert not search.refused
+
+
+def test_one_bad_entry_does_not_end_a_session(
+    bus: GateBus[Any], photos: Path, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Links to themselves, to nothing, into a closed folder or to a name that is too long, pipes
+    and closed folders: each is listed with its reason, and all else is asked about.
+    """
+    paint(photos / "good.png")
+    paint(photos / "z/also.png")
+    (photos / "self.png").symlink_to("self.png")
+    (photos / "nothing.png").symlink_to("nowhere.png")
+    (photos / "long.png").symlink_to("x" * 300)
+    (photos / "inner.png").symlink_to("closed/x.png")
+    (photos / "closed").mkdir()
+    os.mkfifo(photos / "pipe.png")
+    stat, scandir = os.stat, os.scandir
+
+    def refuse(real: Any, path: Any, *args: Any, **options: Any) -> Any:
+        if "closed" in str(path) or "inner" in str(path):  # also for root, who may do anything
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return real(path, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", partial(refuse, stat))
+        patch.setattr(os, "scandir", partial(refuse, scandir))
+        progress = start().progress()
+    assert [found.gate.file for found in bus.pending()] == ["good.png", "z/also.png"]
+    assert {each["file"]: each["reason"] for each in progress["unreadable"]} == {
+        "self.png": "a link that leads back to itself",
+        "nothing.png": "a link to a file that is not there",
+        "long.png": "a link that cannot be followed: File name too long",
+        "inner.png": "a link that cannot be followed: Permission denied",
+        "closed/": "cannot be looked into: Permission denied",
+        "pipe.png": "not a file but a pipe, socket or device",
+    }
 
 
 # -- reading
@@ -682,7 +752,7 @@ def test_an_unreadable_image_is_reported_and_left_alone(
     assert {each["file"] for each in progress["unreadable"]} == {
         "bomb.png", "empty.png", "text.jpg",
     }  # fmt: skip
-    assert "empty.png cannot be read" in caplog.text
+    assert "empty.png is not shown" in caplog.text
     assert (files(photos), files(out)) == (before, [])
     bus.decide(gate_of(bus, "good.png"), 1)
 
