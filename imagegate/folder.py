@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import queue
-import re
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -15,6 +14,7 @@ from typing import Any
 from .gate_bus import GateBus
 from .image_files import PreviewCache, read_full, read_preview, read_size, why
 from .image_search import ImageSearch
+from .labels import split_labels
 from .ledger import BadFolder, Kept, Ledger, folder_names
 from .model import MAX_ROUTES, Answer, BadPicture, Gate, GateClosed, NotRecorded, parse_labels
 from .pictures import Picture, Pictures, encode_png, read_mask, scale_mask
@@ -34,7 +34,7 @@ def read_routes(text: str) -> tuple[str, ...]:
         BadFolder: there are none, too many, or two that are not told apart.
     """
     text = text.strip().strip(",\n").strip()
-    count = len(re.split(r"[,\n]", text)) if text else 0
+    count = len(split_labels(text)) if text else 0
     if not 1 <= count <= MAX_ROUTES:
         raise BadFolder(f"there are {count} routes in {text!r}; a gate has 1 to {MAX_ROUTES}")
     labels = parse_labels(text, count)

@@ -247,7 +247,7 @@ class ImageGate:
                 answer = bus.reuse(gate, fingerprint(gate, image), preview_file(image))
                 if answer is not None:
                     log.info("gate %r was answered before: %r again", gate.title,
-                             answer.decision.label)  # fmt: skip
+                             gate.said(answer.decision.route))  # fmt: skip
                     return _routed(answer, image, start_mask)
             if _check_choice("mode", mode, MODES) == PARK:
                 return self._park(gate, image, start_mask, unique_id, prompt, extra_pnginfo)
@@ -270,7 +270,7 @@ class ImageGate:
             # Reached too when the prompt ends in any other way; after an answer it does nothing.
             ticket.withdraw("its prompt ended")
             pictures.release()
-        log.info("gate %r goes to %r", gate.title, answer.decision.label)
+        log.info("gate %r goes to %r", gate.title, gate.said(answer.decision.route))
         return _routed(answer, image, start_mask)
 
     def _park(

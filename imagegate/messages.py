@@ -6,6 +6,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from .labels import told_apart
 from .model import Gate, Snapshot, State, sayable
 
 LISTED = 10
@@ -71,7 +72,9 @@ def _of_one(waits: Waits, url: str) -> Message:
     said = [f"{'Parked' if parked else 'Waiting'} for {span(waits.seconds)}."]
     if gate.batch > 1:
         said.append(f"{gate.batch} images")
-    said.append("Routes: " + ", ".join(plain_line(label, 40) for label in gate.labels))
+    labels = [plain_line(label, 40) for label in gate.labels]
+    routes = (told_apart(labels, i) for i in range(1, len(labels) + 1))
+    said.append("Routes: " + ", ".join(routes))
     return Message(f"Image Gate: {_title(gate)}", "\n".join([*said, url]).strip())
 
 

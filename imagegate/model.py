@@ -1,6 +1,6 @@
 """The records everybody shares: gates, decisions, outcomes, and the rules they follow.
 
-Standard library only, no other module of this package. All records are frozen, so they may cross
+Standard library only, and of this package only `labels`. All records are frozen, so they may cross
 threads freely.
 
 The errors::
@@ -19,12 +19,14 @@ The errors::
 
 from __future__ import annotations
 
-import re
 import secrets
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import Any
+
+from .labels import shows, split_labels, told_apart
 
 MAX_ROUTES = 10
 MAX_NOTE = 2000
@@ -116,10 +118,11 @@ def new_gate_id() -> str:
 
 
 def parse_labels(text: str, routes: int) -> tuple[str, ...]:
-    """Split comma or newline separated labels; a missing or empty one is its number.
+    """Split comma or newline separated labels; one that is missing or blank is its number.
 
     Args:
-        text: e.g. ``"keep, fix"``. Labels beyond ``routes`` are ignored.
+        text: e.g. ``keep, "fix, then upscale"``; a label with a comma in it is written in double
+            quotes. Labels beyond ``routes`` are ignored.
         routes: how many routes there are, 1 to `MAX_ROUTES`.
 
     Returns:
@@ -130,8 +133,8 @@ def parse_labels(text: str, routes: int) -> tuple[str, ...]:
     """
     if not 1 <= routes <= MAX_ROUTES:
         raise BadAnswer(f"routes is {routes}; a gate has 1 to {MAX_ROUTES}")
-    given = [part.strip() for part in re.split(r"[,\n]", text)] if text.strip() else []
-    return tuple(given[i] if i < len(given) and given[i] else str(i + 1) for i in range(routes))
+    given = split_labels(text)[:routes]
+    return _numbered([*given, *[""] * (routes - len(given))])
 
 
 @dataclass(frozen=True)
@@ -139,7 +142,7 @@ class Gate:
     """One question put to a person: which way shall this image go?
 
     Attributes:
-        labels: one a route, in order; routes count from 1.
+        labels: one a route, in order; routes count from 1. One that shows nothing is its number.
         width, height: of the image in pixels. ``batch``: how many images, at least 1.
         node_id: of the node as the front end knows it (``"12"``, ``"4:2"`` in a subgraph).
         prompt_id: the running prompt; empty in folder mode.
@@ -168,6 +171,9 @@ class Gate:
     undoable: bool = False
     created_at: float = field(default_factory=time.time)
     id: str = field(default_factory=new_gate_id)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "labels", _numbered(self.labels))
 
     def route(self, wanted: object) -> int:
         """The number, 1-based, of the route that ``wanted`` (a number or a label) names.
@@ -198,6 +204,10 @@ class Gate:
         if 0 <= wanted < self.batch:
             return wanted
         raise BadAnswer(f"no image {wanted}; this gate has images 0 to {self.batch - 1}")
+
+    def said(self, route: int | None) -> str:
+        """The label of a route in a sentence: with its number where others look like it."""
+        return "stop" if route is None else told_apart(self.labels, route)
 
     def routes_text(self) -> str:
         """All routes for a message: ``1 (keep), 2 (fix)``."""
@@ -346,7 +356,7 @@ def signed(by: str, note: str, key: str = "") -> tuple[str, str]:
             raise BadAnswer(f"{name} has {len(text)} characters; at most {most} are kept")
         if sayable(text) != text:
             raise BadAnswer(f"{name} holds half a character (a lone surrogate)")
-    return by.strip(), note.strip()
+    return by.strip() if shows(by) else "", note.strip() if shows(note) else ""
 
 
 def second(gate: Snapshot, decision: Decision | None) -> Verdict:
@@ -408,6 +418,11 @@ def sayable(text: str) -> str:
 def plain(text: str) -> str:
     """``text`` as every database takes it: without halves of characters and without NUL."""
     return sayable(text).replace("\0", "\ufffd")
+
+
+def _numbered(labels: Sequence[str]) -> tuple[str, ...]:
+    """The labels, each that shows nothing replaced by its number."""
+    return tuple(label if shows(label) else str(i) for i, label in enumerate(labels, 1))
 
 
 def _listed(items: Any) -> str:

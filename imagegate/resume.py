@@ -199,9 +199,10 @@ class Resumer:
 
     def _go_on(self, claim: Claim) -> None:
         title = claim.gate.gate.title
+        route = claim.gate.gate.said(claim.decision.route)
         prompt, targets = going_on(claim, self._queue.is_output)
         if not targets:
-            log.info("gate %r: nothing hangs on route %r", title, claim.decision.label)
+            log.info("gate %r: nothing hangs on route %r", title, route)
             self._bus.finish(claim, "nothing hangs on this route")
             return
         prompt_id = str(uuid.uuid4())
@@ -229,7 +230,7 @@ class Resumer:
             log.warning("gate %r: %s", title, said)
             running = _Running(claim, unsure=(said, time.monotonic() + UNSURE))
         self._running[prompt_id] = running
-        log.info("gate %r goes on, to %r", title, claim.decision.label)
+        log.info("gate %r goes on, to %r", title, route)
 
     def _settle(self, claim: Claim, error: str) -> None:
         title = claim.gate.gate.title

@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, Page, Route
 
 from tests.browser import chromium
 
-SCRIPT = Path(__file__).parents[1] / "imagegate" / "web" / "image_gate.js"
+WEB = Path(__file__).parents[1] / "imagegate" / "web"
 WAITING, PARKED = "#f5a524", "#a99cf5"
 
 # As much of ComfyUI's page as is needed to show gates. Node 7 is a gate, node 8 is not.
@@ -77,9 +77,10 @@ def front(browser: Browser) -> Iterator[Callable[..., Page]]:
             "/": ("text/html", PAGE),
             "/scripts/app.js": ("text/javascript", APP),
             "/scripts/api.js": ("text/javascript", API),
-            "/extensions/imagegate/image_gate.js": ("text/javascript", SCRIPT.read_text()),
             "/imagegate/notices": ("application/json", json.dumps({"waiting": gates})),
         }
+        for script in WEB.glob("*.js"):
+            bodies[f"/extensions/imagegate/{script.name}"] = ("text/javascript", script.read_text())
 
         def answer(route: Route) -> None:
             path = route.request.url.removeprefix("http://comfy.test")

@@ -691,7 +691,7 @@ def test_strange_titles(bus: StoredBus, service: Service, start: Start, title: s
     assert len(said) <= LONGEST
     assert not set("\n\r\t\0\u202e\u2028\u2029") & set(notice["title"])
     _, routes, link = notice["message"].splitlines()
-    assert routes == f"Routes: a b, , {'l' * 39}…"
+    assert routes == f"Routes: a b, 2, {'l' * 39}…"
     assert link == PANEL
 
 

@@ -11,6 +11,7 @@
  */
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
+import { joinLabels, splitLabels } from "./labels.js";
 
 const NODE_CLASS = "ImageGate";
 const MAX_ROUTES = 10;
@@ -37,10 +38,7 @@ function routesOf(node) {
 }
 
 /** The labels as written, trimmed; the Python side splits them in the same way. */
-const labelsOf = (node) =>
-  String(widgetOf(node, "labels")?.value ?? "")
-    .split(/[,\n]/)
-    .map((label) => label.trim());
+const labelsOf = (node) => splitLabels(String(widgetOf(node, "labels")?.value ?? ""));
 
 /** What output `slot` is called: its label, or its number where it has none. */
 const labelOf = (node, slot) => labelsOf(node)[slot - 1] || String(slot);
@@ -51,11 +49,11 @@ function setLabel(node, slot, text) {
   if (!widget) return;
   const labels = labelsOf(node);
   while (labels.length < slot) labels.push("");
-  const label = String(text ?? "").replace(/[\s,]+/g, " ").trim();
+  const label = String(text ?? "").replace(/\s+/g, " ").trim();
   labels[slot - 1] = label === String(slot) ? "" : label; // its own number is no name
   while (labels.length && !labels.at(-1)) labels.pop();
   app.canvas?.emitBeforeChange(); // one step of undo, and what makes ComfyUI keep a draft
-  widget.value = labels.join(", ");
+  widget.value = joinLabels(labels);
   widget.callback?.(widget.value);
   app.canvas?.emitAfterChange();
 }

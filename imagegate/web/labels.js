@@ -1,0 +1,20 @@
+/** The labels of a node as they are written in its `labels` widget; the rules are those of labels.py. No DOM. */
+
+const WRITTEN = /[^\S\n]*"((?:[^"\n]|"")*)"[^\S\n]*(?=[,\n]|$)|([^,\n]*)/y;
+
+/** The labels in a text, trimmed: separated by commas or line breaks, one in double quotes may have commas. */
+export function splitLabels(text) {
+  const labels = [];
+  for (let at = 0; at <= text.length; at = WRITTEN.lastIndex + 1) {
+    WRITTEN.lastIndex = at;
+    const [, quoted, bare] = WRITTEN.exec(text);
+    labels.push((quoted?.replaceAll('""', '"') ?? bare).trim());
+  }
+  return labels;
+}
+
+/** The text that `splitLabels` makes these labels of. */
+export function joinLabels(labels) {
+  const quoted = (label) => (/[,"]/.test(label) ? `"${label.replaceAll('"', '""')}"` : label);
+  return labels.map(quoted).join(", ");
+}
