@@ -24,8 +24,9 @@ from .service import Service
 from .settings import Settings, read_settings
 from .stored_bus import StoredBus
 
-SECRETS = ("auth_token_comfy_org", "api_key_comfy_org")
-"""Extra data that is nobody else's business, and is never stored."""
+EXTRA = ("extra_pnginfo", "preview_method", "comfy_usage_source")
+"""The extra data that a prompt needs to go on: what nodes write into files or read as a hidden
+input, and how previews are made. Nothing else is stored: logins, say, are in there too."""
 SUBMIT = 15.0
 """Seconds that ComfyUI may take to check a prompt; less than a claim holds."""
 
@@ -81,19 +82,10 @@ def running(prompt_id: str, extra_pnginfo: Any) -> Running:
         items = []
     for item in items:
         if item[1] == prompt_id:
-            secrets = {*SECRETS, *_secrets()}
-            extra = {key: value for key, value in item[3].items() if key not in secrets}
-            client = str(extra.pop("client_id", None) or "")
+            extra = {key: item[3][key] for key in EXTRA if key in item[3]}
+            client = str(item[3].get("client_id") or "")
             return Running(extra, tuple(str(target) for target in item[4]), client, str(item[0]))
     return Running({"extra_pnginfo": extra_pnginfo} if extra_pnginfo else {})
-
-
-def _secrets() -> tuple[str, ...]:
-    try:
-        from execution import SENSITIVE_EXTRA_DATA_KEYS
-    except ImportError:
-        return ()
-    return tuple(SENSITIVE_EXTRA_DATA_KEYS)
 
 
 class ComfyQueue:

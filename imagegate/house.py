@@ -161,10 +161,11 @@ class House:
             raise
 
     def sweep(self) -> None:
-        """Remove the pictures of gates that ended long ago; now and then."""
+        """Remove what is needed no more: prompts, and pictures kept long enough; now and then."""
         if time.monotonic() - self._swept < SWEEP:
             return
         begun = time.monotonic()
+        self.parked.drop_prompts()
         keep, needed = max(self.settings.keep, SHORTEST), self.parked.needed()
         while stale := self.gates.stale(keep, needed):
             for gate_id in stale:

@@ -148,4 +148,11 @@ MIGRATIONS: list[tuple[str, list[Step]]] = [
             "CREATE INDEX sessions_link ON sessions (link)",
         ],
     ),
+    (
+        "0003_prompts_that_went_on",
+        [
+            # A prompt is kept while something may go on from it: these rows, which are few.
+            "CREATE INDEX parked_prompts ON parked (root) WHERE record <> ''",
+        ],
+    ),
 ]

@@ -27,9 +27,14 @@ parked = sa.table(
 )
 
 
+# As a literal, so that both databases know that the partial index serves.
+_STORED = parked.c.record != sa.literal_column("''")
+_DROPPED = json.dumps({"prompt": {}, "extra": {}, "targets": [], "client": ""})
+
+
 @dataclass(frozen=True)
 class Parked:
-    """What is needed to go on with a parked gate.
+    """What is needed to go on with a parked gate; without its prompt once that has gone on.
 
     Attributes:
         root: of the run of a prompt that a person queued; the prompts that go on from its gates
@@ -118,6 +123,24 @@ class ParkedGates:
         with self.database.write() as connection:
             connection.execute(parked.delete().where(parked.c.gate_id == gate_id))
 
+    def drop_prompts(self, gate_id: str = "") -> None:
+        """Drop the prompts that nothing can go on from any more: of this gate's run, or of all.
+
+        As long as a gate of a run is open or due, all prompts of that run are kept.
+        """
+        over = [_STORED, parked.c.root.not_in(self._alive())]
+        if gate_id:
+            run = sa.select(parked.c.root).where(parked.c.gate_id == gate_id)
+            over.append(parked.c.root == run.scalar_subquery())
+        with self.database.read() as connection:  # most often there is nothing to write
+            if (
+                connection.execute(sa.select(parked.c.gate_id).where(*over).limit(1)).first()
+                is None
+            ):
+                return
+        with self.database.write() as connection:
+            connection.execute(parked.update().where(*over).values(record=""))
+
     def siblings(self, root: str) -> tuple[Sibling, ...]:
         """All gates that were parked in the same run, oldest first."""
         with self.database.read() as connection:
@@ -125,9 +148,7 @@ class ParkedGates:
 
     def needed(self) -> sa.Select[Any]:
         """Selects the ids of gates whose pictures one may need that is still open, or due."""
-        mine = parked.alias()
-        alive = sa.select(mine.c.root).join(gates, gates.c.id == mine.c.gate_id).where(OPEN | DUE)
-        return sa.select(parked.c.gate_id).where(parked.c.root.in_(alive))
+        return sa.select(parked.c.gate_id).where(parked.c.root.in_(self._alive()))
 
     def any_due(self) -> bool:
         """Whether there is anything to go on with that nobody has taken up."""
@@ -226,6 +247,11 @@ class ParkedGates:
 
     # -- inside
 
+    def _alive(self) -> sa.Select[Any]:
+        """Selects the runs with a gate that is still open, or due."""
+        mine = parked.alias()
+        return sa.select(mine.c.root).join(gates, gates.c.id == mine.c.gate_id).where(OPEN | DUE)
+
     def _settle(
         self, claim: Claim, worker: str, kind: str, text: str, values: Mapping[str, Any]
     ) -> Snapshot | None:
@@ -277,7 +303,7 @@ def _held(claim: Claim, worker: str) -> tuple[Any, ...]:
 
 
 def _parked(row: Any) -> Parked:
-    record = json.loads(row.record)
+    record = json.loads(row.record or _DROPPED)
     return Parked(
         root=row.root,
         node=json.loads(row.node),

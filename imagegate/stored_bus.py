@@ -412,7 +412,9 @@ class StoredBus:
 
     def finish(self, claim: Claim, text: str = "") -> bool:
         """The claimed gate has gone on. False if somebody else holds the claim now."""
-        return self._settled("decided", self.house.parked.finish(claim, self.id, text))
+        settled = self._settled("decided", self.house.parked.finish(claim, self.id, text))
+        self._drop_prompts(claim.gate.gate.id)
+        return settled
 
     def put_back(self, claim: Claim, why: str) -> bool:
         """The claimed gate could not go on: it waits again. False as `finish`."""
@@ -532,7 +534,14 @@ class StoredBus:
         if verdict.outcome is Outcome.WON:
             self._resolve(snapshot, files)
             self._announce(_kind(snapshot), snapshot)
+            if snapshot.gate.mode == "park" and verdict.decision.route is None:
+                self._drop_prompts(gate_id)
         return verdict
+
+    def _drop_prompts(self, gate_id: str) -> None:
+        """The gate has ended: its prompt is no longer needed, unless by others of its run."""
+        with suppress(StoreError):  # else it is done when the store is next swept
+            self.house.parked.drop_prompts(gate_id)
 
     def _take_back(self, gate_id: str, reason: str) -> bool:
         """`withdraw` for a ticket: what is answered is known here, without asking the store."""

@@ -167,14 +167,15 @@ def test_how_a_prompt_ended(server: Any) -> None:
 
 
 def test_what_a_prompt_was_queued_with(server: Any) -> None:
-    """Its extra data without secrets, the outputs it was queued for, and its page."""
+    """What going on needs of its extra data, the outputs it was queued for, and its page."""
     extra = {
         "client_id": "page", "extra_pnginfo": {"workflow": {}}, "auth_token_comfy_org": "secret",
+        "preview_method": "none", "other_packs_login": "secret",
         "api_key_comfy_org": "secret", "create_time": 5,
     }  # fmt: skip
     server.prompt_queue.running = [(0, "other", {}, {}, []), (0, "p", {}, extra, ["4", "7"])]
     found = comfyui.running("p", None)
-    assert found.extra == {"extra_pnginfo": {"workflow": {}}, "create_time": 5}
+    assert found.extra == {"extra_pnginfo": {"workflow": {}}, "preview_method": "none"}
     assert (found.targets, found.client, found.number) == (("4", "7"), "page", "0")
     assert extra["client_id"] == "page"  # ComfyUI's own is left as it is
     unknown = comfyui.running("gone", {"workflow": {"id": 1}})

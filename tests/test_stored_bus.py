@@ -726,6 +726,56 @@ def test_pictures_that_are_needed_stay(bus: StoredBus) -> None:
         assert bus.house.place.names(gate_id) != []
 
 
+def prompts(bus: StoredBus) -> dict[str, bool]:
+    """Whether the prompt of each parked gate is stored."""
+    rows = sql(bus, "SELECT gate_id, record FROM parked")
+    return {gate_id: '"prompt"' in record for gate_id, record in rows}
+
+
+@pytest.mark.parametrize("end", ["resumed", "stopped", "expired", "withdrawn"])
+def test_a_prompt_that_went_on_is_not_kept(bus: StoredBus, end: str) -> None:
+    """However its gate ended, a prompt is dropped at once; the gate and its run stay known."""
+    gate_id, other = park(bus, root="run"), park(bus)
+    if end == "resumed":
+        bus.decide(gate_id, 1)
+        claim = bus.claim()
+        assert claim is not None
+        assert prompts(bus) == {gate_id: True, other: True}
+        bus.finish(claim)
+    elif end == "stopped":
+        bus.stop(gate_id)
+    elif end == "expired":
+        bus.expire(gate_id)
+    else:
+        bus.withdraw(gate_id, "its prompt failed")
+    assert prompts(bus) == {gate_id: False, other: True}
+    parked = bus.house.parked.get(gate_id)
+    assert parked is not None
+    assert (parked.root, parked.node, dict(parked.prompt)) == ("run", "2", {})
+
+
+def test_a_prompt_that_its_run_needs_is_kept(bus: StoredBus) -> None:
+    """While a gate of the same run is open or due, all prompts of that run stay."""
+    first, second = park(bus, root="run"), park(bus, root="run")
+    bus.stop(first)
+    assert prompts(bus) == {first: True, second: True}
+    bus.decide(second, 1)
+    claim = bus.claim()
+    assert claim is not None
+    assert bus.put_back(claim, "a node is gone")
+    assert prompts(bus) == {first: True, second: True}
+    bus.stop(second)
+    assert prompts(bus) == {first: False, second: False}
+
+
+def test_prompts_left_over_are_swept(bus: StoredBus) -> None:
+    """What an older version, or a failure, has left is dropped with the next sweep."""
+    gate_id = park(bus)
+    sql(bus, "UPDATE gates SET open = 0, state = 'resumed' WHERE id = :id", id=gate_id)
+    sweep(bus)
+    assert prompts(bus) == {gate_id: False}
+
+
 def test_the_disk_that_masks_take(bus: StoredBus) -> None:
     """A mask that replaces another takes no more room than itself."""
     gate_id = park(bus)
