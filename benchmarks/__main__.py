@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
 
 from . import load, looking, sharing, storing, waiting
 from .measure import NotRun, Row, machine
@@ -30,42 +34,60 @@ MEASUREMENTS: dict[str, Callable[[bool], list[Row]]] = {
 }
 
 
+COLUMNS = ("what", "measured", "target", "met", "beside it", "how")
+WIDTHS = (46, 22, 16, 3, 30, 0)
+MET = {True: "yes", False: "NO", None: ""}
+
+
 def main() -> int:
     """Returns 1 if a measurement could not be carried through; no figure ever fails a run."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--only", metavar="NAME", action="append", choices=MEASUREMENTS,
                         help=f"one of {', '.join(MEASUREMENTS)}; may be given again")  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="few samples, to see that all works")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows as JSON, too")
     given = parser.parse_args()
-    rows: list[Row] = []
+    say(f"{machine()}\nTimes are median / 99th percentile; N says how many were taken.\n")
+    say(line(COLUMNS))
+    say("|" + "|".join("-" * (width + 2) for width in WIDTHS) + "|")
+    began = time.monotonic()
+    records = []
     failed = False
     for name in given.only or MEASUREMENTS:
         sys.stderr.write(f"{name} …\n")
-        try:
-            rows += MEASUREMENTS[name](given.quick)
-        except NotRun as missing:
-            rows.append(Row(name, f"not run: {missing}", "", None))
-        except Exception as error:  # the others are still worth having
-            traceback.print_exc()
-            failed = True
-            rows.append(Row(name, f"failed: {error!r:.80}", "", None))
-    print(f"{machine()}\nTimes are median / 99th percentile; N says how many were taken.\n")
-    print(table(rows))
+        for row in measured(name, given.quick):
+            say(line((row.what, row.measured, row.target, MET[row.met], row.beside, row.how)))
+            records.append({"name": name, **asdict(row)})
+            failed = failed or row.measured.startswith(FAILED)
+        if given.json:  # after each, so that a run that is ended early leaves what it has
+            record = {"machine": machine(), "quick": given.quick, "rows": records}
+            given.json.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    say(f"\nThis took {time.monotonic() - began:.0f} s.")
     return int(failed)
 
 
-def table(rows: list[Row]) -> str:
-    """Markdown, and aligned."""
-    met = {True: "yes", False: "NO", None: ""}
-    cells = [("what", "measured", "target", "met", "beside it", "how")]
-    cells += [(r.what, r.measured, r.target, met[r.met], r.beside, r.how) for r in rows]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
-    lines = [
-        "| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |"
-        for row in cells
-    ]
-    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return "\n".join(lines)
+FAILED = "failed: "
+
+
+def measured(name: str, quick: bool) -> Iterator[Row]:
+    """The rows of one measurement, or a row that says why there are none."""
+    try:
+        yield from MEASUREMENTS[name](quick)
+    except NotRun as missing:
+        yield Row(name, f"not run: {missing}", "", None)
+    except Exception as error:  # the others are still worth having
+        traceback.print_exc()
+        yield Row(name, f"{FAILED}{error!r:.80}", "", None)
+
+
+def line(cells: tuple[str, ...]) -> str:
+    """One row of a Markdown table."""
+    return "| " + " | ".join(c.ljust(w) for c, w in zip(cells, WIDTHS, strict=True)) + " |"
+
+
+def say(text: str) -> None:
+    """Print at once, also into a pipe."""
+    print(text, flush=True)
 
 
 if __name__ == "__main__":
