@@ -14,6 +14,27 @@ from imagegate.gate_bus import GateBus
 from tests.postgres import NoPostgreSQL, PostgreSQL
 from tests.stored import PATIENCE, Store
 
+LIVE = Path(__file__).parent / "live"
+
+
+NOT_QUICK = ("slow", "browser", "postgres", "processes", "live")
+"""Markers of tests that the everyday loop, ``-m quick``, leaves out."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests by what they need, so that nobody has to remember to."""
+    for item in items:
+        needs = set(getattr(item, "fixturenames", ()))
+        params = getattr(getattr(item, "callspec", None), "params", {})
+        if "postgresql" in needs or "postgresql" in map(str, params.values()):
+            item.add_marker(pytest.mark.postgres)
+        if "browser" in needs:
+            item.add_marker(pytest.mark.browser)
+        if LIVE in item.path.parents:
+            item.add_marker(pytest.mark.live)
+        if not any(item.get_closest_marker(name) for name in NOT_QUICK):
+            item.add_marker(pytest.mark.quick)
+
 
 class Watch:
     """Waits until something is true of a bus, looking again at each of its news."""
