@@ -31,6 +31,10 @@ PREFIX = "/imagegate"
 MARKED = 200
 """Gates that ComfyUI's page is told of when it is loaded."""
 PAGE = 500
+PROBE = 10.0
+"""Seconds in which a server that has dropped a request has to answer another one."""
+SILENT = 30.0
+"""Seconds of silence after which an event stream, which gives a sign of life every 5, is dead."""
 
 # RFC 9110, section 7.6.1: these concern one connection and are not passed on.
 _HOP_BY_HOP = frozenset(
@@ -134,16 +138,35 @@ class _Proxy:
         self._session: aiohttp.ClientSession | None = None
 
     async def forward(self, request: web.Request) -> web.StreamResponse:
+        for again in (True, False):
+            try:
+                # Already running, so a browser that goes away cannot cancel it for the others.
+                base = await asyncio.wrap_future(self._service.start())
+            except PanelUnavailable as error:
+                return web.json_response({"error": str(error)}, status=503)
+            try:
+                return await self._stream(request, URL(base + _path(request), encoded=True))
+            except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+                # Nothing was sent yet, so that it can be sent to the server that comes after.
+                log.debug("the panel's server cannot be reached: %r", error)
+                self._service.replace(base)
+                if again:
+                    continue
+            except aiohttp.ClientConnectionError as error:
+                log.warning("the panel did not answer: %r", error)
+                if not await self._answers(base):
+                    self._service.replace(base)
+            break
+        return web.json_response({"error": "the panel did not answer"}, status=502)
+
+    async def _answers(self, base: str) -> bool:
+        """Whether a server that has dropped a request still answers another one."""
+        probe = self._client().get(base, timeout=aiohttp.ClientTimeout(total=PROBE))
         try:
-            # Already running, so a browser that goes away cannot cancel it for the others.
-            base = await asyncio.wrap_future(self._service.start())
-        except PanelUnavailable as error:
-            return web.json_response({"error": str(error)}, status=503)
-        try:
-            return await self._stream(request, URL(base + _path(request), encoded=True))
-        except aiohttp.ClientConnectionError as error:
-            log.warning("the panel did not answer: %r", error)
-            return web.json_response({"error": "the panel did not answer"}, status=502)
+            async with probe:
+                return True  # whatever it says
+        except (aiohttp.ClientError, asyncio.TimeoutError):
+            return False
 
     async def _stream(self, request: web.Request, url: URL) -> web.StreamResponse:
         headers = _end_to_end(request.headers)
@@ -160,11 +183,12 @@ class _Proxy:
         ) as answer:
             response = web.StreamResponse(status=answer.status, headers=_end_to_end(answer.headers))
             await response.prepare(request)
+            silent = SILENT if answer.content_type == "text/event-stream" else None
             try:
-                async for chunk in answer.content.iter_any():
+                while chunk := await asyncio.wait_for(answer.content.readany(), silent):
                     await response.write(chunk)
                 await response.write_eof()
-            except (ConnectionResetError, aiohttp.ClientError) as error:
+            except (ConnectionResetError, aiohttp.ClientError, asyncio.TimeoutError) as error:
                 # One side went. Closing `answer` tells the panel, cutting off the browser.
                 log.debug("%s was cut off: %s", request.path, error)
                 if request.transport is not None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import logging
 import threading
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from PIL import Image
 from yarl import URL
 
 from imagegate import gate_server as gate_server_module
+from imagegate import service as service_module
 from imagegate import serving as serving_module
 from imagegate.access import KeyDoor
 from imagegate.api import create_app
@@ -104,7 +107,6 @@ def servers(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[uvicorn.Server]]:
     startup = uvicorn.Server.startup
 
     async def seen(self: uvicorn.Server, sockets: Any = None) -> None:
-        self.config.timeout_graceful_shutdown = 1
         SERVERS.append(self)
         await startup(self, sockets)
 
@@ -465,6 +467,104 @@ async def test_the_panel_starts_once(front: Front) -> None:
 
     assert await asyncio.gather(*(ask() for _ in range(20))) == [200] * 20
     assert len(SERVERS) == 1
+
+
+def close_sockets(server: Any) -> None:
+    for listening in server.servers:
+        listening.close()
+
+
+def end_thread(_: Any) -> None:
+    (serving,) = (t for t in asyncio.all_tasks() if "serve" in t.get_coro().__qualname__)  # type: ignore[union-attr]
+    serving.cancel()
+
+
+def end_server(server: Any) -> None:
+    server.should_exit = True
+
+
+@pytest.fixture
+def gone(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.CRITICAL, "uvicorn.error")
+
+
+@pytest.mark.usefixtures("gone")
+@pytest.mark.parametrize("how", [end_server, close_sockets, end_thread])
+async def test_a_server_that_goes_while_a_page_is_open(front: Front, how: Any) -> None:
+    """When the panel's server is gone while an event stream is open, by its end, without its
+    listening socket or with its thread, the stream ends, one new server is started for all who ask,
+    and a click that comes meanwhile counts once.
+    """
+    ticket = front.publish()
+    async with front.call("GET", "/imagegate/api/events") as stream:
+        await stream.content.readline()
+        (server,) = SERVERS
+        loop, done = server.servers[0].get_loop(), threading.Event()  # type: ignore[attr-defined]
+        loop.call_soon_threadsafe(how, server)
+        loop.call_soon_threadsafe(done.set)
+        assert await asyncio.to_thread(done.wait, PATIENCE)
+        if how is not close_sockets:
+            await asyncio.to_thread(end_panels)
+
+        async def ask() -> int:
+            async with front.call("GET", "/imagegate/api/gates") as answer:
+                return int(answer.status)
+
+        path = f"/imagegate/api/gates/{ticket.gate.id}/decision"
+        clicked = front.call("POST", path, json={"route": 1, "by": "Ann"})
+        click, *got = await asyncio.gather(clicked, *(ask() for _ in range(20)))
+        assert (click.status, await click.json()) == (200, {"outcome": "won"})
+        assert got == [200] * 20
+        with suppress(aiohttp.ClientError):
+            await stream.content.read()
+    assert len(SERVERS) == 2
+    async with front.call("GET", "/imagegate/api/events") as stream:
+        assert await stream.content.readline() == b"event: reload\n"
+
+
+async def test_a_stream_that_falls_silent(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An event stream without a sign of life is cut off, so that its page connects again."""
+    monkeypatch.setattr(gate_server_module, "SILENT", 0.05)
+    monkeypatch.setattr(serving_module, "HEARTBEAT", 3600)
+    async with front.call("GET", "/imagegate/api/events") as stream:
+        with pytest.raises(aiohttp.ClientError):
+            await stream.content.read()
+
+
+async def test_a_panel_that_fails_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A panel that cannot start is not tried at every request."""
+    monkeypatch.setattr(service_module, "PAUSES", (0.0, 0.0, 3600.0))
+    tries: list[int] = []
+
+    def broken(_: Service) -> FastAPI:
+        tries.append(1)
+        raise ImportError("No module named 'gradio'")
+
+    async with Front(Service(stored_bus(), broken)) as front:
+        for _ in range(5):
+            async with front.call("GET", "/imagegate/") as answer:
+                assert answer.status == 503
+                assert "pip install" in (await answer.json())["error"]
+    assert len(tries) == 2
+
+
+async def test_a_server_that_ends_again_and_again(
+    front: Front, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that ends as soon as it is started is started again after a pause, and whoever asks
+    meanwhile is told so.
+    """
+    monkeypatch.setattr(service_module, "PAUSES", (0.0, 0.0, 3600.0))
+    for _ in range(2):
+        async with front.call("GET", "/imagegate/api/gates") as answer:
+            assert answer.status == 200
+        await asyncio.to_thread(end_panels)
+    async with front.call("GET", "/imagegate/api/gates") as answer:
+        assert (answer.status, len(SERVERS)) == (503, 2)
+        assert "several times" in (await answer.json())["error"]
+    monkeypatch.setattr(front.service, "_retry_at", 0.0)
+    async with front.call("GET", "/imagegate/api/gates") as answer:
+        assert (answer.status, len(SERVERS)) == (200, 3)
 
 
 # -- notices
