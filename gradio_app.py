@@ -35,7 +35,6 @@ from imagegate.bus import Bus, Records
 from imagegate.database import Database
 from imagegate.folder import FolderSession, read_routes
 from imagegate.gate_bus import GateBus
-from imagegate.image_files import suffixes
 from imagegate.image_search import ImageSearch
 from imagegate.journal import JOURNAL
 from imagegate.ledger import BadFolder
@@ -135,7 +134,7 @@ def _review(chosen: argparse.Namespace, line: StatusLine, build: Build) -> int:
     )  # fmt: skip
     search = ImageSearch(photos, out, follow_links=chosen.follow_links)
     if next(iter(search), None) is None and not search.refused:
-        nothing = f"no images below {photos}; looked for {', '.join(suffixes())}"
+        nothing = f"no images below {photos}"
         if not (out / JOURNAL).exists():
             raise BadFolder(nothing)
         line.say(f"{nothing}. What was decided earlier is in {out}.")

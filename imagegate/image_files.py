@@ -1,4 +1,4 @@
-"""Image files on disk: what size, what they look like. Pillow, nothing else.
+"""Image files on disk: what size, what they look like, or why not.
 
 Sizes are those after the EXIF orientation is applied: as a person sees the image.
 """
@@ -8,76 +8,113 @@ from __future__ import annotations
 import io
 import threading
 from collections import OrderedDict
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
-import numpy as np
-from PIL import Image, ImageCms, UnidentifiedImageError
+from PIL import Image
 
-from .pictures import Picture, encode_png, encode_preview, preview_size
+from .image_kinds import (
+    EXR,
+    HEAD,
+    RAW,
+    CannotRead,
+    Kind,
+    is_raw_by_name,
+    kind_by_name,
+    kind_of,
+)
+from .optional_sources import RawSource, open_exr, open_other_tiff, teach_pillow
+from .pictures import Picture, encode_preview, preview_size
+from .pillow_source import PillowSource, open_with_pillow
 
-# What is opened, whatever a file is called: never EPS and the like, which start other programs.
-_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "TIFF", "GIF", "AVIF")
-_SUFFIXES = (
-    ".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif",
-)  # fmt: skip
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-_SIDEWAYS = frozenset({5, 6, 7, 8})
 _WEBP_SIDE = 16_383
-_PNG_MODES = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I;16"})
 
 
-def suffixes() -> tuple[str, ...]:
-    """The endings of file names that are looked for: those this Pillow can read."""
-    known = Image.registered_extensions()
-    return tuple(suffix for suffix in _SUFFIXES if suffix in known)
+class ImageSource(Protocol):
+    """One open image file, whoever reads it. All raise nearly anything: see `why`."""
+
+    size: tuple[int, int]
+    """Width and height as people see it, oriented."""
+
+    def seen(self, size: tuple[int, int]) -> tuple[Image.Image, list[str]]:
+        """What people see, in mode L, RGB or RGBA and in sRGB, not much smaller than this size;
+        and what is to be said about it.
+        """
+
+    def exact(self) -> Picture:
+        """The whole image as PNG, as exact as PNG can."""
+
+    def close(self) -> None:
+        """Close the file."""
+
+
+def open_image(path: Path) -> ImageSource:
+    """Open an image file by what is in it. Close it after use.
+
+    Raises:
+        CannotRead: it is not shown; the message says why, and which package would read it.
+        OSError: the disk says no.
+    """
+    file = open(path, "rb")  # noqa: SIM115  the source closes it
+    try:
+        head = file.read(HEAD)
+        if not head:
+            raise CannotRead("the file is empty")
+        kind = kind_of(head)
+        if is_raw_by_name(path) and kind in (RAW, "TIFF", None):
+            return RawSource(path, file)
+        if isinstance(kind, Kind):
+            teach_pillow(kind)
+        source = open_with_pillow(path, file)
+        if isinstance(source, PillowSource):
+            return RawSource(path, file) if source.is_raw else source
+        if kind == "TIFF":
+            return open_other_tiff(path, file)
+        if kind is RAW:
+            return RawSource(path, file)
+        if kind is EXR:
+            return open_exr(path, file)
+        named = kind_by_name(path)
+        if kind is None and named is not None and not named.package:
+            kind = named  # of some kinds the name says more than the first bytes
+        if isinstance(kind, Kind):
+            raise CannotRead(kind.why_not())
+        raise CannotRead("its content is not that of an image")
+    except BaseException:
+        file.close()
+        raise
 
 
 def read_size(path: Path) -> tuple[int, int]:
     """Width and height, oriented, from the header alone. Raises nearly anything: see `why`."""
-    with _open(path) as image:
-        size, orientation = image.size, _orientation(image)
-        if image.format == "TIFF":  # some versions of Pillow turn this size themselves
-            size = int(image.tag_v2[256]), int(image.tag_v2[257])  # type: ignore[attr-defined]
-    return (size[1], size[0]) if orientation in _SIDEWAYS else size
+    with closing(open_image(path)) as source:
+        return source.size
 
 
 def read_preview(path: Path) -> Picture:
     """The image as people see it, in sRGB, at most a preview's size. Raises nearly anything."""
-    with _open(path) as image:
-        turn = None if image.format == "TIFF" else _TURNS.get(_orientation(image))
-        size = preview_size(*image.size)
-        image.draft("RGB", size)  # a JPEG is decoded at a fraction of its size
-        image.load()
-        if image.format == "TIFF":  # Pillow turns these itself, while it loads them
-            size = preview_size(*image.size)
-        seen = _viewable(image)
+    with closing(open_image(path)) as source:
+        size = preview_size(*source.size)
+        seen, remarks = source.seen(size)
     if seen.size != size:
         seen = seen.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
-    return encode_preview(_to_srgb(seen.transpose(turn) if turn is not None else seen))
+    return replace(encode_preview(seen), remarks=tuple(remarks))
 
 
 def read_full(path: Path) -> Picture:
-    """The whole image as PNG, oriented, as exact as PNG and Pillow can. Raises nearly anything."""
-    with _open(path) as image:
-        turn = None if image.format == "TIFF" else _TURNS.get(_orientation(image))
-        image.load()
-        exact = image if image.mode in _PNG_MODES else _sixteen_bit(image) or _viewable(image)
-        return encode_png(exact.transpose(turn) if turn is not None else exact)
+    """The whole image as PNG, oriented, as exact as PNG can. Raises nearly anything."""
+    with closing(open_image(path)) as source:
+        return source.exact()
 
 
 def lossy(full: Picture) -> Picture:
     """A whole image for looking at: JPEG, or WebP where it has transparency, at its true size."""
-    with Image.open(io.BytesIO(full.body)) as image:
-        image.load()
-        seen = _to_srgb(_viewable(image))
+    source = open_with_pillow(Path(), io.BytesIO(full.body))
+    assert source is not None, "it is a PNG"
+    with closing(source):
+        seen, _ = source.seen(source.size)
     if "A" in seen.mode and max(seen.size) > _WEBP_SIDE:
         return full
     seen.info.clear()  # whatever else was written into the file is nobody's business
@@ -91,11 +128,12 @@ def why(error: Exception) -> str:
     """A short reason, for a person, why a file could not be read."""
     if isinstance(error, FileNotFoundError):
         return "it is gone"
-    if isinstance(error, UnidentifiedImageError):
-        return "it is empty, broken or not an image"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return str(error) or type(error).__name__
+    if isinstance(error, CannotRead):
+        return str(error)
+    said = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return f"it is broken: {said}"
 
 
 class PreviewCache:
@@ -127,67 +165,3 @@ class PreviewCache:
             self._kept[key] = picture
             while self._size > self._limit and self._kept:
                 self._size -= len(self._kept.popitem(last=False)[1].body)
-
-
-def _open(path: Path) -> Image.Image:
-    Image.init()
-    return Image.open(path, formats=[name for name in _FORMATS if name in Image.OPEN])
-
-
-def _orientation(image: Image.Image) -> int:
-    try:
-        # Not PngImageFile's own getexif: it decodes the image if no EXIF came before the pixels.
-        return int(Image.Image.getexif(image).get(0x0112, 1))
-    except Exception:  # broken EXIF raises nearly anything, and is no reason to refuse an image
-        return 1
-
-
-def _viewable(image: Image.Image) -> Image.Image:
-    """In mode L, RGB or RGBA, whatever it was."""
-    if image.has_transparency_data:
-        return image.convert("RGBA")
-    if image.mode in ("L", "RGB"):
-        return image
-    if image.mode == "1":
-        return image.convert("L")
-    if image.mode == "CMYK":
-        image = _to_srgb(image)
-    if image.mode == "F" or image.mode.startswith("I"):
-        return _eight_bit(image)
-    return image.convert("RGB")
-
-
-def _sixteen_bit(image: Image.Image) -> Image.Image | None:
-    """The same values where 16 bits can hold them: the name of the mode varies by file."""
-    if not image.mode.startswith("I"):
-        return None
-    values = np.asarray(image)
-    if values.size and (values.min() < 0 or values.max() > 65535):
-        return None
-    return Image.fromarray(values.astype(np.uint16))
-
-
-def _eight_bit(image: Image.Image) -> Image.Image:
-    values = np.nan_to_num(np.asarray(image, np.float32), posinf=0, neginf=0)
-    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
-    top = 1.0 if image.mode == "F" else 65535.0
-    if low >= 0 and high <= top:
-        low, high = 0.0, top  # the usual range; anything else is stretched to be seen at all
-    return Image.fromarray(((values - low) * (255 / max(high - low, 1e-12))).astype(np.uint8))
-
-
-def _to_srgb(image: Image.Image) -> Image.Image:
-    """Colours as meant, for a page that knows sRGB only: phones write Display P3."""
-    profile = image.info.get("icc_profile")
-    if not profile or image.mode not in ("RGB", "RGBA", "CMYK"):
-        return image
-    try:
-        own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        if "sRGB" in ImageCms.getProfileDescription(own):
-            return image
-        mode = "RGBA" if image.mode == "RGBA" else "RGB"
-        srgb = ImageCms.createProfile("sRGB")
-        turned = ImageCms.profileToProfile(image, own, srgb, outputMode=mode)
-    except Exception:  # a broken profile, or a Pillow without LittleCMS: show it as it is
-        return image
-    return turned if turned is not None else image

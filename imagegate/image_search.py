@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePath
 from stat import S_ISDIR, S_ISREG
 
-from .image_files import suffixes
+from .image_kinds import HEAD, is_image_name, kind_of
 
 MASK_SUFFIX = ".mask.png"
 SETTLING = 3.0
@@ -23,8 +23,9 @@ log = logging.getLogger("imagegate")
 class ImageSearch:
     """All image files below a folder, lazily, in the order people count: ``2.jpg``, ``10.jpg``.
 
-    A folder's own files come before those of its subfolders. Left out are names that start with a
-    dot, and masks that this program laid beside an image. A link to an image that is found anyway
+    A folder's own files come before those of its subfolders. Files that no reader is there for are
+    found, too: `open_image` says why. Left out are names that start with a dot, and masks that this
+    program laid beside an image. A link to an image that is found anyway
     is passed over; a link to any other file inside the folder is found once.
 
     Args:
@@ -44,7 +45,6 @@ class ImageSearch:
         self._follow = follow_links
         self._root = os.path.realpath(folder)
         self._skip = os.path.realpath(skip) if skip is not None else ""
-        self._wanted = suffixes()
         self._entered: set[tuple[int, int]] = set()
         self._targets: set[str] = set()
 
@@ -59,11 +59,11 @@ class ImageSearch:
             for entry in entries:
                 name, path = entry.name.lower(), below + entry.name
                 masks = name.endswith(MASK_SUFFIX) and entry.name[: -len(MASK_SUFFIX)] in names
-                image = name.endswith(self._wanted)
+                image = is_image_name(name)
                 try:
                     if self._is_folder(entry):
                         inner.append(f"{path}/")
-                    elif image and not masks and self._is_image(entry, path):
+                    elif not masks and (image or _looks_so(entry)) and self._is_image(entry, path):
                         yield path
                 except OSError as error:
                     if image or self._follow:
@@ -112,7 +112,7 @@ class ImageSearch:
             return self._follow
         if self._skips(real) or real in self._targets:
             return False
-        if not _hidden(inside) and real.lower().endswith(self._wanted):
+        if not _hidden(inside) and is_image_name(real):
             return False  # it is found by its own name
         self._targets.add(real)
         return True
@@ -149,6 +149,14 @@ def folder_stamp(path: Path) -> tuple[int, ...] | None:
     if abs(time.time() - stat.st_mtime) < SETTLING:
         return None
     return stat.st_dev, stat.st_ino, stat.st_mtime_ns
+
+
+def _looks_so(entry: os.DirEntry[str]) -> bool:
+    """Whether a file whose name has no ending, as many downloads, begins as images do."""
+    if "." in entry.name or not entry.is_file(follow_symlinks=False):
+        return False
+    with open(entry.path, "rb") as file:
+        return kind_of(file.read(HEAD)) is not None
 
 
 def _hidden(path: PurePath) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import struct
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from PIL import Image, ImageChops
@@ -35,10 +35,11 @@ _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 @dataclass(frozen=True)
 class Picture:
-    """An encoded image."""
+    """An encoded image. ``remarks``: what people should know when they look at it."""
 
     body: bytes
     media_type: str
+    remarks: tuple[str, ...] = ()
 
 
 class Pictures(Protocol):
@@ -87,7 +88,7 @@ def light(preview: Picture) -> Picture:
             image.save(out, kind, quality=quality, method=1)
             if out.tell() <= LIGHT:
                 break
-    return Picture(out.getvalue(), media_type)
+    return replace(preview, body=out.getvalue(), media_type=media_type)
 
 
 def encode_png(image: Image.Image) -> Picture:

@@ -757,19 +757,38 @@ def test_an_unreadable_image_is_reported_and_left_alone(
     bus.decide(gate_of(bus, "good.png"), 1)
 
 
-@pytest.mark.parametrize("looked", [True, False])
-def test_an_image_that_breaks_off_is_found_out_when_it_is_shown(
-    bus: GateBus[Any], photos: Path, out: Path, start: Start, watch: Any, looked: bool
+@pytest.mark.parametrize("move", [True, False])
+def test_an_image_that_breaks_off_is_decided_as_it_is(
+    bus: GateBus[Any], photos: Path, out: Path, start: Start, move: bool
 ) -> None:
-    """A truncated file whose header is fine is withdrawn when looked at, and never decided."""
+    """A JPEG whose end is missing is shown, marked, and sorted byte for byte."""
     noise = np.random.default_rng(0).integers(0, 255, (200, 200, 3), np.uint8)
     Image.fromarray(noise).save(photos / "a.jpg")
-    (photos / "a.jpg").write_bytes((photos / "a.jpg").read_bytes()[:9000])
+    body = (photos / "a.jpg").read_bytes()[:9000]
+    (photos / "a.jpg").write_bytes(body)
+    session = start(move=move)
+    gate = gate_of(bus, "a.jpg")
+    pictures = bus.pictures(gate)
+    assert pictures is not None
+    assert pictures.preview(0).remarks == ("broken: the end of the file is missing",)
+    bus.decide(gate, 1)
+    assert (out / "keep/a.jpg").read_bytes() == body
+    assert session.progress()["unreadable_count"] == 0
+
+
+@pytest.mark.parametrize("looked", [True, False])
+def test_an_image_that_cannot_be_decoded_is_found_out_when_it_is_shown(
+    bus: GateBus[Any], photos: Path, out: Path, start: Start, watch: Any, looked: bool
+) -> None:
+    """A file of which only the header is fine is withdrawn when looked at, and never decided."""
+    noise = np.random.default_rng(0).integers(0, 255, (200, 200, 3), np.uint8)
+    Image.fromarray(noise).save(photos / "a.jp2")
+    (photos / "a.jp2").write_bytes((photos / "a.jp2").read_bytes()[:9000])
     paint(photos / "b.png")
     session = start()
-    gate = gate_of(bus, "a.jpg")
+    gate = gate_of(bus, "a.jp2")
     act = partial(bus.pictures(gate).preview, 0) if looked else partial(bus.decide, gate, 1)
-    with pytest.raises(GateClosed, match="truncated"):
+    with pytest.raises(GateClosed, match="it is broken"):
         act()
     watch.until(lambda: bus.get(gate).state is State.WITHDRAWN)
     watch.until(lambda: bus.count() == 1)
@@ -777,7 +796,7 @@ def test_an_image_that_breaks_off_is_found_out_when_it_is_shown(
     session.close()
     assert session.progress()["unreadable_count"] == 1
     assert session.progress()["all_done"]
-    assert (files(photos), files(out)) == (["a.jpg", "b.png"], ["keep/b.png"])
+    assert (files(photos), files(out)) == (["a.jp2", "b.png"], ["keep/b.png"])
 
 
 def test_a_file_that_changed_is_asked_about_anew(

@@ -324,7 +324,7 @@ def test_the_samples_are_always_the_same(tmp_path: Path) -> None:
         (["photos", "--routes", "a,b,c,d,e,f,g,h,i,j,k"], "11 routes"),
         (["photos", "--routes", "keep,keep"], "share the folder"),
         (["photos", "--out", "photos"], "choose another"),
-        (["empty"], "looked for .png, .jpg"),
+        (["empty"], "no images below empty"),
         (["photos", "--out", "photos/a.png"], "cannot sort into"),
     ],
 )
