@@ -42,6 +42,7 @@ from imagegate.link_store import LinkStore
 from imagegate.listener import listen
 from imagegate.model import MAX_NAME, BadAnswer, StoreError
 from imagegate.pictures import Pictures
+from imagegate.printable import escaped, name_of
 from imagegate.samples import write_samples
 from imagegate.service import PanelUnavailable
 from imagegate.serving import PREFIX, Progress
@@ -396,9 +397,10 @@ def _is_loopback(host: str) -> bool:
 
 
 def _person(text: str) -> str:
-    if not 0 < len(text.strip()) <= MAX_NAME:
-        raise argparse.ArgumentTypeError(f"a person's name has 1 to {MAX_NAME} characters")
-    return text
+    try:
+        return name_of(text, MAX_NAME)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(escaped(str(error))) from error
 
 
 def _port(text: str) -> int:

@@ -4,4 +4,10 @@ Importing this package, or any module in it, starts nothing: no thread, no file,
 setting is touched until somebody asks for it.
 """
 
+import logging
+
+from .printable import EscapeArguments
+
+logging.getLogger("imagegate").addFilter(EscapeArguments())
+
 __version__ = "0.1.0"

@@ -242,7 +242,11 @@ class _Marked:
             await self._app(scope, receive, send)
         except Exception as error:  # without its message, which may hold a token
             frames = "".join(traceback.format_tb(error.__traceback__))
-            log.error("a request failed: %s\n%s", type(error).__name__, frames)
+            log.error(f"a request failed: %s\n{_literally(frames)}", type(error).__name__)
+
+
+def _literally(text: str) -> str:
+    return text.replace("%", "%%")  # in the format of a message
 
 
 def _quarter_of_files() -> int:

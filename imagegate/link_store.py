@@ -22,6 +22,7 @@ from .database import Database, meta
 from .feed import Bell
 from .links import HOUR, LONGEST, MAX_PASSPHRASE, Link, May, NoEntry, Reach, UnknownLink
 from .model import ALL, MAX_NAME, BadAnswer, Selection, StoreError, plain
+from .printable import name_of, one_line
 
 BROWSERS = 100
 """Sessions that one address of a link may open, where it is not for one browser only."""
@@ -75,11 +76,13 @@ class LinkStore:
         """A new link, and its token, which is told only now.
 
         Raises:
-            BadAnswer: a name, right, reach or duration that cannot be; the message says what can.
+            BadAnswer: a name that is not one printable line, or a right, reach or duration that
+                cannot be; the message says what can.
         """
-        name = plain(name).strip()
-        if not 0 < len(name) <= MAX_NAME:
-            raise BadAnswer(f"a link needs a person's name, of 1 to {MAX_NAME} characters")
+        try:
+            name = name_of(name, MAX_NAME)
+        except ValueError as error:
+            raise BadAnswer(f"a link needs a person's name: {error}") from error
         if not 0 < seconds <= LONGEST:
             raise BadAnswer(
                 f"a link cannot be valid for {seconds / HOUR:g} hours; at most "
@@ -300,7 +303,8 @@ class LinkStore:
 
 def _link(row: Any) -> Link:
     return Link(
-        id=row.id, name=row.name, may=May(row.may), among=Selection(**json.loads(row.scope)),
+        id=row.id, name=one_line(row.name, MAX_NAME), may=May(row.may),
+        among=Selection(**json.loads(row.scope)),
         reach=Reach(row.reach), door=row.door, once=bool(row.once), passphrase=bool(row.passphrase),
         opened=row.opened, worker=row.worker, created_at=row.created_at,
         expires_at=row.expires_at, revoked_at=row.revoked_at, seen_at=row.seen_at,

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .labels import told_apart
-from .model import Gate, Snapshot, State, sayable
+from .model import Gate, Snapshot, State
+from .printable import one_line
 
 LISTED = 10
 """Titles in one notice."""
 LONGEST = 100
 """Characters of a title or label. Some services cut, or refuse, what is long."""
 
-_TURNS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _UNITS = (("day", 86400), ("hour", 3600), ("minute", 60))
 
 
@@ -49,16 +48,6 @@ def message(waiting: Sequence[Waits], url: str) -> Message:
     return Message(f"Image Gate: {len(waiting)} images wait", "\n".join([*listed, url]).strip())
 
 
-def plain_line(text: str, most: int = LONGEST) -> str:
-    """``text`` as one line: no control characters, none that turn the text around; cut if long."""
-    spaced = (
-        " " if unicodedata.category(char) == "Cc" or char in _TURNS else char
-        for char in sayable(text)
-    )  # fmt: skip
-    line = " ".join("".join(spaced).split())
-    return line if len(line) <= most else line[: most - 1].rstrip() + "…"
-
-
 def span(seconds: float) -> str:
     """A time in the largest unit it fills: ``2 minutes``."""
     for unit, size in _UNITS:
@@ -72,14 +61,14 @@ def _of_one(waits: Waits, url: str) -> Message:
     said = [f"{'Parked' if parked else 'Waiting'} for {span(waits.seconds)}."]
     if gate.batch > 1:
         said.append(f"{gate.batch} images")
-    labels = [plain_line(label, 40) for label in gate.labels]
+    labels = [one_line(label, 40) for label in gate.labels]
     routes = (told_apart(labels, i) for i in range(1, len(labels) + 1))
     said.append("Routes: " + ", ".join(routes))
     return Message(f"Image Gate: {_title(gate)}", "\n".join([*said, url]).strip())
 
 
 def _title(gate: Gate) -> str:
-    return plain_line(gate.title) or "an image waits"
+    return one_line(gate.title, LONGEST) or "an image waits"
 
 
 def _several(number: int, unit: str) -> str:

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .model import MAX_NAME, StoreError, sayable
+from .model import MAX_NAME, StoreError
+from .printable import one_line
 
 KEEP_DAYS = 7.0
 NOTIFY_AFTER = 60.0
@@ -91,7 +92,7 @@ def read_settings(
         pictures = str(Path(file.partition("?")[0]).parent / "pictures")
     days = _number(environment, "IMAGEGATE_KEEP_DAYS", KEEP_DAYS, "days")
     name = environment.get("IMAGEGATE_WORKER", "").strip() or worker or socket.gethostname()
-    return Settings(store, pictures, sayable(name)[:MAX_NAME], days * 24 * 3600)
+    return Settings(store, pictures, one_line(name, MAX_NAME), days * 24 * 3600)
 
 
 def read_notice_settings(environment: Mapping[str, str] = os.environ) -> NoticeSettings:

@@ -20,10 +20,11 @@ import pytest
 
 from imagegate import messenger as messenger_module
 from imagegate import notices as notices_module
-from imagegate.messages import LONGEST, Waits, message, plain_line, span
+from imagegate.messages import LONGEST, Waits, message, span
 from imagegate.messenger import THREAD
 from imagegate.model import Gate, Outcome, Snapshot, State, StoreError
 from imagegate.notices import Notices
+from imagegate.printable import one_line
 from imagegate.settings import NoticeSettings
 from imagegate.store import _COLUMNS
 from imagegate.stored_bus import StoredBus
@@ -687,7 +688,7 @@ def test_strange_titles(bus: StoredBus, service: Service, start: Start, title: s
     later(bus)
     (notice,) = service.until(1)
     said = notice["title"].removeprefix("Image Gate: ")
-    assert said == (plain_line(title) or "an image waits")
+    assert said == (one_line(title, LONGEST) or "an image waits")
     assert len(said) <= LONGEST
     assert not set("\n\r\t\0\u202e\u2028\u2029") & set(notice["title"])
     _, routes, link = notice["message"].splitlines()
