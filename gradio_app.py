@@ -24,7 +24,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import uvicorn
 from fastapi import FastAPI
@@ -43,6 +43,7 @@ from imagegate.listener import listen
 from imagegate.model import MAX_NAME, BadAnswer, StoreError
 from imagegate.pictures import Pictures
 from imagegate.printable import escaped, name_of
+from imagegate.redact import store_url
 from imagegate.samples import write_samples
 from imagegate.service import PanelUnavailable
 from imagegate.serving import PREFIX, Progress
@@ -88,8 +89,23 @@ def main(arguments: Sequence[str] | None = None, build: Build | None = None) -> 
         logging.getLogger("imagegate").removeHandler(line)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong with a command line, but no password that stands in it."""
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self._given = sys.argv[1:] if args is None else list(args)
+        return super().parse_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        for given in self._given:
+            value = given.partition("=")[2] if given.startswith("-") else given
+            if ":/" in value or set(value) & set("@="):
+                message = message.replace(value, store_url(value).shown)
+        super().error(message)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         description="Look at the images of a folder, or of all ComfyUIs that share a store, and "
         "choose which way each goes.",
         epilog="Hidden files are not looked at, and links do not lead out of the folder. Start "
@@ -121,6 +137,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _review(chosen: argparse.Namespace, line: StatusLine, build: Build) -> int:
     photos, out = chosen.photos, chosen.out or Path("sorted")
+    if photos is not None and not photos.exists() and set(str(photos)) & set(":@="):
+        shown = store_url(str(photos).replace(":/", "://", 1)).shown
+        raise BadFolder(f"{shown} is no folder; the URL of a store goes after --store")
     routes = read_routes(chosen.routes)
     if photos is None:
         place = Path(tempfile.mkdtemp(prefix="imagegate-samples-"))

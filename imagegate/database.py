@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import sqlalchemy as sa
-from sqlalchemy import event
 from sqlalchemy.exc import (
     ArgumentError,
     DBAPIError,
@@ -23,18 +23,23 @@ from sqlalchemy.exc import (
     NoSuchModuleError,
     SQLAlchemyError,
 )
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import StaticPool
 
+from . import sqlite_file
+from .deadline import CHECKED_WITHIN, hurried, limit, running
 from .migrations import MIGRATIONS
 from .model import StoreError
+from .redact import store_url
+from .sqlite_file import StoreFile
 
 CHANNEL = "imagegate"
 """Of PostgreSQL's NOTIFY."""
 NOTIFIED = "notified"
 """Kind of the line that says that a notice went out. It changes nothing of its gate, so no process
 is told of it."""
-BUSY = 10.0
-"""Seconds that SQLite waits for another process's transaction."""
+MIGRATING = 600.0
+"""Seconds in which a store has to be up to date."""
 
 lines = sa.table(
     "lines",
@@ -44,13 +49,6 @@ migrations = sa.table("migrations", sa.column("name"), sa.column("at"))
 meta = sa.table("meta", sa.column("name"), sa.column("value"))
 
 _MIGRATING = 7_341_205  # PostgreSQL's advisory lock while a store is brought up to date
-# Seconds, and milliseconds: a network that has died says nothing by itself.
-_CONNECTION = {
-    "application_name": "imagegate", "connect_timeout": 5, "keepalives_idle": 10,
-    "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 20_000,
-}  # fmt: skip
-_PASSING = ("locked", "busy", "connection", "server closed", "shutting down", "starting up",
-            "terminating", "timeout", "could not connect", "recovery mode")  # fmt: skip
 
 
 class Database:
@@ -66,26 +64,19 @@ class Database:
 
     def __init__(self, url: str, origin: str) -> None:
         self.origin = origin
-        self.shown = url.rpartition("@")[2]  # what stands before it may be a password
-        try:
-            parsed = sa.make_url(url)
-            if parsed.drivername == "postgresql":
-                parsed = parsed.set(drivername="postgresql+psycopg")
-            self.shown = parsed.render_as_string(hide_password=True)
-            self.engine = _engine(parsed)
-        except OSError as error:
-            raise StoreError(f"the store {self.shown} cannot be opened: {error}") from error
-        except (ArgumentError, NoSuchModuleError, ModuleNotFoundError, ValueError) as error:
-            raise StoreError(
-                f"the store {self.shown!r} cannot be opened: {error}; give sqlite:///FILE or "
-                'postgresql+psycopg://USER@HOST/NAME (pip install "psycopg[binary]")'
-            ) from error
+        self._redacted = store_url(url)
+        self.shown = self._redacted.shown
+        """The URL as people may see it."""
+        self._file: StoreFile | None = None
+        self.engine = self._open(url)
         self.postgresql = self.engine.dialect.name == "postgresql"
         self.in_memory = isinstance(self.engine.pool, StaticPool)
         # Beside SQLite's file: for the locks of the processes that use it.
-        self.folder: Path | None = None
-        if not self.postgresql and not self.in_memory:
-            self.folder = Path(f"{parsed.database}.workers").absolute()
+        self.folder = self._file and Path(f"{self._file.path}.workers")
+        self.id = ""
+        self._last_line = 0  # in SQLite: no line comes after it with a smaller number
+        self._silent = False  # whether the server did not answer the last time
+        self._asks = threading.Lock()  # held by the one who then finds out whether it does again
         # One connection serves all threads of a database that lives in memory.
         self._one: Any = threading.RLock() if self.in_memory else nullcontext()
         try:
@@ -105,16 +96,25 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
         """A transaction that only reads. Raises `StoreError`."""
-        with self._one, self._translated(), self.engine.begin() as connection:
+        with self._connected() as connection, connection.begin():
+            self._check_content(connection)
             yield connection
 
     @contextmanager
-    def write(self) -> Iterator[sa.Connection]:
-        """A transaction that writes; durable once this context is left. Raises `StoreError`."""
-        with self._one, self._translated(), self.engine.connect() as connection:
+    def write(self, seconds: float | None = None) -> Iterator[sa.Connection]:
+        """A transaction that writes; durable once this context is left. Raises `StoreError`.
+
+        Args:
+            seconds: that it may take, if not `imagegate.deadline.limit`.
+        """
+        with self._connected(seconds) as connection:
             connection = connection.execution_options(imagegate_writes=True)
             with connection.begin():
+                self._check_content(connection)
                 yield connection
+            if self._file is not None:  # else what was written is nowhere
+                self._file.check(connection.info)
+                self._last_line = max(self._last_line, connection.info.pop("imagegate_line", 0))
 
     def now(self) -> sa.ColumnElement[float]:
         """The database's own clock, in seconds since the epoch: machines' clocks differ."""
@@ -141,7 +141,12 @@ class Database:
         line = lines.insert().values(
             gate_id=gate_id, at=self.now(), kind=kind, origin=self.origin, body=json.dumps(body)
         )
-        return int(connection.execute(line.returning(*told)).scalar_one())
+        number = int(connection.execute(line.returning(*told)).scalar_one())
+        if self._file is not None:
+            if number <= self._last_line:  # history only grows
+                raise self._file.changed()
+            connection.info["imagegate_line"] = number
+        return number
 
     def watch(self) -> Any:
         """A connection of its own, in autocommit, by which other processes' changes are noticed.
@@ -150,7 +155,7 @@ class Database:
         """
         connection: Any = None
         try:
-            with self._translated():
+            with self._translated(), self._answered(), running(limit()):
                 proxy = self.engine.raw_connection()
                 connection = proxy.driver_connection
                 proxy.detach()
@@ -160,8 +165,13 @@ class Database:
         except self.driver_error as error:
             if connection is not None:
                 connection.close()
-            raise self._told(error, passing=True) from error
+            raise self.explained(error) from self._redacted.cause(error)
         return connection
+
+    def check_file(self) -> None:
+        """Look whether SQLite's file is still the one that was opened. Raises `StoreError`."""
+        if self._file is not None:
+            self._file.check()
 
     @property
     def driver_error(self) -> type[Exception]:
@@ -171,15 +181,53 @@ class Database:
 
     # -- opening
 
+    def _open(self, url: str) -> sa.Engine:
+        wanted = (
+            'give sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME (pip install "psycopg'
+            '[binary]")'
+        )
+        if not self._redacted.clear:
+            raise StoreError(
+                f"the store {self.shown!r} cannot be opened: it is no URL, or it is not certain "
+                "where its password ends; write @ : / ? # % in it as %40 %3A %2F %3F %23 %25; "
+                + wanted
+            )
+        try:
+            parsed = sa.make_url(url)
+            if parsed.drivername == "postgresql":
+                parsed = parsed.set(drivername="postgresql+psycopg")
+            if parsed.get_backend_name() == "postgresql":
+                from .postgresql import create_engine
+
+                return create_engine(parsed)
+            if parsed.get_backend_name() != "sqlite":
+                raise ArgumentError(f"{parsed.drivername} is not supported")
+            if parsed.database not in (None, "", ":memory:"):
+                path = str(parsed.database)
+                if parsed.query.get("uri"):
+                    path = unquote(path.removeprefix("file:").partition("?")[0])
+                self._file = StoreFile(Path(path), self.shown)
+            return sqlite_file.create_engine(parsed, self._file)
+        except OSError as error:
+            raise StoreError(f"the store {self.shown} cannot be opened: {error}") from error
+        except (ArgumentError, NoSuchModuleError, ModuleNotFoundError, ValueError) as error:
+            reason = self._redacted.text(str(error))
+            raise StoreError(
+                f"the store {self.shown!r} cannot be opened: {reason}; {wanted}"
+            ) from self._redacted.cause(error)
+
     def _migrate(self) -> None:
         with self.read() as connection:
             done = self._migrated(connection)
         words = _TYPES[self.engine.dialect.name]
+        if self.postgresql:
+            from .postgresql import without_limits
         for name, steps in MIGRATIONS:
             if name in done:
                 continue
-            with self.write() as connection:
+            with self.write(MIGRATING) as connection:
                 if self.postgresql:  # two processes may open a new store at the same moment
+                    without_limits(connection)
                     connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_MIGRATING})")
                 if name in self._migrated(connection):
                     continue
@@ -202,22 +250,85 @@ class Database:
             )
         return done
 
+    # -- inside
+
+    @contextmanager
+    def _connected(self, seconds: float | None = None) -> Iterator[sa.Connection]:
+        """A connection that works, for one transaction, and within the time there is for it."""
+        with self._one, self._translated(), self._answered(), running(seconds or limit()):
+            # One from the pool is tried first; another is opened where that one is broken.
+            with running(CHECKED_WITHIN) if hurried() and not seconds else nullcontext():
+                connection = self.engine.connect()
+            with connection:
+                if self._file is not None:
+                    self._file.check(connection.info)
+                    connection.info.pop("imagegate_line", None)
+                yield connection
+
+    def _check_content(self, connection: sa.Connection) -> None:
+        """Look whether this is still the store that was opened: a file can be overwritten."""
+        if self._file is None or not self.id:
+            return
+        query = sa.select(meta.c.value).where(meta.c.name == "store")
+        if connection.execute(query).scalar() != self.id:
+            raise self._file.changed()
+
+    @contextmanager
+    def _answered(self) -> Iterator[None]:
+        """While the server is silent, one asks it; other people are told at once that it is."""
+        asks = self._silent and hurried()
+        if asks and not self._asks.acquire(blocking=False):
+            raise self._no_answer()
+        try:
+            yield
+            self._silent = False
+        except DBAPIError as error:
+            self._silent = self._is_silent(error)
+            raise
+        finally:
+            if asks:
+                self._asks.release()
+
+    def _is_silent(self, error: BaseException) -> bool:
+        if not self.postgresql:
+            return False
+        from .postgresql import is_silent
+
+        return is_silent(getattr(error, "orig", None) or error)
+
+    def _no_answer(self) -> StoreError:
+        return StoreError(f"the store does not answer ({self.shown})", passing=True)
+
     @contextmanager
     def _translated(self) -> Iterator[None]:
         try:
             yield
         except SQLAlchemyError as error:
-            raise self._told(error) from error
+            raise self.explained(error) from self._redacted.cause(error)
 
-    def _told(self, error: Exception, *, passing: bool = False) -> StoreError:
+    def explained(self, error: Exception) -> StoreError:
+        """What SQLAlchemy, or the driver, has raised, as an error of ours."""
+        if self._is_silent(error):
+            return self._no_answer()
         original = getattr(error, "orig", None) or error
-        reason = " ".join(str(original).split())[:300]
-        gone = isinstance(error, DBAPIError) and error.connection_invalidated
-        passing = passing or bool(gone) or any(word in reason.lower() for word in _PASSING)
-        if self.folder is not None and not passing and not isinstance(error, IntegrityError):
+        reason = " ".join(self._redacted.text(str(original)).split())[:300]
+        passing = isinstance(error, PoolTimeout) or self._is_passing(error, original)
+        conflict = isinstance(error, IntegrityError)
+        if self.folder is not None and not passing and not conflict:
             # SQLite sees some cures only when it opens the file again: its permissions, say.
             self.engine.dispose()
-        return StoreError(f"the store {self.shown} cannot be used: {reason}", passing=passing)
+        return StoreError(
+            f"the store {self.shown} cannot be used: {reason}", passing=passing, conflict=conflict
+        )
+
+    def _is_passing(self, error: Exception, original: BaseException) -> bool:
+        if isinstance(error, DBAPIError) and error.connection_invalidated:
+            return True
+        if not self.postgresql:
+            return sqlite_file.is_passing(original)
+        from .postgresql import is_passing
+
+        return is_passing(original)
 
 
 _FIRST = "CREATE TABLE IF NOT EXISTS migrations (name TEXT PRIMARY KEY, at {real} NOT NULL)"
@@ -231,36 +342,3 @@ _TYPES = {
         "hex": "replace(gen_random_uuid()::text, '-', '')",
     },
 }  # fmt: skip
-
-
-def _engine(url: sa.URL) -> sa.Engine:
-    if url.get_backend_name() == "postgresql":
-        if url.get_driver_name() != "psycopg":
-            raise ArgumentError(f"{url.drivername} is not supported")
-        settings = {key: value for key, value in _CONNECTION.items() if key not in url.query}
-        return sa.create_engine(
-            url, pool_pre_ping=True, pool_size=5, max_overflow=20, connect_args=settings,
-            isolation_level="READ COMMITTED",  # whatever the server's default is
-        )  # fmt: skip
-    if url.get_backend_name() != "sqlite":
-        raise ArgumentError(f"{url.drivername} is not supported")
-    options: dict[str, Any] = {"connect_args": {"timeout": BUSY, "check_same_thread": False}}
-    if url.database in (None, "", ":memory:"):
-        options["poolclass"] = StaticPool
-    else:
-        Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
-    engine = sa.create_engine(url, **options)
-
-    @event.listens_for(engine, "connect")
-    def prepare(connection: Any, _: Any) -> None:
-        connection.isolation_level = None  # transactions begin where it is said below
-        for setting in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-            connection.execute(f"PRAGMA {setting}")
-
-    @event.listens_for(engine, "begin")
-    def begin(connection: sa.Connection) -> None:
-        # A transaction that reads first and writes later could not wait for another writer.
-        writes = connection.get_execution_options().get("imagegate_writes")
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-    return engine

@@ -67,7 +67,7 @@ def restore(source: Path, target: Path) -> None:
         part.unlink(missing_ok=True)
 
 
-def make_folders(folder: Path) -> list[Path]:
+def make_folders(folder: Path, mode: int = 0o777, *, durable: bool = True) -> list[Path]:
     """Make a folder and those above it; returns the ones that were missing, outermost first."""
     missing = []
     while not folder.exists():
@@ -75,8 +75,9 @@ def make_folders(folder: Path) -> list[Path]:
         folder = folder.parent
     missing.reverse()
     for each in missing:
-        each.mkdir(exist_ok=True)
-        sync_folder(each.parent)
+        each.mkdir(mode, exist_ok=True)
+        if durable:
+            sync_folder(each.parent)
     return missing
 
 

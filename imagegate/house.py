@@ -15,9 +15,11 @@ from .database import Database, meta
 from .link_store import LinkStore
 from .model import Gate, ImageGateError, StoreError
 from .parked import LEASE, Claim, ParkedGates
-from .place import PicturePlace, StoredPictures
+from .permissions import restrict, say_restricted
+from .place import PicturePlace
 from .settings import Settings
 from .store import GateStore
+from .stored_pictures import StoredPictures
 from .told import ToldGates
 from .watcher import Watcher
 from .workers import BEAT, DEAD, Workers
@@ -55,15 +57,18 @@ class House:
         self.settings = settings
         self._worker = worker
         self._classes = frozenset(classes)
+        if settings.folder is not None:
+            say_restricted(settings.folder, restrict([settings.folder]))
         self.database = Database(settings.store, worker)
         self.gates = GateStore(self.database)
         self.parked = ParkedGates(self.database)
         self.told = ToldGates(self.database)
         self.workers = Workers(self.database)
         self.links = LinkStore(self.database)
-        self.place = PicturePlace(settings.pictures)
+        self.place = PicturePlace(settings.pictures, default=settings.beside)
         try:
             self._mark_place()
+            self.place.restrict()
             self.workers.enter(worker, settings.worker, kind, self._classes)
         except BaseException:
             self.database.close()

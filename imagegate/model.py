@@ -71,12 +71,14 @@ class NotRecorded(ImageGateError):
 class StoreError(ImageGateError):
     """The store, or the place of its pictures, cannot be used; the message says which and why.
 
-    ``passing``: it may be well again in a moment, so trying again makes sense.
+    ``passing``: it may be well again in a moment, so trying again makes sense. ``conflict``: what
+    was to be added is there already.
     """
 
-    def __init__(self, message: str, *, passing: bool = False) -> None:
+    def __init__(self, message: str, *, passing: bool = False, conflict: bool = False) -> None:
         super().__init__(message)
         self.passing = passing
+        self.conflict = conflict
 
 
 class GateCancelled(ImageGateError):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from .model import MAX_NAME, StoreError
 from .printable import one_line
+from .redact import place_url
 
 KEEP_DAYS = 7.0
 NOTIFY_AFTER = 60.0
@@ -26,12 +27,17 @@ class Settings:
         pictures: a folder, or any place that fsspec knows.
         worker: the name of this process where several share a store.
         keep: seconds that the pictures of finished gates are kept.
+        beside: whether the pictures lie beside the store because nothing else was said.
+        folder: the folder that holds the store because nothing else was said.
     """
 
-    store: str
-    pictures: str
+    # They may hold a password.
+    store: str = field(repr=False)
+    pictures: str = field(repr=False)
     worker: str
     keep: float = KEEP_DAYS * 24 * 3600
+    beside: bool = False
+    folder: Path | None = None
 
     @property
     def exists(self) -> bool:
@@ -80,9 +86,11 @@ def read_settings(
     """
     store = environment.get("IMAGEGATE_STORE", "").strip()
     pictures = environment.get("IMAGEGATE_PICTURES", "").strip()
+    own = None if store else folder
     if not store:
         store = f"sqlite:///{folder / 'gates.sqlite'}"
-    if not pictures:
+    beside = not pictures
+    if beside:
         scheme, _, file = store.partition(":///")
         if not scheme.startswith("sqlite") or not file or file == ":memory:":
             raise StoreError(
@@ -92,7 +100,7 @@ def read_settings(
         pictures = str(Path(file.partition("?")[0]).parent / "pictures")
     days = _number(environment, "IMAGEGATE_KEEP_DAYS", KEEP_DAYS, "days")
     name = environment.get("IMAGEGATE_WORKER", "").strip() or worker or socket.gethostname()
-    return Settings(store, pictures, one_line(name, MAX_NAME), days * 24 * 3600)
+    return Settings(store, pictures, one_line(name, MAX_NAME), days * 24 * 3600, beside, own)
 
 
 def read_notice_settings(environment: Mapping[str, str] = os.environ) -> NoticeSettings:
@@ -111,7 +119,10 @@ def read_notice_settings(environment: Mapping[str, str] = os.environ) -> NoticeS
         )
     url = environment.get("IMAGEGATE_URL", "").strip()
     if url and not (url.startswith(("http://", "https://")) and len(url.split()) == 1):
-        raise StoreError(f"IMAGEGATE_URL is {url!r}; give the panel's http:// or https:// address")
+        shown = place_url(url).shown
+        raise StoreError(
+            f"IMAGEGATE_URL is {shown!r}; give the panel's http:// or https:// address"
+        )
     return NoticeSettings(
         addresses=environment.get("IMAGEGATE_NOTIFY", "").strip(),
         after=_number(environment, "IMAGEGATE_NOTIFY_AFTER", NOTIFY_AFTER, "seconds"),

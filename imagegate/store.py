@@ -14,7 +14,6 @@ from types import MappingProxyType
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.exc import IntegrityError
 
 from .database import Database, lines
 from .model import (
@@ -139,7 +138,7 @@ class GateStore:
                     ending = {"ended": line, "ended_at": self.database.now()}
                     added = self._changed(connection, gate.id, [], ending)
         except StoreError as error:
-            if isinstance(error.__cause__, IntegrityError):
+            if error.conflict:
                 raise ValueError(f"gate {gate.id} is published already") from error
             raise
         return snapshot(added)
@@ -445,7 +444,7 @@ class GateStore:
         except _Lost:
             return
         except StoreError as error:
-            if not isinstance(error.__cause__, IntegrityError):
+            if not error.conflict:
                 raise  # else there is no such gate
 
     def _line(

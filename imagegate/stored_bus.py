@@ -217,7 +217,7 @@ class StoredBus:
         """Put a question that nobody waits for; whoever answers it makes the prompt go on.
 
         Args:
-            files: its pictures by name, see `imagegate.place.StoredPictures`.
+            files: its pictures by name, see `imagegate.stored_pictures.StoredPictures`.
             parked: what is needed to go on.
         """
         house = self.house

@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 
 from .database import Database
 from .model import StoreError
+from .permissions import FILE, FOLDER
 from .store import DUE, OPEN, gates
 
 BEAT = 5.0
@@ -72,8 +73,8 @@ class Workers:
         if self.database.folder is not None:
             path = self._lock_file(worker)
             try:
-                path.parent.mkdir(exist_ok=True)
-                self._lock = FileLock(path, thread_local=False)
+                path.parent.mkdir(FOLDER, exist_ok=True)
+                self._lock = FileLock(path, mode=FILE, thread_local=False)
                 self._lock.acquire(timeout=0)
             except OSError as error:
                 raise StoreError(
@@ -184,7 +185,7 @@ class Workers:
         if not self._lock_file(worker).exists():
             return False
         try:
-            with FileLock(self._lock_file(worker), timeout=0):
+            with FileLock(self._lock_file(worker), timeout=0, mode=FILE):
                 return False
         except Timeout:
             return True

@@ -123,6 +123,9 @@ def test_only_the_edges_know_the_frameworks() -> None:
         "aiohttp": {"gate_server"},
         "sqlalchemy": {
             "database",
+            "postgresql",
+            "sqlite_file",
+            "redact",
             "store",
             "parked",
             "told",
@@ -131,7 +134,8 @@ def test_only_the_edges_know_the_frameworks() -> None:
             "link_store",
             "migrations",
         },
-        "fsspec": {"place"},
+        "fsspec": {"file_systems"},
+        "psycopg": {"postgresql"},
         "apprise": {"messenger"},
     }
     for module in MODULES:

@@ -18,10 +18,11 @@ import torch
 from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
 
-from imagegate import place as place_module
+from imagegate import file_systems
 from imagegate.model import Gate, GateClosed, ImageGateError
 from imagegate.pictures import Picture
-from imagegate.place import MARK, PicturePlace, PlaceError, StoredPictures
+from imagegate.place import MARK, PicturePlace, PlaceError
+from imagegate.stored_pictures import StoredPictures
 from imagegate.tensors import TensorPictures, encode_exact, encode_mask, full
 
 ROOT = Path(__file__).parents[1]
@@ -315,7 +316,7 @@ def test_the_folder_is_removed_while_a_file_is_written(
     place: PicturePlace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A folder that goes away just before a write is made again."""
-    write_new, gone = place_module._write_new, []
+    write_new, gone = file_systems._write_new, []
 
     def removed(path: Path, *args: Any) -> None:
         if not gone:
@@ -324,7 +325,7 @@ def test_the_folder_is_removed_while_a_file_is_written(
             place.remove("g")
         write_new(path, *args)
 
-    monkeypatch.setattr(place_module, "_write_new", removed)
+    monkeypatch.setattr(file_systems, "_write_new", removed)
     place.write("g", "x", b"x")
     assert place.read("g", "x") == b"x"
 

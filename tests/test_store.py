@@ -18,6 +18,7 @@ import pytest
 import sqlalchemy as sa
 
 from imagegate import database as database_module
+from imagegate import sqlite_file
 from imagegate.database import Database
 from imagegate.migrations import MIGRATIONS
 from imagegate.model import Decision, Outcome, State, StoreError
@@ -333,7 +334,7 @@ def refuses(bus: StoredBus, ticket: Any, match: str) -> None:
 
 @pytest.fixture
 def on_sqlite(tmp_path: Path, monkeypatch: Any) -> Iterator[StoredBus]:
-    monkeypatch.setattr(database_module, "BUSY", 0.05)
+    monkeypatch.setattr(sqlite_file, "BUSY", 0.05)
     with Store("sqlite", f"sqlite:///{tmp_path}/gates.sqlite", tmp_path / "pictures") as store:
         yield store.bus()
 

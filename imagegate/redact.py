@@ -1,0 +1,154 @@
+"""URLs as people may see them: without passwords, tokens and keys.
+
+A URL is taken apart as those do that use it: a store's by SQLAlchemy, that of a place by Python's
+own parser, as in fsspec. Where it cannot be told for sure where a password ends, nothing but the
+scheme is shown.
+"""
+
+from __future__ import annotations
+
+import json
+import traceback
+from dataclasses import dataclass, field
+from urllib.parse import parse_qsl, quote, quote_plus, unquote, unquote_plus, urlsplit
+
+HIDDEN = "***"
+
+# What may be shown of a query; anything else could be a secret.
+_HARMLESS = {
+    "application_name", "cache", "channel_binding", "check_same_thread", "client_encoding",
+    "connect_timeout", "gssencmode", "host", "hostaddr", "immutable", "keepalives",
+    "keepalives_count", "keepalives_idle", "keepalives_interval", "load_balance_hosts", "mode",
+    "nolock", "passfile", "port", "region", "service", "sslcert", "sslcrl", "sslkey", "sslmode",
+    "sslrootcert", "target_session_attrs", "tcp_user_timeout", "timeout", "uri", "user",
+    "versionId", "vfs",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Redacted:
+    """What may be said of a URL.
+
+    Attributes:
+        shown: the URL itself, as it may be said.
+        clear: whether it is certain where its password ends.
+        secrets: what no text may hold, however it is written.
+    """
+
+    shown: str
+    clear: bool = True
+    secrets: frozenset[str] = field(default=frozenset(), repr=False)
+
+    def text(self, text: str) -> str:
+        """A text, an error's say, without the secrets of this URL."""
+        for secret in sorted(self._written(), key=len, reverse=True):
+            text = text.replace(secret, HIDDEN)
+        return text
+
+    def cause(self, error: BaseException) -> BaseException | None:
+        """The error as the cause of another one; None if its traceback would hold a secret."""
+        if not self.secrets:
+            return error
+        said = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+        return error if self.text(said) == said else None
+
+    def _written(self) -> set[str]:
+        """The secrets in all the ways in which a driver, or Python, may write them."""
+        found = set(self.secrets)
+        for secret in self.secrets:
+            found |= {unquote(secret), unquote_plus(secret)}
+        for secret in list(found):
+            backslashed = secret.replace("\\", "\\\\")
+            found |= {
+                quote(secret), quote(secret, safe=""), quote_plus(secret), repr(secret)[1:-1],
+                json.dumps(secret)[1:-1], backslashed, backslashed.replace("'", "\\'"),
+            }  # fmt: skip
+        return found - {""}
+
+
+def store_url(url: str) -> Redacted:
+    """What may be said of a store's URL."""
+    import sqlalchemy as sa
+
+    scheme, separator, rest = url.partition("://")
+    if not separator:  # a file's path, or the password of something that is no URL
+        return Redacted(url) if not set(url) & set("@=") else _hidden("", url)
+    try:
+        parsed = sa.make_url(url)
+    except Exception:  # what it says would hold the password
+        return _hidden(scheme, rest)
+    query = [
+        (key, value)
+        for key, values in parsed.query.items()
+        for value in ([values] if isinstance(values, str) else values)
+    ]
+    password = str(parsed.password or "")
+    if parsed.username is not None or password:
+        # A sign that is not escaped divides the URL in another place than its author meant.
+        host = parsed.host or ""
+        login = rest[: rest.find(f"@{host}")]
+        user, _, written = login.partition(":")
+        if "@" in login + host or "?" in user or ("?" in written and "=" in written):
+            return _hidden(scheme, rest)
+    secrets = {password} | {value for key, value in query if key not in _HARMLESS}
+    if "@" in (parsed.database or "") and not scheme.startswith("sqlite"):
+        secrets.add(str(parsed.database))
+        parsed = parsed.set(database="")
+        query = [(HIDDEN, "")]
+    shown = parsed.set(query={}).render_as_string(hide_password=True) + _query(query)
+    return Redacted(shown, secrets=frozenset(secrets - {""}))
+
+
+def place_url(url: str) -> Redacted:
+    """What may be said of the URL of a place for pictures; a path is shown as it is."""
+    if "://" not in url and "::" not in url:
+        return Redacted(url)
+    shown: list[str] = []
+    secrets: set[str] = set()
+    for part in url.split("::"):  # fsspec's chains
+        found = _part(part)
+        if not found.clear:
+            return _hidden(url.partition("://")[0].partition("::")[0], url)
+        shown.append(found.shown)
+        secrets |= found.secrets
+    return Redacted("::".join(shown), secrets=frozenset(secrets))
+
+
+def _part(url: str) -> Redacted:
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        return Redacted(url) if not set(url) & set("@?") else _hidden("", url)
+    try:
+        parsed = urlsplit(url)
+        _ = parsed.port  # raises where it is none
+    except ValueError:
+        return _hidden(scheme, rest)
+    login, at, host = parsed.netloc.rpartition("@")
+    if ":" in host and not at and "@" in rest:  # the host may be a user, the port half a password
+        path = parsed.path.partition("@")[0].strip("/")
+        return Redacted(f"{scheme}://{HIDDEN}", secrets=frozenset({rest, path} - {""}))
+    user, _, password = login.partition(":")
+    secrets = {password}
+    if user and not password and scheme in ("http", "https"):  # a token, most likely
+        secrets, user = {user}, HIDDEN
+    query = parse_qsl(parsed.query, keep_blank_values=True)
+    if parsed.query and not query:
+        query = [(HIDDEN, parsed.query)]
+    secrets |= {value or key for key, value in query if key not in _HARMLESS}
+    secrets.add(parsed.fragment)
+    shown = f"{scheme}://{user}{f':{HIDDEN}' if password else ''}{at}{host}{parsed.path}"
+    shown += _query(query) + (f"#{HIDDEN}" if parsed.fragment else "")
+    return Redacted(shown, secrets=frozenset(secrets - {""}))
+
+
+def _query(query: list[tuple[str, str]]) -> str:
+    said = [
+        f"{key}={value}" if key in _HARMLESS else f"{key}={HIDDEN}" if value else HIDDEN
+        for key, value in query
+    ]
+    return f"?{'&'.join(said)}" if said else ""
+
+
+def _hidden(scheme: str, rest: str) -> Redacted:
+    shown = f"{scheme}://{HIDDEN}" if scheme and scheme.replace("+", "").isalnum() else HIDDEN
+    return Redacted(shown, clear=False, secrets=frozenset({rest} - {""}))
