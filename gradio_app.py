@@ -37,7 +37,7 @@ from imagegate.folder import FolderSession, read_routes
 from imagegate.gate_bus import GateBus
 from imagegate.image_search import ImageSearch
 from imagegate.journal import JOURNAL
-from imagegate.ledger import BadFolder
+from imagegate.label_folders import BadFolder
 from imagegate.link_store import LinkStore
 from imagegate.listener import listen
 from imagegate.model import MAX_NAME, BadAnswer, StoreError
@@ -191,6 +191,12 @@ def _review(chosen: argparse.Namespace, line: StatusLine, build: Build) -> int:
     progress = session.progress()
     line.say(f"{progress['reason'][:1].upper()}{progress['reason'][1:]}; start again to go on.")
     line.say(f"{_progress_text(progress)}. Sorted into {out}.")
+    if progress["left_count"]:
+        more = "" if progress["left_count"] <= len(progress["left"]) else ", …"
+        line.say(
+            f"{progress['left_count']} files beside moved images stayed in {photos}: "
+            f"{', '.join(progress['left'])}{more}"
+        )
     return 0
 
 
@@ -372,8 +378,12 @@ def _progress_text(progress: dict[str, Any]) -> str:
     text = f"{progress['done']} of {progress['total']} decided"
     if progress["unreadable_count"]:
         text += f", {progress['unreadable_count']} unreadable"
+    if progress["missing_count"]:
+        text += f", {progress['missing_count']} sorted files changed or gone since"
     if progress["ended"]:
         return text
+    if progress["away"]:
+        return f"{progress['away']}; {progress['waiting']} images wait for it"
     if progress["scanning"]:
         return f"looking for images: {progress['total']} found"
     if progress["all_done"]:

@@ -199,7 +199,7 @@ def _around(bus: LinkedBus, progress: Progress | None) -> dict[str, Any]:
     """How much there is to do; of a folder's session only what names no path."""
     around: dict[str, Any] = {"waiting": bus.count()}
     if progress is not None and bus.link.scope()["kind"] == "all":
-        shown = ("total", "done", "scanning", "all_done", "ended")
+        shown = ("session", "total", "done", "scanning", "all_done", "ended")
         around["progress"] = {key: value for key, value in progress().items() if key in shown}
     return around
 

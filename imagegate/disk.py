@@ -1,37 +1,92 @@
-"""Files that are written whole or not at all, never over another, and outlast a power cut."""
+"""What a file is beside its name: content, permissions, times, extended attributes; and locks."""
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import logging
 import os
+import stat
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, BinaryIO
+
+Attributes = dict[str, Any]
+"""``mode`` (permission bits), ``mtime_ns`` and ``xattrs`` (extended ones, in base64): JSON."""
 
 log = logging.getLogger("imagegate")
 
 
-def write_new(path: Path, content: bytes) -> None:
-    """Write a file that is not there yet, flushed to disk."""
-    with open(path, "xb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+def copy(read: BinaryIO, written: BinaryIO) -> tuple[str, Attributes]:
+    """Copy a file with its permissions, time and extended attributes, and flush it to disk.
+
+    Returns:
+        The content's SHA-256, and the attributes that the new file could not take.
+    """
+    found = hashlib.sha256()
+    while block := read.read(2**20):
+        found.update(block)
+        written.write(block)
+    written.flush()
+    lost = set_attributes(written, attributes(read))
+    os.fsync(written.fileno())
+    return found.hexdigest(), lost
 
 
-def copy(source: Path, target: Path) -> str:
-    """Copy content and time to a new file, flushed to disk; returns the content's SHA-256."""
-    digest = hashlib.sha256()
-    with open(source, "rb") as read, open(target, "xb") as written:
-        while block := read.read(2**20):
-            digest.update(block)
-            written.write(block)
-        written.flush()
-        os.fsync(written.fileno())
-    stat = source.stat()
-    os.utime(target, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    return digest.hexdigest()
+def attributes(file: BinaryIO) -> Attributes:
+    """What else there is to a file than its content."""
+    about = os.fstat(file.fileno())
+    found: Attributes = {"mode": stat.S_IMODE(about.st_mode), "mtime_ns": about.st_mtime_ns}
+    if sys.platform == "linux":
+        with suppress(OSError):  # the file system has none
+            names = os.listxattr(file.fileno())
+            values = {name: os.getxattr(file.fileno(), name) for name in names}
+            found["xattrs"] = {
+                name: base64.b64encode(value).decode() for name, value in values.items()
+            }
+    return found
+
+
+def set_attributes(file: BinaryIO, wanted: Attributes) -> Attributes:
+    """Give a file these attributes; returns those that it could not take."""
+    lost: Attributes = {}
+    if sys.platform == "linux":
+        for name, value in wanted.get("xattrs", {}).items():
+            try:
+                os.setxattr(file.fileno(), name, base64.b64decode(value))
+            except OSError as error:
+                log.debug("%s is not kept: %s", name, error)
+                if not name.startswith("security."):  # the system's own, for that place
+                    lost.setdefault("xattrs", {})[name] = value
+    mode = wanted.get("mode")
+    if mode is not None and sys.platform != "win32":
+        with suppress(OSError):  # a file system without permissions
+            os.fchmod(file.fileno(), mode)
+        if stat.S_IMODE(os.fstat(file.fileno()).st_mode) != mode:
+            lost["mode"] = mode
+    time = wanted.get("mtime_ns")
+    if time is not None:
+        before = os.fstat(file.fileno())
+        if os.utime in os.supports_fd:
+            os.utime(file.fileno(), ns=(before.st_atime_ns, time))
+        if os.fstat(file.fileno()).st_mtime_ns != time:
+            lost["mtime_ns"] = time
+    return lost
+
+
+def digest(file: BinaryIO) -> str:
+    """The SHA-256 of an open file, as hex digits."""
+    found = hashlib.sha256()
+    while block := file.read(2**20):
+        found.update(block)
+    return found.hexdigest()
+
+
+def fingerprint(path: Path) -> str:
+    """The SHA-256 of a file, as hex digits."""
+    with open(path, "rb") as file:
+        return digest(file)
 
 
 def place(staged: Path, target: Path) -> Path:
@@ -50,23 +105,6 @@ def place(staged: Path, target: Path) -> Path:
     return target
 
 
-def part_of(target: Path) -> Path:
-    """Where `restore` writes until it is done."""
-    return target.with_name(f".{target.name}.imagegate-part")
-
-
-def restore(source: Path, target: Path) -> None:
-    """Copy a file so that its name is only ever seen with all of it; never replaces a file."""
-    part = part_of(target)
-    part.unlink(missing_ok=True)
-    try:
-        copy(source, part)
-        place(part, target)
-        sync_folder(target.parent)
-    finally:
-        part.unlink(missing_ok=True)
-
-
 def make_folders(folder: Path, mode: int = 0o777, *, durable: bool = True) -> list[Path]:
     """Make a folder and those above it; returns the ones that were missing, outermost first."""
     missing = []
@@ -79,20 +117,6 @@ def make_folders(folder: Path, mode: int = 0o777, *, durable: bool = True) -> li
         if durable:
             sync_folder(each.parent)
     return missing
-
-
-def fingerprint(path: Path) -> str:
-    """The SHA-256 of a file, as hex digits."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def is_same(path: Path, size: int, sha256: str) -> bool:
-    """Whether there is a file with this content."""
-    return path.is_file() and path.stat().st_size == size and fingerprint(path) == sha256
 
 
 def sync_folder(folder: Path) -> None:

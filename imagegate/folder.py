@@ -2,27 +2,56 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from .folder_pictures import FolderPictures, Stamp, stamp_of
+from .folder_pictures import as_text as _text
 from .gate_bus import GateBus
-from .image_files import PreviewCache, read_full, read_preview, read_size, why
-from .image_search import ImageSearch
+from .image_files import PreviewCache, read_preview, read_size, why
+from .journal import Line, origin
+from .label_folders import BadFolder, folder_names
 from .labels import split_labels
-from .ledger import BadFolder, Kept, Ledger, folder_names
-from .model import MAX_ROUTES, Answer, BadPicture, Gate, GateClosed, NotRecorded, parse_labels
-from .pictures import Picture, Pictures, encode_png, read_mask, scale_mask
+from .ledger import Asked, Kept, Ledger
+from .model import (
+    MAX_ROUTES,
+    Answer,
+    Decision,
+    Gate,
+    GateClosed,
+    ImageGateError,
+    NotRecorded,
+    StoreError,
+    parse_labels,
+)
+from .pictures import Pictures
+from .source_folder import SourceFolder
+from .tally import ASIDE, BUSY, DECIDED, LISTED, MOVED, WAITING, Tally
+from .tree import Tree
 
 PREVIEW_BYTES = 64 * 2**20
 """Encoded previews kept in memory, of all files together."""
-LISTED = 20
-"""Unreadable files that `FolderSession.progress` names."""
+LOOK = 2.0
+"""Seconds between looks at the folder, or more where looking takes long."""
+FRESH = 5.0
+"""Seconds after its last change in which a file may still be being written."""
+SETTLING = 1.0
+"""Seconds that a file which is not whole has to stay as it is to count as finished."""
+
+_PASSING = frozenset(
+    getattr(errno, name, -1)
+    for name in ("EIO", "ESTALE", "ENOTCONN", "ETIMEDOUT", "EHOSTDOWN", "EHOSTUNREACH", "ENODEV")
+)
+"""What a network share or a card that is in trouble answers with."""
 
 log = logging.getLogger("imagegate")
 
@@ -40,51 +69,6 @@ def read_routes(text: str) -> tuple[str, ...]:
     labels = parse_labels(text, count)
     folder_names(labels)
     return labels
-
-
-class FolderPictures:
-    """The one image of a gate, read from its file when somebody looks. Thread-safe."""
-
-    __slots__ = ("_session", "file", "gate_id", "height", "kept", "seen", "stamp", "width")
-
-    def __init__(self, session: FolderSession, file: str, stat: os.stat_result) -> None:
-        self._session = session
-        self.file = file
-        self.stamp = _stamp(stat)  # of the file that people are asked about
-        self.width, self.height = read_size(session.folder / file)
-        self.gate_id = ""
-        self.kept: Kept | None = None
-        self.seen = False  # a preview of it was made, so it is whole
-
-    def preview(self, index: int) -> Picture:
-        """JPEG or WebP. Raises `GateClosed` if the file cannot be read, and ends its gate."""
-        previews = self._session.previews
-        picture = previews.get(self)
-        if picture is None:
-            try:
-                picture = read_preview(self._path())
-            except Exception as error:  # Pillow raises nearly anything on a broken file
-                raise self._session.give_up(self, why(error)) from error
-            self.seen = True
-            previews.put(self, picture)
-        return picture
-
-    def full(self, index: int) -> Picture:
-        """Lossless PNG. Raises `BadPicture` if the file cannot be read."""
-        try:
-            return read_full(self._path())
-        except Exception as error:  # as above
-            raise BadPicture(f"{self.file} cannot be read: {why(error)}") from error
-
-    def start_mask(self, index: int) -> bytes | None:
-        """None: painting starts from nothing."""
-        return None
-
-    def _path(self) -> Path:
-        kept = self.kept
-        if kept is not None and kept.moved:
-            return self._session.out / kept.out
-        return self._session.folder / self.file
 
 
 class FolderSession:
@@ -132,20 +116,18 @@ class FolderSession:
         self.ended = threading.Event()
         """Set when the session is over: no gate waits any more."""
         self._bus = bus
-        self._follow_links = follow_links
         self._title = title
         self._changed = changed
         self._folders = folder_names(self.labels)
-        self._ledger = Ledger(folder, out, move=move)
+        self._source = SourceFolder(folder, out, follow_links=follow_links)
+        self._ledger = Ledger(folder, out, move=move, follow_links=follow_links)
         self._ending = ""  # why, once it ends
         self._tasks: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="imagegate-folder", daemon=True)
-        self._lock = threading.Lock()  # guards the five below
-        self._total = 0
-        self._done = 0
-        self._earlier = 0
-        self._scanning = True
-        self._unreadable: dict[str, str] = {}
+        self._growing: dict[str, tuple[Stamp, float]] = {}  # when it was first seen like this
+        self._pause = LOOK
+        self._kept: list[FolderPictures] = []  # of earlier sessions, until they are checked
+        self._tally = Tally()
 
     def start(self) -> int:
         """Open the sorted folder and start asking, in a thread of its own.
@@ -157,6 +139,9 @@ class FolderSession:
             BadFolder: the sorted folder cannot be used.
         """
         earlier = self._ledger.open()
+        self._bus.incomplete = f"the folder {_text(str(self.folder))} is still being read"
+        for line in self._ledger.past():
+            self._restore(line)
         self._thread.start()
         return earlier
 
@@ -177,117 +162,269 @@ class FolderSession:
 
         ``total`` files were found so far, more while ``scanning``; ``done`` of them are decided,
         ``earlier`` of these before this session. ``unreadable`` lists the first of
-        ``unreadable_count`` files as ``{"file", "reason"}``. Once it is ``ended``, ``reason`` says
-        why.
+        ``unreadable_count`` files as ``{"file", "reason"}``, ``missing`` likewise what is gone
+        from the sorted folder, or was changed there, since it was decided. ``away`` says that the
+        folder is not there for the moment. Once it is ``ended``, ``reason`` says why. ``session``
+        is another one after each start.
         """
-        with self._lock:
-            total, done, unreadable = self._total, self._done, len(self._unreadable)
-            return {
-                "total": total,
-                "done": done,
-                "earlier": self._earlier,
-                "waiting": max(0, total - done - unreadable),
-                "scanning": self._scanning,
-                "all_done": not self._scanning and done + unreadable == total,
-                "unreadable_count": unreadable,
-                "unreadable": [
-                    {"file": _text(file), "reason": reason}
-                    for file, reason, _ in zip(
-                        self._unreadable, self._unreadable.values(), range(LISTED), strict=False
-                    )
-                ],
-                "folder": _text(str(self.folder)),
-                "out": _text(str(self.out)),
-                "labels": list(self.labels),
-                "ended": bool(self._ending),
-                "reason": self._ending,
-            }
+        return self._tally.to_json() | {
+            "folder": _text(str(self.folder)),
+            "out": _text(str(self.out)),
+            "labels": list(self.labels),
+            "ended": bool(self._ending),
+            "reason": self._ending,
+        }
 
     # -- the session's own thread
 
     def _run(self) -> None:
         try:
-            search = ImageSearch(self.folder, self.out, follow_links=self._follow_links)
-            for file in search:
-                if self._ending:
-                    break
-                self._ask(file)
-                while not self._tasks.empty():
-                    self._work()
-            for file, reason in search.refused.items():
-                with self._lock:
-                    self._total += 1
-                self._set_aside(file, reason)
-            with self._lock:
-                self._scanning = False
+            self._look_through()
+            patience = time.monotonic() + 2 * SETTLING
+            while self._growing and not self._ending and time.monotonic() < patience:
+                self._work(SETTLING / 4)
+                self._look_at_growing()
+            self._tally.say(scanning=False)
+            self._bus.incomplete = self._tally.away
             self._changed()
+            self._check_sorted()
             while not self._ending:
-                self._work()
+                if not self._work(self._pause):
+                    self._look()
         except Exception:
             log.exception("the session broke")
             self._ending = self._ending or "the session broke; see the terminal"
         finally:
+            self._bus.incomplete = ""
             # Gates of a folder belong to no prompt.
             self._bus.withdraw_prompt("", self._ending)
             self.ended.set()
             self._changed()
 
-    def _work(self) -> None:
-        task = self._tasks.get()
+    def _work(self, seconds: float) -> bool:
+        """Do one task, if there is one in time."""
+        try:
+            task = self._tasks.get(timeout=seconds)
+        except queue.Empty:
+            return False
         if task is not None:
             task()
+        return True
 
-    def _ask(self, file: str) -> None:
-        with self._lock:
-            self._total += 1
-        try:
-            stat = (self.folder / file).stat()
-            if self._ledger.decided(file, stat):
-                with self._lock:
-                    self._done += 1
-                    self._earlier += 1
+    def _look(self) -> None:
+        """See whether the folder is there, and what came and went.
+
+        Systems do not tell of a share that comes back, nor of what another machine put there: it is
+        looked at again every few seconds, which is a call for each folder while nothing changes.
+        """
+        began = time.monotonic()
+        away, before = self._source.away(), self._tally.away
+        text = f"the folder {_text(str(self.folder))} is away ({away})" if away else ""
+        if bool(text) != bool(before):
+            waiting = self._tally.count(WAITING)
+            log.warning("%s", f"{text}; its {waiting} images wait" if text else
+                        f"the folder {_text(str(self.folder))} is there again")  # fmt: skip
+            self._tally.say(away=text)
+            self._bus.incomplete = text
+            self._changed()
+        if not away:
+            self._look_at_growing()
+            for file, stamp in self._tally.aside():
+                if stamp is not None and self._stamp_now(file) != stamp:
+                    self._tally.set(file, None)
+                    self._ask(file)
+            if before or self._source.changed():
+                self._look_through()
+        self._pause = max(LOOK, 20 * (time.monotonic() - began))
+
+    def _look_through(self) -> None:
+        """Ask about what is new, and take back what is gone."""
+        found = set()
+        for file in self._source.search():
+            if self._ending:
                 return
-            pictures = FolderPictures(self, file, stat)
-        except Exception as error:  # Pillow raises nearly anything on a broken file
-            self._set_aside(file, why(error))
+            found.add(file)
+            if self._tally.state(file) in (None, MOVED):
+                self._ask(file)
+            while not self._tasks.empty():
+                self._work(0)
+        if self._source.away():
             return
-        name = _text(file)
-        gate = Gate(
-            self.labels, pictures.width, pictures.height, title=self._title or name, file=name,
-            undoable=True,
-        )  # fmt: skip
-        pictures.gate_id = gate.id
+        for file, reason in self._source.refused.items():
+            if self._tally.state(file) is None:
+                self._set_aside(file, reason)
+        here = found | self._source.refused.keys()
+        for pictures in self._tally.waiting():
+            file = pictures.file
+            if pictures.key == file and file not in here and not self._source.away(file):
+                self._withdraw_gone(pictures)
+        for file, _ in self._tally.aside():
+            if file not in here:
+                self._tally.set(file, None)
+        self._changed()
+
+    def _look_at_growing(self) -> None:
+        for file in list(self._growing):
+            self._ask(file)
+
+    def _stamp_now(self, file: str) -> Stamp | None:
+        try:
+            return stamp_of(self._source.tree.stat(file))
+        except OSError:
+            return None
+
+    def _ask(self, file: str, folder: str = "") -> None:
+        """Ask about a file of the session's folder, or of another whose decision was taken back."""
+        own = folder in ("", self._ledger.here)
+        tree = self._source.tree if own else self._ledger.tree(folder)
+        key = file if own else origin(folder, file)
+        stamp: Stamp | None = None
+        try:
+            stat = tree.stat(file)
+            stamp = stamp_of(stat)
+            if own and self._ledger.decided(file, stat) is not None:
+                self._tally.set(key, DECIDED, earlier=True)
+                return
+            with tree.reading(file) as path:
+                fresh = abs(time.time() - stat.st_mtime) < FRESH or file in self._growing
+                if fresh and not _is_whole(path) and self._grows(file, stamp):
+                    return
+                self._growing.pop(file, None)
+                pictures = self._pictures(tree, file, key, stamp, read_size(path))
+        except Exception as error:  # Pillow raises nearly anything on a broken file
+            self._growing.pop(file, None)
+            if isinstance(error, FileNotFoundError) or self._source.away(file if own else ""):
+                return  # if it comes back, the next look finds it
+            self._set_aside(key, why(error), stamp)
+            return
+        pictures.gate_id = self._ledger.gate_id(folder or self._ledger.here, file, *stamp)
+        self._tally.set(key, WAITING, pictures)
+        gate = self._gate(pictures, self.labels)
         self._bus.publish(
-            gate, pictures,
-            record=partial(self._record, pictures), revoke=partial(self._revoke, pictures),
+            gate, pictures, record=partial(self._record, pictures),
+            revoke=partial(self._revoke, pictures), clicks=self._ledger.clicks(gate.id),
         )  # fmt: skip
         self._changed()
 
-    def _set_aside(self, file: str, reason: str) -> None:
-        with self._lock:
-            self._unreadable[file] = reason
-        log.warning("%s is not shown and stays where it is: %s", _text(file), reason)
+    def _grows(self, file: str, stamp: Stamp) -> bool:
+        """Whether a file that is not whole may still be being written."""
+        before, since = self._growing.get(file, (None, 0.0))
+        now = time.monotonic()
+        if before != stamp:
+            self._growing[file] = stamp, now
+            return True
+        return now - since < SETTLING
+
+    def _restore(self, line: Line) -> None:
+        """A decision of an earlier session, as part of the history."""
+        kept = Kept.of(line)
+        own = kept.folder in ("", self._ledger.here)
+        pictures = self._pictures(
+            self._ledger.tree(kept.folder), kept.file,
+            kept.file if own else origin(kept.folder, kept.file),
+            (kept.size, kept.mtime_ns), (kept.width, kept.height),
+        )  # fmt: skip
+        pictures.kept = kept
+        pictures.gate_id = kept.gate or self._ledger.gate_id(
+            kept.folder, kept.file, kept.size, kept.mtime_ns
+        )
+        decision = decision_of(line)
+        self._bus.restore(
+            self._gate(pictures, _labels_with(self.labels, decision)), decision, pictures,
+            record=partial(self._record, pictures), revoke=partial(self._revoke, pictures),
+            clicks=self._ledger.clicks(kept.gate),
+        )  # fmt: skip
+        self._kept.append(pictures)
+
+    def _check_sorted(self) -> None:
+        """Say which sorted files are gone, or are no longer what was put there."""
+        changed = 0
+        for pictures in self._kept:
+            kept = pictures.kept
+            if kept is None or self._ending:
+                continue
+            try:
+                stat = os.lstat(self.out / kept.out)
+                was = "was changed" if stat.st_size not in (kept.size, -1) else ""
+            except FileNotFoundError:
+                was = "is gone"
+            except OSError as error:
+                was = f"cannot be looked at: {error.strerror}"
+            if was and pictures.kept is kept:
+                reason = f"{_text(kept.out)} {was}"
+                self._tally.miss(kept.out, was)
+                self._bus.remark(pictures.gate_id, reason)
+                changed += 1
+                if changed <= LISTED:
+                    log.warning("%s: %s since it was sorted", _text(str(self.out)), reason)
+        self._kept.clear()
+        if changed > LISTED:
+            log.warning("%d sorted files are gone or were changed", changed)
+        if changed:
+            self._changed()
+
+    def _pictures(
+        self, tree: Tree, file: str, key: str, stamp: Stamp, size: tuple[int, int]
+    ) -> FolderPictures:
+        return FolderPictures(
+            tree, file, self._ledger.out, key=key, stamp=stamp, size=size,
+            trouble=self._trouble, previews=self.previews,
+        )  # fmt: skip
+
+    def _gate(self, pictures: FolderPictures, labels: tuple[str, ...]) -> Gate:
+        name = _text(pictures.file)
+        if pictures.key != pictures.file:  # of another folder
+            name = f"{_text(pictures.originals.root.name)}/{name}"
+        return Gate(
+            labels, pictures.width, pictures.height, title=self._title or name, file=name,
+            undoable=True, id=pictures.gate_id,
+        )  # fmt: skip
+
+    def _set_aside(self, key: str, reason: str, stamp: Stamp | None = None) -> None:
+        self._tally.set(key, ASIDE, reason=reason, stamp=stamp)
+        log.warning("%s is not shown and stays where it is: %s", _text(key), reason)
         self._changed()
 
     def _withdraw_unreadable(self, pictures: FolderPictures, reason: str) -> None:
         text = f"{_text(pictures.file)} cannot be read and stays where it is: {reason}"
         if self._bus.withdraw(pictures.gate_id, text):
-            self._set_aside(pictures.file, reason)
+            self._set_aside(pictures.key, reason, pictures.stamp)
 
-    def _ask_again(self, pictures: FolderPictures) -> None:
+    def _withdraw_gone(self, pictures: FolderPictures) -> None:
+        if self._bus.withdraw(pictures.gate_id, text := _gone(pictures)):
+            self._tally.set(pictures.key, None)
+            log.info("%s", text)
+            self._changed()
+
+    def _ask_anew(self, pictures: FolderPictures) -> None:
         name = _text(pictures.file)
         if self._bus.withdraw(pictures.gate_id, f"{name} was changed; it is asked about anew"):
-            with self._lock:
-                self._total -= 1
-            self._ask(pictures.file)
+            self._tally.set(pictures.key, None)
+            own = pictures.key == pictures.file
+            self._ask(pictures.file, "" if own else str(pictures.originals.root))
 
     # -- called from whatever thread answers or looks
 
-    def give_up(self, pictures: FolderPictures, reason: str) -> GateClosed:
-        """Report a file that turned out to be unreadable; returns what to raise."""
-        # Not here and now: this may be the very answer that the bus is waiting for.
-        self._tasks.put(partial(self._withdraw_unreadable, pictures, reason))
-        return GateClosed(f"{_text(pictures.file)} cannot be read: {reason}")
+    def _trouble(self, pictures: FolderPictures, error: Exception) -> ImageGateError:
+        """What to raise when an image cannot be read; its gate ends, soon, if that is for good.
+
+        (Not here and now: this may be the very answer that the bus is waiting for.)
+        """
+        name, kept = _text(pictures.file), pictures.kept
+        if kept is not None:
+            return GateClosed(f"{self.out / kept.out} cannot be read: {why(error)}")
+        own = pictures.key == pictures.file
+        away = self._source.away(pictures.file) if own else _away(pictures.originals)
+        if away:
+            self._tasks.put(self._look)
+            return StoreError(f"{name} cannot be read, its folder is away: {away}", passing=True)
+        if isinstance(error, FileNotFoundError):
+            self._tasks.put(partial(self._withdraw_gone, pictures))
+            return GateClosed(_gone(pictures))
+        if isinstance(error, OSError) and error.errno in _PASSING:
+            return StoreError(f"{name} cannot be read just now: {why(error)}", passing=True)
+        self._tasks.put(partial(self._withdraw_unreadable, pictures, why(error)))
+        return GateClosed(f"{name} cannot be read: {why(error)}")
 
     def _record(self, pictures: FolderPictures, answer: Answer) -> None:
         decision = answer.decision
@@ -299,57 +436,101 @@ class FolderSession:
         if self._ending:
             raise GateClosed("the session has ended")
         try:
-            if _stamp((self.folder / pictures.file).stat()) != pictures.stamp:
-                self._tasks.put(partial(self._ask_again, pictures))
-                raise GateClosed(f"{_text(pictures.file)} was changed; it is asked about anew")
-            if not pictures.seen:  # nobody can have looked at it: is it an image at all?
-                pictures.preview(0)
-            mask = _mask(answer, pictures.width, pictures.height)
-            folder = self._folders[decision.route - 1]
-            pictures.kept = self._ledger.keep(pictures.file, folder, decision, mask)
-        except FileNotFoundError as error:
-            if (self.folder / pictures.file).exists():
-                raise _not_recorded("not recorded, the gate waits", error) from error
-            raise self.give_up(pictures, why(error)) from error
+            changed = pictures.changed()
         except OSError as error:
-            raise _not_recorded("not recorded, the gate waits", error) from error
-        with self._lock:
-            self._done += 1
+            raise self._trouble(pictures, error) from error
+        if changed:
+            self._tasks.put(partial(self._ask_anew, pictures))
+            raise GateClosed(f"{_text(pictures.file)} was changed; it is asked about anew")
+        if not pictures.seen:  # nobody can have looked at it: is it an image at all?
+            pictures.preview(0)
+        asked = Asked(
+            str(pictures.originals.root) if pictures.key != pictures.file else "",
+            pictures.file, pictures.gate_id, pictures.width, pictures.height,
+        )  # fmt: skip
+        try:
+            mask = pictures.mask(answer)
+            kept = self._ledger.keep(asked, self._folders[decision.route - 1], decision, mask)
+        except OSError as error:
+            if not isinstance(error, FileNotFoundError) or _is_there(pictures):
+                raise _not_recorded("not recorded, the gate waits", error) from error
+            raise self._trouble(pictures, error) from error
+        pictures.kept = kept
+        self._tally.set(pictures.key, MOVED if kept.moved else DECIDED)
+        if kept.moved:
+            self._tally.leave(self._source.beside(pictures.file))
         self._changed()
 
-    def _revoke(self, pictures: FolderPictures, answer: Answer) -> None:
+    def _revoke(self, pictures: FolderPictures, answer: Answer) -> Gate | None:
         if self._ending:
             raise GateClosed("the session has ended; the decision stands")
-        assert pictures.kept is not None, "a decision was recorded"
+        kept = pictures.kept
+        assert kept is not None, "a decision was recorded"
+        folder = self._ledger.folder_now(kept)
+        own = folder == self._ledger.here
+        key = kept.file if own else origin(folder, kept.file)
+        before = self._tally.state(key)
+        self._tally.set(key, BUSY)  # its file comes back before its gate does
         try:
-            self._ledger.take_back(pictures.kept)
-        except OSError as error:
-            raise _not_recorded("not taken back, the decision stands", error) from error
-        pictures.kept = None
-        with self._lock:
-            self._done -= 1
+            mask = self._ledger.take_back(kept)
+        except BaseException as error:
+            self._tally.set(key, before)
+            if isinstance(error, OSError):
+                raise _not_recorded("not taken back, the decision stands", error) from error
+            raise
+        pictures.key = key
+        same = pictures.ask_again(self._ledger.tree(folder), mask)
+        self._tally.set(key, WAITING, pictures)
+        if not same:
+            self._tasks.put(partial(self._ask_anew, pictures))
         self._changed()
+        return self._gate(pictures, self.labels)
 
 
-def _stamp(stat: os.stat_result) -> tuple[int, int]:
-    return stat.st_size, stat.st_mtime_ns
+def decision_of(line: Line) -> Decision:
+    """The decision that a line of the journal is about."""
+    try:
+        at = datetime.fromisoformat(str(line.get("when", "")).replace("Z", "+00:00")).timestamp()
+    except ValueError:
+        at = 0.0
+    route, texts = line.get("route"), (line.get(key) for key in ("label", "by", "note", "link"))
+    label, by, note, link = (text if isinstance(text, str) else "" for text in texts)
+    return Decision(route if isinstance(route, int) else 1, label, by, note, at, link)
 
 
-def _mask(answer: Answer, width: int, height: int) -> bytes | None:
-    """The painted mask at the image's true size, as PNG; None where nothing is painted."""
-    png = answer.masks.get(0)
-    if not png:
-        return None
-    mask = scale_mask(read_mask(png, width, height), width, height)
-    return encode_png(mask).body if mask.getbbox() is not None else None
+def _labels_with(labels: tuple[str, ...], decision: Decision) -> tuple[str, ...]:
+    """Today's labels; if a decision's is none of them, it takes the place it had then."""
+    route = decision.route or 1
+    if labels[route - 1 : route] == (decision.label,):
+        return labels
+    longer = [*labels, *(str(number) for number in range(len(labels) + 1, route + 1))]
+    longer[route - 1] = decision.label
+    return tuple(longer)
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        return not any(remark.startswith("broken") for remark in read_preview(path).remarks)
+    except Exception:  # Pillow raises nearly anything on a broken file
+        return False
+
+
+def _gone(pictures: FolderPictures) -> str:
+    return f"{_text(pictures.file)} is gone; if it comes back, it is asked about again"
+
+
+def _is_there(pictures: FolderPictures) -> bool:
+    try:
+        return pictures.originals.exists(pictures.file)
+    except OSError:
+        return False
+
+
+def _away(tree: Tree) -> str:
+    return "" if tree.root.is_dir() else "it is not there"
 
 
 def _not_recorded(failure: str, error: OSError) -> NotRecorded:
     reason = f"{failure}: {error}"
     log.error("%s", reason)
     return NotRecorded(reason)
-
-
-def _text(path: str) -> str:
-    """A path as text that can be sent: names of files need not be valid Unicode."""
-    return os.fsencode(path).decode("utf-8", "replace") if os.name == "posix" else path

@@ -7,6 +7,7 @@ added here is who won, who else wants to know, and making an answer durable befo
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import threading
 from collections import Counter, OrderedDict, deque
@@ -30,6 +31,7 @@ from .model import (
     Selection,
     Snapshot,
     State,
+    StoreError,
     TooLate,
     UnknownGate,
     Verdict,
@@ -46,12 +48,23 @@ __all__ = ["GateBus", "GateCancelled", "News", "Subscription", "Ticket"]
 log = logging.getLogger("imagegate")
 
 P = TypeVar("P")
+T = TypeVar("T")
+Revoke = Callable[[Answer], Gate | None]
 
 TIME_IS_UP = "nobody answered in time"
 KEPT_GATES = 10_000
 """Finished gates whose record is kept in memory."""
 KEPT_PICTURES = 100
 """Finished gates whose pictures and masks are kept too."""
+
+
+_NOBODYS: Future[Answer] = Future()
+"""Of gates that were decided before: nobody waits for them."""
+
+
+def digest_of(decision: Decision) -> str:
+    """A click as it is remembered: known again, and told to nobody. Empty without a key."""
+    return hashlib.sha256(decision.click.encode()).hexdigest()[:32] if decision.key else ""
 
 
 @dataclass
@@ -62,7 +75,7 @@ class _Entry(Generic[P]):
     seq: int
     pictures: P | None
     record: Callable[[Answer], None] | None
-    revoke: Callable[[Answer], None] | None
+    revoke: Revoke | None
     future: Future[Answer]
     state: State = State.WAITING
     version: int = 0
@@ -162,6 +175,8 @@ class GateBus(Generic[P]):
         self._feed = Feed(self._lock)
         self._kept = kept
         self._seq = 0
+        self.incomplete = ""
+        """While not all gates were published that are going to be: what to say of unknown ones."""
 
     # -- the waiter's side
 
@@ -171,16 +186,19 @@ class GateBus(Generic[P]):
         pictures: P,
         *,
         record: Callable[[Answer], None] | None = None,
-        revoke: Callable[[Answer], None] | None = None,
+        revoke: Revoke | None = None,
+        clicks: frozenset[str] = frozenset(),
     ) -> Ticket:
         """Put a question.
 
         Args:
-            gate: its id must be new.
+            gate: its id must be new, or that of a gate that was withdrawn.
             pictures: what `pictures` gives back for it.
             record: makes an answer durable. Called once an answer is accepted and before it
                 counts, without the lock; if it raises, the gate goes on waiting.
-            revoke: undoes what ``record`` did; needed for an ``undoable`` gate.
+            revoke: undoes what ``record`` did; needed for an ``undoable`` gate. It may return the
+                gate as it is to be asked again.
+            clicks: the digests of clicks that have counted for it before.
 
         Raises:
             ValueError: there is a gate of this id already.
@@ -188,14 +206,50 @@ class GateBus(Generic[P]):
         future: Future[Answer] = Future()
         future.set_running_or_notify_cancel()  # from here on nobody can cancel it
         with self._lock:
-            if gate.id in self._open or gate.id in self._finished:
+            before = self._finished.get(gate.id)
+            if gate.id in self._open or (before and before.state is not State.WITHDRAWN):
                 raise ValueError(f"gate {gate.id} is published already")
             self._seq += 1
-            entry = _Entry(gate, self._seq, pictures, record, revoke, future)
+            entry = _Entry(gate, self._seq, pictures, record, revoke, future, clicks=clicks)
+            if before is not None:
+                entry.version, entry.masks, entry.masked = (
+                    before.version, before.masks, before.masked,
+                )  # fmt: skip
+                entry.clicks |= before.clicks
+                del self._finished[gate.id]
             self._open[gate.id] = entry
             told = self._add_news("published", entry)
         tell(told)
         return Ticket(entry, self.withdraw)
+
+    def restore(
+        self,
+        gate: Gate,
+        decision: Decision,
+        pictures: P,
+        *,
+        record: Callable[[Answer], None],
+        revoke: Revoke,
+        clicks: frozenset[str] = frozenset(),
+    ) -> None:
+        """Add a gate that was decided before there was this bus; nobody is notified.
+
+        Args:
+            gate, pictures, record, revoke, clicks: as for `publish`.
+            decision: the answer that stands. The latest is added last, and all before any gate is
+                decided here.
+        """
+        with self._lock:
+            self._seq += 1
+            self._finished[gate.id] = _Entry(
+                gate, self._seq, pictures, record, revoke, _NOBODYS, State.DECIDED,
+                version=1, answer=Answer(decision), ended=self._seq, clicks=clicks,
+            )  # fmt: skip
+
+    def remark(self, gate_id: str, reason: str) -> None:
+        """Say something about a finished gate to whoever looks at it from now on."""
+        with self._lock:
+            self._entry(gate_id).reason = reason
 
     def withdraw(self, gate_id: str, reason: str) -> bool:
         """Take a question back; False if it was answered, withdrawn or forgotten already."""
@@ -282,8 +336,9 @@ class GateBus(Generic[P]):
                     break
                 other = entry.claim
             other.wait()
-        self._carry_out(revoke, answer, entry, claim, "not taken back, the decision stands")
+        gate = self._carry_out(revoke, answer, entry, claim, "not taken back, the decision stands")
         with self._lock:
+            entry.gate, entry.reason = gate or entry.gate, ""
             self._finished.pop(gate_id, None)  # it may have been forgotten meanwhile
             self._open[gate_id] = entry
             entry.state, entry.answer, entry.claim = State.WAITING, None, None
@@ -401,7 +456,7 @@ class GateBus(Generic[P]):
         while True:
             with self._lock:
                 entry = self._entry(gate_id)
-                if decision is not None and decision.click in entry.clicks:
+                if decision is not None and digest_of(decision) in entry.clicks:
                     return again(entry.snapshot(), decision)
                 if not entry.state.open:
                     return second(entry.snapshot(), decision)
@@ -418,7 +473,7 @@ class GateBus(Generic[P]):
             entry.state, entry.answer, entry.claim = state, answer, None
             entry.reason = reason
             if decision is not None and decision.key:
-                entry.clicks |= {decision.click}
+                entry.clicks |= {digest_of(decision)}
             self._seq += 1
             entry.ended = self._seq
             del self._open[gate_id]
@@ -439,15 +494,15 @@ class GateBus(Generic[P]):
 
     def _carry_out(
         self,
-        action: Callable[[Answer], None],
+        action: Callable[[Answer], T],
         answer: Answer,
         entry: _Entry[P],
         claim: threading.Event,
         failure: str,
-    ) -> None:
+    ) -> T:
         """Make an answer durable, or undo that; if that fails, give the claim back and raise."""
         try:
-            action(answer)
+            return action(answer)
         except BaseException as error:
             with self._lock:
                 entry.claim = None
@@ -459,6 +514,8 @@ class GateBus(Generic[P]):
 
     def _entry(self, gate_id: str) -> _Entry[P]:
         entry = self._open.get(gate_id) or self._finished.get(gate_id)
+        if entry is None and self.incomplete:
+            raise StoreError(self.incomplete, passing=True)
         if entry is None:
             raise UnknownGate(f"no gate has the id {gate_id!r}")
         return entry
@@ -468,7 +525,8 @@ class GateBus(Generic[P]):
         dropped: list[object] = []
         while len(self._with_pictures) > KEPT_PICTURES:
             entry = self._with_pictures.popleft()
-            if not entry.gate.undoable and entry.gate.id in self._finished:  # an undo needs them
+            kept = self._finished.get(entry.gate.id)
+            if not entry.gate.undoable and kept is entry:  # an undo needs them
                 dropped.append(entry)
                 self._finished[entry.gate.id] = entry.without_pictures()
         while len(self._finished) > self._kept:

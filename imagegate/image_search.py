@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path, PurePath
 from stat import S_ISDIR, S_ISREG
+from typing import NamedTuple
 
 from .image_kinds import HEAD, is_image_name, kind_of
 
@@ -24,9 +25,9 @@ class ImageSearch:
     """All image files below a folder, lazily, in the order people count: ``2.jpg``, ``10.jpg``.
 
     A folder's own files come before those of its subfolders. Files that no reader is there for are
-    found, too: `open_image` says why. Left out are names that start with a dot, and masks that this
-    program laid beside an image. A link to an image that is found anyway
-    is passed over; a link to any other file inside the folder is found once.
+    found, too: `open_image` says why. Left out are names that start with a dot, and masks
+    (``a.jpg.mask.png``), which this program lays beside an image. A link to an image that is found
+    anyway is passed over; a link to any other file inside the folder is found once.
 
     Args:
         skip: a folder that is not looked into.
@@ -35,13 +36,15 @@ class ImageSearch:
 
     Attributes:
         refused: image files, and folders, that cannot be reached or must not be, with the reason.
-        folders: the folders entered, with what `folder_stamp` said of each.
+        sidecars: files that are no images, by what they are named after: ``a`` for ``a.txt``.
+        folders: the folders entered, with a stamp from just before.
     """
 
     def __init__(self, folder: Path, skip: Path | None = None, *, follow_links: bool = False):
         self.folder = folder
         self.refused: dict[str, str] = {}
-        self.folders: dict[str, tuple[int, ...] | None] = {}
+        self.sidecars: dict[str, list[str]] = {}
+        self.folders: dict[str, FolderStamp] = {}
         self._follow = follow_links
         self._root = os.path.realpath(folder)
         self._skip = os.path.realpath(skip) if skip is not None else ""
@@ -54,16 +57,13 @@ class ImageSearch:
         while folders:
             below = folders.pop()
             entries = self._enter(below)
-            names = {entry.name for entry in entries}
             inner = []
             for entry in entries:
-                name, path = entry.name.lower(), below + entry.name
-                masks = name.endswith(MASK_SUFFIX) and entry.name[: -len(MASK_SUFFIX)] in names
-                image = is_image_name(name)
+                path, image = below + entry.name, _is_image_name(entry.name)
                 try:
                     if self._is_folder(entry):
                         inner.append(f"{path}/")
-                    elif not masks and (image or _looks_so(entry)) and self._is_image(entry, path):
+                    elif (image or _looks_so(entry)) and self._is_image(entry, path):
                         yield path
                 except OSError as error:
                     if image or self._follow:
@@ -73,11 +73,11 @@ class ImageSearch:
     def _enter(self, below: str) -> list[os.DirEntry[str]]:
         path = self.folder / below
         try:
-            stat = os.stat(path)
-            if (stat.st_dev, stat.st_ino) in self._entered and stat.st_ino:
+            stamp = folder_stamp(path)
+            if (stamp.device, stamp.inode) in self._entered and stamp.inode:
                 return []
-            self._entered.add((stat.st_dev, stat.st_ino))
-            self.folders[below] = folder_stamp(path)
+            self._entered.add((stamp.device, stamp.inode))
+            self.folders[below] = stamp
             with os.scandir(path) as found:
                 entries = [entry for entry in found if not entry.name.startswith(".")]
         except OSError as error:
@@ -86,6 +86,13 @@ class ImageSearch:
             log.debug("cannot look into %s: %s", path, error)
             return []
         entries.sort(key=_as_counted)
+        for entry in entries:
+            name = entry.name
+            if not _is_image_name(name) and not entry.is_dir(follow_symlinks=False):
+                parts = name.split(".")
+                for count in range(1, len(parts)):
+                    stem = below + ".".join(parts[:count])
+                    self.sidecars.setdefault(stem, []).append(below + name)
         return entries
 
     def _is_folder(self, entry: os.DirEntry[str]) -> bool:
@@ -139,16 +146,35 @@ def find_images(folder: Path, skip: Path | None = None) -> Iterator[str]:
     return iter(ImageSearch(folder, skip))
 
 
-def folder_stamp(path: Path) -> tuple[int, ...] | None:
-    """What is different once something came to a folder or went; None while it may still change.
+class FolderStamp(NamedTuple):
+    """What is different once something came to a folder or went."""
+
+    device: int
+    inode: int
+    mtime_ns: int
+    ctime_ns: int
+    settled: bool
+
+    def still(self, path: Path) -> bool:
+        """Whether nothing has come or gone since. Raises `OSError`."""
+        return self.settled and self == folder_stamp(path)
+
+
+def folder_stamp(path: Path) -> FolderStamp:
+    """The stamp of a folder now; not settled while it may change again within the same tick.
 
     Raises:
         OSError: it cannot be looked at.
     """
     stat = os.stat(path)
-    if abs(time.time() - stat.st_mtime) < SETTLING:
-        return None
-    return stat.st_dev, stat.st_ino, stat.st_mtime_ns
+    settled = abs(time.time() - stat.st_mtime) > SETTLING
+    return FolderStamp(stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns, settled)
+
+
+def _is_image_name(name: str) -> bool:
+    name = name.lower()
+    masked = name[: -len(MASK_SUFFIX)] if name.endswith(MASK_SUFFIX) else ""
+    return is_image_name(name) and not is_image_name(masked)
 
 
 def _looks_so(entry: os.DirEntry[str]) -> bool:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import os
-from pathlib import Path
 from typing import Any
 
 from . import disk
+from .tree import Tree
 
 JOURNAL = "decisions.jsonl"
 TORN = "decisions.torn"
@@ -25,8 +25,13 @@ class InUse(Exception):
 class Journal:
     """The journal of one sorted folder, opened and read. For one thread.
 
+    Args:
+        out: the sorted folder.
+
     Attributes:
-        decided: for each file that is decided, the line that counts.
+        standing: the lines of decisions that were not taken back, oldest first, by their `name_of`.
+        decided: for each file that is decided, by its `origin`, the line that counts.
+        clicks: the clicks that have counted, also of decisions taken back, by the gate's id.
         last: the last line there is, or None.
 
     Raises:
@@ -34,17 +39,20 @@ class Journal:
         OSError: it cannot be made, read or written.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / JOURNAL
+    def __init__(self, out: Tree) -> None:
+        self.path = out.root / JOURNAL
+        self.standing: dict[str, Line] = {}
         self.decided: dict[str, Line] = {}
+        self.clicks: dict[str, frozenset[str]] = {}
         self.last: Line | None = None
+        self._out = out
+        self._elsewhere: dict[str, set[str]] = {}  # origins, by the path within their folder
         self._cut: int | None = None  # where a line starts that could not be taken off yet
-        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
-        self._file = os.open(self.path, flags, 0o666)
+        self._file = out.append_to(JOURNAL)
         try:
             if not disk.lock(self._file):
                 raise InUse(str(self.path))
-            disk.sync_folder(folder)
+            out.sync("")
             self._read()
         except BaseException:
             os.close(self._file)
@@ -59,8 +67,13 @@ class Journal:
 
         The line does not count in `decided` until `count` is called.
         """
-        if os.fstat(self._file).st_nlink == 0:
-            raise OSError(f"{self.path} was deleted; start again")
+        mine = os.fstat(self._file)
+        try:
+            there = self._out.stat(JOURNAL)
+        except FileNotFoundError:
+            raise OSError(f"{self.path} was deleted; start again") from None
+        if (there.st_dev, there.st_ino) != (mine.st_dev, mine.st_ino):
+            raise OSError(f"{self.path} is another file now; start again")
         if self._cut is not None:
             self.take_off(self._cut)
         start = os.lseek(self._file, 0, os.SEEK_END)
@@ -79,11 +92,32 @@ class Journal:
         self._cut = None
 
     def count(self, line: Line) -> None:
-        """Let a line count in `decided`."""
+        """Let a line count."""
+        name, place = name_of(line), origin(line["folder"], line["file"])
         if line.get("undo"):
-            self.decided.pop(line["file"], None)
-        else:
-            self.decided[line["file"]] = line
+            self.standing.pop(name, None)
+            if place in self.decided and name_of(self.decided[place]) == name:
+                del self.decided[place]
+            return
+        self.standing.pop(name, None)  # the last one comes last
+        self.standing[name] = self.decided[place] = line
+        self._elsewhere.setdefault(line["file"], set()).add(place)
+        if line["click"]:
+            gate = line["gate"]
+            self.clicks[gate] = self.clicks.get(gate, frozenset()) | {line["click"]}
+
+    def candidates(self, folder: str, file: str) -> list[Line]:
+        """Decisions that may be about this file, for whoever compares what the file holds.
+
+        That about a file of this place is the only one. If there is none: those about a file of
+        this name in folders elsewhere, which may have been moved here, and in older journals,
+        which do not name the folder.
+        """
+        own = self.decided.get(origin(folder, file))
+        if own is not None:
+            return [own]
+        others = self._elsewhere.get(file, ())
+        return [self.decided[place] for place in tuple(others) if place in self.decided]
 
     def _write(self, text: bytes) -> None:
         os.lseek(self._file, 0, os.SEEK_END)
@@ -111,7 +145,8 @@ class Journal:
                 log.warning("line %d of %s is not understood and left alone", number, self.path)
 
     def _set_aside(self, torn: bytes, start: int) -> None:
-        with open(self.path.with_name(TORN), "ab") as aside:
+        with os.fdopen(self._out.append_to(TORN), "r+b") as aside:
+            aside.seek(0, os.SEEK_END)
             aside.write(torn + b"\n")
             aside.flush()
             os.fsync(aside.fileno())
@@ -131,4 +166,21 @@ def parse(row: bytes) -> Line | None:
     texts = ("file", "sha256", "out")
     if not isinstance(line, dict) or not all(isinstance(line.get(key), str) for key in texts):
         return None
-    return {"mask": None, "made": True, "moved": False, "size": -1, "mtime_ns": -1} | line
+    return ABSENT | line
+
+
+ABSENT: Line = {
+    "mask": None, "made": True, "moved": False, "size": -1, "mtime_ns": -1, "folder": "",
+    "gate": "", "click": "", "width": 0, "height": 0, "lost": {},
+}  # fmt: skip
+"""What lines of older versions do not have."""
+
+
+def origin(folder: str, file: str) -> str:
+    """Where a file came from; only its path within the folder if the folder is not known."""
+    return f"{folder.rstrip('/')}/{file}" if folder else file
+
+
+def name_of(line: Line) -> str:
+    """What tells a decision from all others, and is the same in the line that takes it back."""
+    return line["gate"] or f"{origin(line['folder'], line['file'])}\0{line['sha256']}"

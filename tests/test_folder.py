@@ -25,9 +25,11 @@ from imagegate.gate_bus import GateBus
 from imagegate.image_files import PreviewCache, read_full, read_preview, read_size
 from imagegate.image_search import ImageSearch, find_images
 from imagegate.journal import Journal
-from imagegate.ledger import BadFolder, Ledger, folder_names
+from imagegate.label_folders import BadFolder, folder_names
+from imagegate.ledger import Asked, Ledger
 from imagegate.model import Decision, GateClosed, NotRecorded, State, TooLate
 from imagegate.pictures import Picture
+from imagegate.tree import Tree
 
 Start = Callable[..., FolderSession]
 
@@ -75,8 +77,9 @@ def paint(path: Path, colour: str = "red", size: tuple[int, int] = (8, 6), **sav
 
 
 def files(folder: Path) -> list[str]:
+    """All files but the sorted folder's own."""
     found = (p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
-    return sorted(name for name in found if name != "decisions.jsonl")
+    return sorted(name for name in found if name not in ("decisions.jsonl", ".imagegate/key"))
 
 
 def lines(out: Path) -> list[dict[str, Any]]:
@@ -407,7 +410,8 @@ def test_an_undo_works_after_many_other_decisions(
     assert bus.count() == 1
     assert lines(out)[-1] | {"when": ""} == {
         "undo": True, "file": "0.png", "sha256": lines(out)[0]["sha256"], "when": "",
-        "out": "keep/0.png", "mask": None, "made": True, "returned": False,
+        "out": "keep/0.png", "mask": None, "made": True, "returned": False, "gate": asked[0],
+        "folder": str(photos),
     }  # fmt: skip
 
 
@@ -479,7 +483,7 @@ def test_a_failure_leaves_no_trace_and_the_gate_waits(
 
         def full(*args: Any, turn: int = turn, **options: Any) -> Any:
             nonlocal calls
-            if failing == "unlink" and Path(args[0]).parent != photos:
+            if failing == "unlink" and args[0] != "a.png":
                 return real(*args, **options)
             calls += 1
             if calls - 1 == turn:
@@ -513,7 +517,7 @@ def test_a_failure_leaves_no_trace_and_the_gate_waits(
 def test_a_half_written_line_is_taken_off_again(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk that is full in the middle of a line leaves the journal as it was."""
     out.mkdir()
-    journal = Journal(out)
+    journal = Journal(Tree(out))
     journal.append({"file": "a", "sha256": "0", "out": "keep/a"})
     before = journal.path.read_bytes()
     real = os.write
@@ -587,7 +591,7 @@ def test_a_session_killed_at_any_moment_is_repaired(
         ledger = Ledger(photos, out, move=move)
         ledger.open()
         decision = Decision(1, "keep")
-        kept = ledger.keep("a.png", "keep", decision, b"mask") if undo else None
+        kept = ledger.keep(Asked("", "a.png"), "keep", decision, b"mask") if undo else None
         calls = 0
         with monkeypatch.context() as patch:
             for name in changing:
@@ -605,7 +609,7 @@ def test_a_session_killed_at_any_moment_is_repaired(
                 if kept:
                     ledger.take_back(kept)
                 else:
-                    ledger.keep("a.png", "keep", decision, b"mask")
+                    ledger.keep(Asked("", "a.png"), "keep", decision, b"mask")
             except Killed:
                 pass
             else:
@@ -631,12 +635,12 @@ def test_a_session_killed_at_any_moment_is_repaired(
 def test_the_journal_is_read_from_its_start(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On Windows the lock moves the place in the file; every line is read all the same."""
     out.mkdir()
-    journal = Journal(out)
+    journal = Journal(Tree(out))
     journal.append({"file": "a", "sha256": "0", "out": "keep/a"})
     journal.close()
     real = disk.lock
     monkeypatch.setattr(disk, "lock", lambda file: os.lseek(file, 2**40, 0) and real(file))
-    journal = Journal(out)
+    journal = Journal(Tree(out))
     journal.close()
     assert list(journal.decided) == ["a"]
 
@@ -729,7 +733,7 @@ def test_stop_ends_the_session_and_keeps_what_was_decided(
     assert files(out) == ["keep/a.png"]
     assert session.progress()["ended"]
     session.close()
-    assert not (out / ".imagegate").exists()
+    assert files(out / ".imagegate") == ["key"]
 
 
 # -- what cannot be read
@@ -822,7 +826,7 @@ def test_a_file_that_vanished_is_withdrawn(
     start()
     gate = gate_of(bus, "a.png")
     (photos / "a.png").unlink()
-    with pytest.raises(GateClosed, match="it is gone"):
+    with pytest.raises(GateClosed, match=r"a\.png is gone; if it comes back, it is asked about"):
         bus.decide(gate, 1)
     watch.until(lambda: bus.count() == 0)
 

@@ -163,7 +163,9 @@ def photos(tmp_path: Path) -> Path:
 
 
 def files(folder: Path) -> list[str]:
-    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    """All files but the key of a sorted folder."""
+    found = (p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    return sorted(name for name in found if name != ".imagegate/key")
 
 
 def lines(out: Path) -> list[dict[str, Any]]:

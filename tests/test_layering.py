@@ -132,7 +132,6 @@ def test_only_the_edges_know_the_frameworks() -> None:
             "workers",
             "house",
             "link_store",
-            "passphrases",
             "migrations",
         },
         "fsspec": {"file_systems"},

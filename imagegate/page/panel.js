@@ -285,6 +285,7 @@ function renderEmpty(gate) {
   if (!gates.loaded) [head.textContent, text.textContent] = ["Connecting …", ""];
   else if (gates.reading) [head.textContent, text.textContent] = ["Reading more …", ""];
   else if (session?.ended) [head.textContent, text.textContent] = ["The session has ended.", `Everything decided so far is in ${session.out}.`];
+  else if (session?.away) [head.textContent, text.textContent] = ["Waiting for the folder.", session.away];
   else if (session?.scanning) [head.textContent, text.textContent] = ["Reading the folder …", session.folder];
   else if (session) [head.textContent, text.textContent] = ["All done.", `Everything is sorted into ${session.out}. Undo still works; Ctrl+C in the terminal ends the session.`];
   else [head.textContent, text.textContent] = ["Nothing waits for you.", "Queue a prompt with an Image Gate in ComfyUI; its image will appear here by itself."];
@@ -298,6 +299,8 @@ function renderProgress() {
   bar.max = session.total || 1;
   bar.value = session.done;
   text.textContent = `${session.done} of ${session.total} decided`;
+  if (session.missing_count) text.textContent += ` · ${session.missing_count} sorted since changed or gone`;
+  if (session.away) text.textContent = `${session.away}; ${session.waiting} images wait for it`;
   const bad = session.unreadable_count;
   const [summary, list] = $("ig-unreadable").children;
   $("ig-unreadable").hidden = !bad;

@@ -148,6 +148,8 @@ export class Gates extends EventTarget {
         this.get(this.#filtered(`${this.past}limit=${HISTORY}`)),
       ]);
       if (this.over) return;
+      // Another session over the same folder: its gates have the same ids, and begin anew.
+      if (page.progress?.session !== this.progress?.session) this.#over.clear();
       const open = page.gates.filter((gate) => this.#isOpen(gate));
       const put_off = new Set(this.skipped.map((gate) => gate.id));
       this.queue = urgentFirst(open.filter((gate) => !put_off.has(gate.id)));
