@@ -5,10 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import secrets
-import threading
-from collections.abc import Callable
 from functools import partial
-from typing import TypeVar
 
 from anyio import to_thread
 from fastapi import FastAPI, Request
@@ -17,14 +14,14 @@ from pydantic import BaseModel, ConfigDict, StrictStr
 
 from .access import ASKED, Asked, Refused, outside, session_cookie, session_secret
 from .link_store import LinkStore
-from .links import Link, NoEntry
+from .links import Link, NoEntry, TooManyAttempts, WrongPassphrase
 from .listener import SOURCE
 from .serving import PAGES, PREFIX, Turns
-from .throttle import Throttle
 
 log = logging.getLogger("imagegate")
 
-T = TypeVar("T")
+LOOKS = 4
+"""Tokens that are looked up at once: however many come, others are answered meanwhile."""
 
 
 class Opening(BaseModel):
@@ -37,50 +34,48 @@ class Opening(BaseModel):
 
 
 class WayIn:
-    """Tries tokens and passphrases, one at a time: nobody guesses faster than wrong ones count.
+    """Tries tokens and passphrases.
 
-    Of a token that exists nobody can say that it was guessed. So where all come from one source,
-    through the tunnel, it opens however many others were wrong, and a wrong passphrase counts
-    against its link alone.
+    A token has 256 random bits: nobody guesses one, so that any number of wrong ones keeps nobody
+    out. A passphrase is chosen by a person: the store counts wrong ones.
     """
 
     def __init__(self, links: LinkStore) -> None:
         self._links = links
-        self._throttle = Throttle()
-        self._turns = Turns(1)
-        self._one_by_one = threading.Lock()  # there may be two doors, each with turns of its own
+        self._looks, self._opens = Turns(LOOKS), Turns(1)
 
-    async def attempt(self, request: Request, token: str, act: Callable[[Link], T]) -> T:
-        """What ``act`` makes of the token's link. Raises `Refused`."""
-        beyond = outside(request.scope)
+    async def look(self, request: Request, token: str) -> Link:
+        """The link that this token opens; changes nothing. Raises `Refused`."""
+        return await self._looks.run(partial(self._find, token, outside(request.scope)))
+
+    async def open(self, request: Request, opening: Opening) -> tuple[Link, str]:
+        """Open a link: the link, and the secret of its session. Raises `Refused`."""
+        link = await self.look(request, opening.token)
         source = str(request.scope.get(SOURCE, "?"))
-        own = [] if beyond else [source]
-        self._throttle.check(*own)
-        return await self._turns.run(partial(self._try, source, own, beyond, token, act))
+        return await self._opens.run(partial(self._open, link, opening, source))
 
-    def _try(
-        self, source: str, own: list[str], beyond: bool, token: str, act: Callable[[Link], T]
-    ) -> T:
-        with self._one_by_one:
-            self._throttle.check(*own)
-            try:
-                link = self._links.find(token)
-            except NoEntry as error:
-                self._throttle.check(source)
-                if error.guessed:
-                    self._throttle.wrong("a wrong link", source)
-                raise _refusal(error) from error
-            whose = [*own, f"all who try {link.name}'s link {link.id}"]
-            self._throttle.check(*whose)
-            try:
-                if not link.opens(outside=beyond):
-                    raise NoEntry("This link opens in its own network only.")
-                return act(link)
-            except NoEntry as error:
-                if error.guessed:
-                    self._throttle.wrong("a wrong passphrase", *whose)
-                    raise Refused(403, str(error)) from error  # the link itself is good
-                raise _refusal(error) from error
+    def _find(self, token: str, beyond: bool) -> Link:
+        try:
+            link = self._links.find(token)
+        except NoEntry as error:
+            raise _refusal(error) from error
+        if not link.opens(outside=beyond):
+            raise _refusal(NoEntry("This link opens in its own network only."))
+        return link
+
+    def _open(self, link: Link, opening: Opening, source: str) -> tuple[Link, str]:
+        try:
+            return self._links.open(opening.token, opening.passphrase, opening.key)
+        except TooManyAttempts as error:
+            raise Refused(429, str(error), error.after) from error
+        except WrongPassphrase as error:
+            log.warning(
+                "a wrong passphrase for %s's link %s, from %s; %d more within the hour and it is "
+                "locked", link.name, link.id, source, error.left,
+            )  # fmt: skip
+            raise Refused(403, str(error)) from error  # the link itself is good
+        except NoEntry as error:
+            raise _refusal(error) from error
 
 
 def add_entry(app: FastAPI, links: LinkStore) -> None:
@@ -94,7 +89,9 @@ def add_entry(app: FastAPI, links: LinkStore) -> None:
         asked: Asked | None = request.scope.get(ASKED)
         if asked is not None and await to_thread.run_sync(_same_link, links, token, asked.link):
             return RedirectResponse(f"{PREFIX}/", 303)
-        link = await way_in.attempt(request, token, _unopened)
+        link = await way_in.look(request, token)
+        if link.once and link.opened:
+            raise _refusal(NoEntry("This link was opened in another browser already."))
         told = {
             "token": token, "name": link.name, "passphrase": link.passphrase, "once": link.once,
             "may": link.may.value, "expires_at": link.expires_at,
@@ -113,11 +110,7 @@ def add_entry(app: FastAPI, links: LinkStore) -> None:
     @app.post(f"{PREFIX}/api/session")
     async def open_session(opening: Opening, request: Request) -> Response:
         """Open a link in this browser: its session is a new one, whatever the browser has."""
-
-        def open_link(_: Link) -> tuple[Link, str]:
-            return links.open(opening.token, opening.passphrase, opening.key)
-
-        link, secret = await way_in.attempt(request, opening.token, open_link)
+        link, secret = await way_in.open(request, opening)
         before = session_secret(request.scope, request.headers)
         if before:
             await to_thread.run_sync(links.leave, before)
@@ -145,12 +138,6 @@ def _same_link(links: LinkStore, token: str, link: Link) -> bool:
         return links.find(token).id == link.id
     except NoEntry:
         return False
-
-
-def _unopened(link: Link) -> Link:
-    if link.once and link.opened:
-        raise NoEntry("This link was opened in another browser already.")
-    return link
 
 
 def _set_cookie(response: Response, request: Request, secret: str, seconds: int) -> None:

@@ -7,7 +7,6 @@ secret of a session. Of tokens, secrets and passphrases only hashes are kept.
 from __future__ import annotations
 
 import hashlib
-import hmac
 import json
 import secrets
 from collections.abc import Collection, Iterator, Mapping
@@ -20,8 +19,9 @@ import sqlalchemy as sa
 
 from .database import Database, meta
 from .feed import Bell
-from .links import HOUR, LONGEST, MAX_PASSPHRASE, Link, May, NoEntry, Reach, UnknownLink
+from .links import HOUR, LONGEST, Link, May, NoEntry, Reach, UnknownLink
 from .model import ALL, MAX_NAME, BadAnswer, Selection, StoreError, plain
+from .passphrases import MAX_PASSPHRASE, Passphrases, hash_passphrase
 from .printable import name_of, one_line
 
 BROWSERS = 100
@@ -55,6 +55,7 @@ class LinkStore:
 
     def __init__(self, database: Database) -> None:
         self.database = database
+        self._passphrases = Passphrases(database)
         self.changed = Bell()
         self.met = Bell()
         self._known = ""  # the number of changes when it last rang
@@ -95,7 +96,7 @@ class LinkStore:
             "id": link_id, "name": name, "may": _one_of(May, may),
             "scope": json.dumps(asdict(among)), "reach": _one_of(Reach, reach), "door": "",
             "once": int(once),
-            "passphrase": _hash_passphrase(passphrase), "token": _hash(token), "opened": 0,
+            "passphrase": hash_passphrase(passphrase), "token": _hash(token), "opened": 0,
             "worker": plain(worker),
         }  # fmt: skip
         with self._change() as connection:
@@ -105,6 +106,7 @@ class LinkStore:
             )
             over = sa.select(links.c.id).where(sa.not_(sa.and_(*self._live())))
             connection.execute(sessions.delete().where(sessions.c.link.in_(over)))
+            self._passphrases.forget(connection)
         return self.get(link_id), token
 
     def reissue(self, link_id: str, worker: str = "") -> tuple[Link, str]:
@@ -189,7 +191,7 @@ class LinkStore:
         """
         found = self._select(self._query().where(links.c.token == _hash(token)))
         if not found:
-            raise NoEntry("This link is not valid.", guessed=True)
+            raise NoEntry("This link is not valid.")
         (link,) = found
         if not link.live:
             raise NoEntry(link.ended)
@@ -204,13 +206,11 @@ class LinkStore:
 
         Raises:
             NoEntry: it does not open.
+            TooManyAttempts: its passphrase was wrong too often.
         """
         link = self.find(token)
-        query = sa.select(links.c.passphrase).where(links.c.id == link.id)
-        with self.database.read() as connection:
-            kept = str(connection.execute(query).scalar_one())
-        if not _same_passphrase(passphrase, kept):
-            raise NoEntry("That is not the passphrase.", guessed=True)
+        kept = sa.select(links.c.passphrase).where(links.c.id == link.id)
+        self._passphrases.check(link.id, kept, passphrase)
         secret = secrets.token_urlsafe(32)
         most = sa.case((links.c.once == 1, 1), else_=BROWSERS)
         # The first one wins, inside the database, whichever process it comes to.
@@ -323,20 +323,3 @@ def _one_of(kind: type[Enum], wanted: str) -> str:
 def _hash(secret: str) -> str:
     """Of a random secret of 256 bits, which nobody can guess from its hash."""
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _hash_passphrase(passphrase: str, salt: str = "") -> str:
-    """Slow on purpose (RFC 7914): people choose these."""
-    if not passphrase:
-        return ""
-    salt = salt or secrets.token_hex(16)
-    made = hashlib.scrypt(passphrase.encode(), salt=salt.encode(), n=2**14, r=8, p=1)
-    return f"{salt}${made.hex()}"
-
-
-def _same_passphrase(given: str, kept: str) -> bool:
-    if not kept:
-        return True
-    if len(given) > MAX_PASSPHRASE or plain(given) != given:
-        return False  # scrypt's HMAC takes one with a NUL after it for the same
-    return hmac.compare_digest(_hash_passphrase(given, kept.partition("$")[0]) or "-", kept)

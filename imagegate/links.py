@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -12,7 +13,6 @@ from .model import ALL, BadAnswer, ImageGateError, Selection, sayable
 HOUR = 3600.0
 LONGEST = 30 * 24 * HOUR
 """Seconds that a link can be valid at most."""
-MAX_PASSPHRASE = 200
 
 
 class May(str, Enum):
@@ -36,14 +36,25 @@ class Reach(str, Enum):
 
 
 class NoEntry(ImageGateError):
-    """A token that opens nothing; the message says why, to whoever holds it.
+    """A token that opens nothing; the message says why, to whoever holds it."""
 
-    ``guessed``: it was never a token, or the passphrase is wrong.
-    """
 
-    def __init__(self, message: str, *, guessed: bool = False) -> None:
-        super().__init__(message)
-        self.guessed = guessed
+class WrongPassphrase(NoEntry):
+    """``left``: how many more wrong ones are tried within the hour."""
+
+    def __init__(self, left: int) -> None:
+        super().__init__("That is not the passphrase.")
+        self.left = left
+
+
+class TooManyAttempts(ImageGateError):
+    """A passphrase was wrong too often; ``after`` seconds from now it is tried again."""
+
+    def __init__(self, after: float) -> None:
+        self.after = max(1, math.ceil(after))
+        minutes = -(-self.after // 60)
+        span = f"{self.after} seconds" if self.after < 120 else f"{minutes} minutes"
+        super().__init__(f"Too many wrong attempts. Try again in {span}.")
 
 
 class UnknownLink(ImageGateError):

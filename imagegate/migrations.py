@@ -155,4 +155,15 @@ MIGRATIONS: list[tuple[str, list[Step]]] = [
             "CREATE INDEX parked_prompts ON parked (root) WHERE record <> ''",
         ],
     ),
+    (
+        "0003_wrong_passphrases",
+        [
+            """CREATE TABLE wrong_passphrases (
+                id TEXT PRIMARY KEY,
+                link TEXT NOT NULL REFERENCES links (id),
+                at {real} NOT NULL
+            )""",
+            "CREATE INDEX wrong_passphrases_link ON wrong_passphrases (link, at)",
+        ],
+    ),
 ]

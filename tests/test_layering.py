@@ -132,6 +132,7 @@ def test_only_the_edges_know_the_frameworks() -> None:
             "workers",
             "house",
             "link_store",
+            "passphrases",
             "migrations",
         },
         "fsspec": {"file_systems"},

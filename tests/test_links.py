@@ -11,7 +11,16 @@ import pytest
 
 from imagegate.database import Database
 from imagegate.link_store import LinkStore
-from imagegate.links import LONGEST, May, NoEntry, Reach, UnknownLink, read_scope
+from imagegate.links import (
+    LONGEST,
+    May,
+    NoEntry,
+    Reach,
+    TooManyAttempts,
+    UnknownLink,
+    WrongPassphrase,
+    read_scope,
+)
 from imagegate.model import ALL, MAX_NAME, BadAnswer, Selection
 from tests.conftest import new_store
 from tests.stored import PATIENCE, Store, sql
@@ -62,7 +71,7 @@ def test_the_first_browser_gets_in_alone(links: LinkStore) -> None:
     _, secret = links.open(token)
     with pytest.raises(NoEntry, match="another browser already") as failure:
         links.open(token)
-    assert not failure.value.guessed
+    assert not isinstance(failure.value, WrongPassphrase)
     found = links.session(secret)
     assert found is not None
     assert (found.id, found.opened) == (link.id, 1)
@@ -143,7 +152,7 @@ def test_a_wrong_passphrase(links: LinkStore, given: str) -> None:
     _, token = links.create("Ada", passphrase="open sesame")
     with pytest.raises(NoEntry, match="not the passphrase") as failure:
         links.open(token, given)
-    assert failure.value.guessed
+    assert isinstance(failure.value, WrongPassphrase)
     links.open(token, "open sesame")
 
 
@@ -153,7 +162,7 @@ def test_a_token_that_is_none(links: LinkStore, token: str) -> None:
     links.create("Ada")
     with pytest.raises(NoEntry, match="not valid") as failure:
         links.open(token)
-    assert failure.value.guessed
+    assert not isinstance(failure.value, WrongPassphrase)
     assert links.session(token) is None
 
 
@@ -324,6 +333,32 @@ def test_a_change_of_gates_is_no_change_of_links(shared: Store) -> None:
     one.house.links.revoke(link.id)
     assert done.wait(PATIENCE)
     assert len(heard) <= 2
+
+
+def test_wrong_passphrases_of_several_processes(shared: Store) -> None:
+    """Of wrong passphrases that come to two processes at the same moment no more are compared than
+    to one, and a restart forgets none.
+    """
+    stores = [shared.bus().house.links for _ in range(2)]
+    _, token = stores[0].create("Ada", passphrase="sesame")
+    barrier, got = threading.Barrier(16), []
+
+    def guess(number: int) -> None:
+        barrier.wait(PATIENCE)
+        with pytest.raises((WrongPassphrase, TooManyAttempts)) as failure:
+            stores[number % 2].open(token, "guess")
+        got.append(failure.type)
+
+    threads = [threading.Thread(target=guess, args=(number,)) for number in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(3 * PATIENCE)
+    assert (got.count(WrongPassphrase), got.count(TooManyAttempts)) == (5, 11)
+    shared.close()
+    with pytest.raises(TooManyAttempts) as failure:
+        shared.bus().house.links.open(token, "sesame")
+    assert 0 < failure.value.after <= 60
 
 
 def test_links_of_a_folder(tmp_path: Path) -> None:
