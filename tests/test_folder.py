@@ -30,6 +30,7 @@ from imagegate.ledger import Asked, Ledger
 from imagegate.model import Decision, GateClosed, NotRecorded, State, TooLate
 from imagegate.pictures import Picture
 from imagegate.tree import Tree
+from tests.folder_sessions import files, lines, paint, png
 
 Start = Callable[..., FolderSession]
 
@@ -70,33 +71,8 @@ def start(bus: GateBus[Any], photos: Path, out: Path) -> Iterator[Start]:
         session.close()
 
 
-def paint(path: Path, colour: str = "red", size: tuple[int, int] = (8, 6), **save: Any) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, colour).save(path, **save)
-    return path
-
-
-def files(folder: Path) -> list[str]:
-    """All files but the sorted folder's own."""
-    found = (p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
-    return sorted(name for name in found if name not in ("decisions.jsonl", ".imagegate/key"))
-
-
-def lines(out: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (out / "decisions.jsonl").read_text().splitlines()]
-
-
 def gate_of(bus: GateBus[Any], file: str) -> str:
     return next(found.gate.id for found in bus.pending() if found.gate.file == file)
-
-
-def png(size: tuple[int, int], white: tuple[int, int, int, int] | None = None) -> bytes:
-    mask = Image.new("L", size)
-    if white:
-        mask.paste(255, white)
-    body = io.BytesIO()
-    mask.save(body, "PNG")
-    return body.getvalue()
 
 
 def decoded(picture: Picture) -> Image.Image:
