@@ -93,6 +93,11 @@ class Comfy:
         self.started_with = started_with
         self.http = httpx.Client(base_url=url, timeout=30)
 
+    @property
+    def version(self) -> str:
+        """Of ComfyUI itself."""
+        return str(self.http.get("/system_stats").json()["system"]["comfyui_version"])
+
     def panel_runs(self) -> bool:
         """Whether the panel answers; asking starts it."""
         return self.http.get("/imagegate/api/gates").status_code == 200

@@ -1,11 +1,13 @@
 """Starts a real ComfyUI once for all live tests.
 
 ``COMFYUI_DIR`` is a checkout of ComfyUI and ``COMFYUI_PYTHON`` the Python it runs with, into which
-this pack's requirements are installed. Without both, every test here is skipped.
+this pack's requirements are installed. Without both, every test here is skipped. In
+``COMFYUI_FRONT_END`` may be named the ``static`` folder of another comfyui-frontend-package.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -17,12 +19,16 @@ from pathlib import Path
 import httpx2 as httpx
 import pytest
 from PIL import Image, ImageDraw
+from playwright.sync_api import Browser
 
+from tests.browser import chromium as open_chromium
 from tests.live.comfyui import Comfy, until
+from tests.live.front import Front
 from tests.postgres import PostgreSQL
 
 HERE = Path(__file__).parent
 PACK = HERE.parents[1]
+VUE_NODES_SINCE = (0, 4)
 
 
 @pytest.fixture(scope="session")
@@ -100,6 +106,41 @@ def comfy(comfyui: Comfy) -> Iterator[Comfy]:
     comfyui.settle()
 
 
+@pytest.fixture(scope="session")
+def chromium(comfyui: Comfy) -> Iterator[Browser]:
+    """One Chromium for all tests."""
+    with open_chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def front(
+    request: pytest.FixtureRequest, comfy: Comfy, chromium: Browser, tmp_path: Path
+) -> Iterator[Front]:
+    """The front end, on the canvas or with Vue nodes, dark or light, as the test's parameter says.
+
+    After the test, nothing of ours may have complained in the browser's console.
+    """
+    kind: str = getattr(request, "param", "canvas")
+    version = tuple(int(part) for part in comfy.version.split(".")[:2])
+    if kind == "vue" and version < VUE_NODES_SINCE:
+        pytest.skip(f"ComfyUI {comfy.version} has no Vue nodes")
+    for setting, value in {
+        "Comfy.TutorialCompleted": True,
+        "Comfy.VueNodes.Enabled": kind == "vue",
+        "Comfy.ColorPalette": "light" if kind == "light" else "dark",
+    }.items():
+        comfy.http.post(f"/settings/{setting}", content=json.dumps(value))
+    shots = Path(os.environ.get("IMAGEGATE_SHOTS") or tmp_path)
+    shots.mkdir(parents=True, exist_ok=True)
+    context = chromium.new_context(viewport={"width": 1500, "height": 950})
+    front = Front(context.new_page(), comfy, kind == "vue", shots)
+    front.open()
+    yield front
+    context.close()
+    assert front.complaints == []
+
+
 @pytest.fixture
 def name() -> str:
     """A name for the files of this test."""
@@ -124,7 +165,9 @@ def _example_image() -> Image.Image:
 
 
 def _arguments(base: Path, port: int) -> list[str]:
+    front_end = os.environ.get("COMFYUI_FRONT_END")
     return [
+        *(["--front-end-root", front_end] if front_end else []),
         "--cpu", "--disable-api-nodes", "--listen", "127.0.0.1", "--port", str(port),
         "--base-directory", str(base), "--user-directory", str(base / "user"),
         "--database-url", "sqlite:///:memory:",

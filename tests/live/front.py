@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 from playwright.sync_api import FrameLocator, Page, expect
 from playwright.sync_api import TimeoutError as PlaywrightTimeoutError
@@ -19,9 +21,12 @@ EXAMPLE = "/api/workflow_templates/imagegate/keep_or_fix.json"
 MARK_COLOR = (0xF5, 0xA5, 0x24)
 PARKED_COLOR = (0xA9, 0x9C, 0xF5)
 GATE = "live.node(2)"  # of the example workflow
+TOAST = '.p-toast-message, [data-testid="toast"]'  # before 1.58, and since
+both = pytest.mark.parametrize("front", ["canvas", "vue"], indirect=True)
 
 # What the tests ask of ComfyUI's page. `app` is its public object, the graph what extensions use.
 LIVE_JS = """
+window.api ??= window.comfyAPI?.api?.api ?? app.api;
 window.live = {
   root: () => app.rootGraph ?? app.graph,
   node: (id) => live.root().getNodeById(id),
@@ -98,6 +103,15 @@ class Front:
             slots = self.page.locator('[data-node-id="2"] .lg-slot--output')
             expect(slots).to_have_text(wanted)
 
+    def queue(self) -> str:
+        """Queue as ComfyUI's button does; returns the prompt's id, maybe before it runs."""
+        return str(self.do("app.graphToPrompt().then((p) => api.queuePrompt(0, p))")["prompt_id"])
+
+    def switch_tab(self, by: int) -> None:
+        """Go to the next (+1) or the previous (-1) workflow tab."""
+        command = "Next" if by > 0 else "Previous"
+        self.do(f"app.extensionManager.command.execute('Workspace.{command}OpenedWorkflow')")
+
     def run(self) -> str:
         """Queue with the key that ComfyUI has for it; returns the prompt's id."""
         before = {gate["prompt_id"] for gate in self.comfy.gates()}
@@ -106,6 +120,10 @@ class Front:
             lambda: [g for g in self.comfy.gates() if g["prompt_id"] not in before], "gate"
         )
         return str(gate["prompt_id"])
+
+    def see_toast(self, text: str) -> None:
+        """Wait until one of ComfyUI's toasts says this."""
+        expect(self.page.locator(TOAST).filter(has_text=text)).to_be_visible()
 
     def panel(self) -> FrameLocator:
         """The panel inside the node."""
@@ -139,3 +157,12 @@ class Front:
     def shot(self, name: str) -> None:
         """A picture for a person to look at."""
         self.page.screenshot(path=self.shots / f"{name}.png")
+
+    def until_kept(self, text: str) -> None:
+        """Wait until ComfyUI has put the workflow as it is now where a reload finds it."""
+        self.see(
+            "Object.entries({...localStorage, ...sessionStorage})"
+            f".some(([, kept]) => kept.includes({json.dumps(text)}))",
+            True,
+            "workflow kept by the browser",
+        )

@@ -3,61 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Locator, expect
+from playwright.sync_api import Locator, expect
 from playwright.sync_api import TimeoutError as PlaywrightTimeoutError
 
-from tests.browser import chromium as open_chromium
 from tests.live.comfyui import Comfy, gated, node, noise, until
-from tests.live.front import GATE, PARKED_COLOR, Front
+from tests.live.front import GATE, PARKED_COLOR, TOAST, Front, both
 from tests.painting import PAINT, capsule, open_editor, stroke
-
-VUE_NODES_SINCE = (0, 4)
-
-
-@pytest.fixture(scope="session")
-def chromium(comfyui: Comfy) -> Iterator[Browser]:
-    """One Chromium for all tests."""
-    with open_chromium() as browser:
-        yield browser
-
-
-@pytest.fixture
-def front(
-    request: pytest.FixtureRequest, comfy: Comfy, chromium: Browser, tmp_path: Path
-) -> Iterator[Front]:
-    """The front end, on the canvas or with Vue nodes, dark or light, as the test's parameter says.
-
-    After the test, nothing of ours may have complained in the browser's console.
-    """
-    kind: str = getattr(request, "param", "canvas")
-    system = comfy.http.get("/system_stats").json()["system"]
-    version = tuple(int(part) for part in system["comfyui_version"].split(".")[:2])
-    if kind == "vue" and version < VUE_NODES_SINCE:
-        pytest.skip(f"ComfyUI {system['comfyui_version']} has no Vue nodes")
-    for setting, value in {
-        "Comfy.TutorialCompleted": True,
-        "Comfy.VueNodes.Enabled": kind == "vue",
-        "Comfy.ColorPalette": "light" if kind == "light" else "dark",
-    }.items():
-        comfy.http.post(f"/settings/{setting}", content=json.dumps(value))
-    shots = Path(os.environ.get("IMAGEGATE_SHOTS") or tmp_path)
-    shots.mkdir(parents=True, exist_ok=True)
-    context = chromium.new_context(viewport={"width": 1500, "height": 950})
-    front = Front(context.new_page(), comfy, kind == "vue", shots)
-    front.open()
-    yield front
-    context.close()
-    assert front.complaints == []
-
-
-both = pytest.mark.parametrize("front", ["canvas", "vue"], indirect=True)
 
 
 @pytest.mark.parametrize("front", ["canvas", "light", "vue"], indirect=True)
@@ -65,14 +20,14 @@ def test_from_the_queue_to_the_click(
     front: Front, comfy: Comfy, request: pytest.FixtureRequest
 ) -> None:
     """The example pauses, says so, shows image and routes in its node, and goes the way clicked."""
-    shot = f"{request.node.callspec.id}-{_version(comfy)}"
+    shot = f"{request.node.callspec.id}-{comfy.version}"
     front.load_example()
     size = front.do(f"[...{GATE}.size]")
     assert front.page.locator("iframe").count() == 0, "no panel before it is needed"
     assert not front.marked()
     front.shot(f"{shot}-1-before")
     run = front.run()
-    expect(front.page.get_by_text("An image waits for you")).to_be_visible()
+    front.see_toast("An image waits for you")
     panel = front.panel()
     expect(panel.locator("#ig-title")).to_contain_text("Keep or fix?")
     expect(panel.locator("#ig-route-1")).to_have_text("1 · keep")
@@ -101,14 +56,14 @@ def test_a_parked_gate_goes_on_from_the_node(
     """The prompt ends, a toast says that it is parked, the node is marked in a color of its own and
     shows the panel; a click there, or after a reload, makes it go on.
     """
-    shot = f"park-{request.node.callspec.id}-{_version(comfy)}"
+    shot = f"park-{request.node.callspec.id}-{comfy.version}"
     front.load_example()
     assert "decision" not in front.do(f"{GATE}.widgets.map((widget) => widget.name)")
     front.do(f"live.widget({GATE}, 'mode').value = 'park'")
     for reload in (False, True):
         run = front.run()
         assert "execution_success" in comfy.finished(run).events
-        expect(front.page.get_by_text("An image is parked, waiting for you")).to_be_visible()
+        front.see_toast("An image is parked, waiting for you")
         front.see_mark(True, PARKED_COLOR)
         [gate] = comfy.gates(run)
         if reload:
@@ -156,7 +111,7 @@ def test_a_mask_painted_in_the_node_comes_out_where_it_was_drawn(
     [frame] = [frame for frame in front.page.frames if "/imagegate/?node=2" in frame.url]
     open_editor(frame, size)
     stroke(frame, (100, 120), (220, 120))
-    front.shot(f"painted-{'vue' if front.vue else 'canvas'}-{_version(comfy)}")
+    front.shot(f"painted-{'vue' if front.vue else 'canvas'}-{comfy.version}")
     frame.locator("#ig-mask-save").click()
     expect(frame.locator("#ig-status")).to_contain_text("Mask saved", timeout=PAINT)
     front.click_route(1)
@@ -176,7 +131,7 @@ def test_the_outputs_follow_routes(front: Front) -> None:
     _step(front, +1)
     _step(front, +1)
     front.see_outputs(["mask", "keep", "fix", "3", "4"])
-    front.shot(f"routes-{'vue' if front.vue else 'canvas'}-{_version(front.comfy)}")
+    front.shot(f"routes-{'vue' if front.vue else 'canvas'}-{front.comfy.version}")
     _step(front, -1)
     _step(front, -1)
     front.see_outputs(["mask", "keep", "fix"])
@@ -200,20 +155,20 @@ def test_a_label_is_edited_on_its_output(front: Front, comfy: Comfy) -> None:
     front.load_example()
     dialog = _double_click_output(front, 1)
     expect(dialog.get_by_role("textbox")).to_have_value("keep")
-    front.shot(f"rename-{'vue' if front.vue else 'canvas'}-{_version(comfy)}")
-    dialog.get_by_role("textbox").fill("yes, please")  # a comma would make two labels
+    front.shot(f"rename-{'vue' if front.vue else 'canvas'}-{comfy.version}")
+    dialog.get_by_role("textbox").fill("yes, please")  # written in quotes
     front.page.keyboard.press("Enter")
-    front.see_outputs(["mask", "yes please", "fix"])
-    front.see("live.widget(live.node(2), 'labels').value", "yes please, fix", "labels")
+    front.see_outputs(["mask", "yes, please", "fix"])
+    front.see("live.widget(live.node(2), 'labels').value", '"yes, please", fix', "labels")
     expect(dialog).to_have_count(0)
 
-    _until_kept(front, "yes please")
+    front.until_kept("yes, please")
     front.open()
     front.see(f"{GATE}?.type", "ImageGate", "workflow after the reload")
-    front.see_outputs(["mask", "yes please", "fix"])
+    front.see_outputs(["mask", "yes, please", "fix"])
     run = front.run()
-    assert comfy.waiting(run)[0]["labels"] == ["yes please", "fix"]
-    expect(front.panel().locator("#ig-route-1")).to_have_text("1 · yes please")
+    assert comfy.waiting(run)[0]["labels"] == ["yes, please", "fix"]
+    expect(front.panel().locator("#ig-route-1")).to_have_text("1 · yes, please")
 
 
 def test_undo_takes_back_a_label(front: Front) -> None:
@@ -281,7 +236,7 @@ def test_a_reload_while_it_waits_loses_nothing(front: Front, comfy: Comfy) -> No
     run = front.run()
     [gate] = comfy.waiting(run)
     front.see_mark(True)
-    _until_kept(front, "ImageGate")
+    front.until_kept("ImageGate")
     front.open()
     front.see_mark(True)
     assert [waiting["id"] for waiting in comfy.gates(run)] == [gate["id"]]
@@ -318,7 +273,7 @@ def test_a_gate_in_a_subgraph_marks_the_outside_too(front: Front, comfy: Comfy) 
     [gate] = comfy.waiting(run)
     assert re.fullmatch(r"\d+:\d+", gate["node_id"])
     front.see_mark(True)
-    shot = f"subgraph-{'vue' if front.vue else 'canvas'}-{_version(comfy)}"
+    shot = f"subgraph-{'vue' if front.vue else 'canvas'}-{comfy.version}"
     front.shot(f"{shot}-outside")
     front.do("app.canvas.openSubgraph(live.outer.subgraph, live.outer)")
     expect(front.panel().locator("#ig-route-1")).to_have_text("1 · keep")
@@ -337,7 +292,7 @@ def test_a_gate_of_another_workflow_marks_nothing_here(front: Front, comfy: Comf
     prompt = {"1": node("LoadImage", image="example.png"), "2": gate}
     prompt["3"] = node("PreviewImage", images=["2", 1])
     comfy.queue(prompt, workflow={"id": "of-another-tab", "nodes": []})
-    expect(front.page.get_by_text("An image waits for you")).to_be_visible()
+    front.see_toast("An image waits for you")
     assert not front.marked()
     assert front.page.locator("iframe").count() == 0
 
@@ -359,8 +314,8 @@ def test_many_gates_at_once_are_said_once(front: Front, comfy: Comfy, name: str)
     images = node("LiveImages", seed=1, count=5)
     gate = node("ImageGate", image=["1", 0], routes=1)
     run = comfy.queue({"1": images, "2": gate, "3": sink})
-    expect(front.page.get_by_text("5 images wait for you")).to_be_visible()
-    assert front.page.locator(".p-toast-message").count() == 1
+    front.see_toast("5 images wait for you")
+    expect(front.page.locator(TOAST)).to_have_count(1)
     comfy.stop(comfy.waiting(run, 5)[0])
 
 
@@ -400,16 +355,26 @@ def _step(front: Front, by: int) -> None:
     front.see(f"live.widget({GATE}, 'routes').value", before + by, "routes")
 
 
-def _until_kept(front: Front, text: str) -> None:
-    """Wait until ComfyUI has put the workflow as it is now where a reload finds it."""
-    front.see(
-        "Object.entries({...localStorage, ...sessionStorage})"
-        f".some(([, kept]) => kept.includes({json.dumps(text)}))",
-        True,
-        "workflow kept by the browser",
-    )
+PALETTES = {"light": False, "dark": True, "mine": False, "nord": True}
 
 
-def _version(comfy: Comfy) -> str:
-    version: str = comfy.http.get("/system_stats").json()["system"]["comfyui_version"]
-    return version
+@both
+def test_the_panel_has_the_palette_of_comfyui(front: Front, comfy: Comfy) -> None:
+    """Whatever palette is chosen, ComfyUI's or one's own, the panel is as dark or light at once."""
+    mine = {"id": "mine", "name": "Mine", "light_theme": True, "colors": {}}
+    mine["colors"] = {"node_slot": {}, "litegraph_base": {}, "comfy_base": {"bg-color": "#ffffe0"}}
+    comfy.http.post("/settings/Comfy.CustomColorPalettes", content=json.dumps({"mine": mine}))
+    front.open()
+    front.load_example()
+    front.run()
+    title = front.panel().locator("#ig-title")
+    expect(title).to_contain_text("Keep or fix?")
+    for palette, dark in PALETTES.items():
+        front.do("(id) => app.extensionManager.setting.set('Comfy.ColorPalette', id)", palette)
+
+        def agrees(dark: bool = dark) -> bool:
+            ink = title.evaluate("(title) => getComputedStyle(title).color")
+            return bool((sum(map(int, re.findall(r"\d+", ink)[:3])) > 384) == dark)
+
+        until(agrees, f"panel as the palette {palette}")
+    front.do("app.extensionManager.setting.set('Comfy.ColorPalette', 'dark')")

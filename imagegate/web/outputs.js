@@ -1,0 +1,121 @@
+/**
+ * A gate's outputs: only `mask` and the first `routes` outputs are shown, each under its label.
+ *
+ * The `routes` and `labels` widgets are the truth; the slots follow.
+ */
+import { app, chain, isGateNode, OUTPUT } from "./comfy.js";
+import { joinLabels, splitLabels } from "./labels.js";
+
+const MAX_ROUTES = 10;
+
+const widgetOf = (node, name) => node.widgets?.find((widget) => widget.name === name);
+
+/** How many routes the widget asks for; all, where a link or a subgraph's input will tell it. */
+function routesOf(node) {
+  const input = node.inputs?.find((slot) => slot.widget?.name === "routes");
+  if (input?.link != null) return MAX_ROUTES;
+  const value = Math.trunc(Number(widgetOf(node, "routes")?.value)) || 1;
+  return Math.min(Math.max(value, 1), MAX_ROUTES);
+}
+
+/** The labels as written, trimmed; the Python side splits them in the same way. */
+const labelsOf = (node) => splitLabels(String(widgetOf(node, "labels")?.value ?? ""));
+
+/** What output `slot` is called: its label, or its number where it has none. */
+const labelOf = (node, slot) => labelsOf(node)[slot - 1] || String(slot);
+
+/** Names one route, and leaves the labels of all others as they are. */
+function setLabel(node, slot, text) {
+  const widget = widgetOf(node, "labels");
+  if (!widget) return;
+  const labels = labelsOf(node);
+  while (labels.length < slot) labels.push("");
+  const label = String(text ?? "").replace(/\s+/g, " ").trim();
+  labels[slot - 1] = label === String(slot) ? "" : label; // its own number is no name
+  while (labels.length && !labels.at(-1)) labels.pop();
+  app.canvas?.emitBeforeChange(); // one step of undo, and what makes ComfyUI keep a draft
+  widget.value = joinLabels(labels);
+  widget.callback?.(widget.value);
+  app.canvas?.emitAfterChange();
+}
+
+/**
+ * Makes `slot.label` a view of the widget. The built-in "Rename Slot" assigns `slot.label` and
+ * tells nobody, so the setter is the one place that sees every rename.
+ */
+function bindLabel(node, slot, index) {
+  Object.defineProperty(slot, "label", {
+    configurable: true,
+    enumerable: true, // it stays part of the saved workflow
+    get: () => labelOf(node, index),
+    set: (text) => text !== labelOf(node, index) && setLabel(node, index, text),
+  });
+}
+
+const isConnected = (slot) => slot.links?.length > 0 || slot._floatingLinks?.size > 0;
+
+function growOutputs(node, count) {
+  for (let index = node.outputs.length; index < count; index++)
+    bindLabel(node, node.addOutput(`route_${index}`, "IMAGE"), index);
+}
+
+/** Shows `mask` and the first `routes` outputs. Removing a connected one would drop its link. */
+function syncOutputs(node) {
+  const tight = node.size[1] <= node.computeSize()[1];
+  const count = 1 + routesOf(node);
+  while (node.outputs.length > count && !isConnected(node.outputs.at(-1)))
+    node.removeOutput(node.outputs.length - 1);
+  growOutputs(node, count);
+  node.outputs.forEach((slot, index) => index && bindLabel(node, slot, index));
+  if (tight) node.setSize([node.size[0], node.computeSize()[1]]);
+  redraw(node);
+}
+
+function redraw(node) {
+  // Vue nodes redraw a slot's label only when told; without Vue nodes nobody listens.
+  node.graph?.trigger?.("node:slot-label:changed", { nodeId: node.id, slotType: OUTPUT });
+  app.canvas?.setDirty(true, true);
+}
+
+async function askLabel(node, slot) {
+  const text = await app.extensionManager.dialog.prompt({
+    title: `Route ${slot}`,
+    message: "Label of this route",
+    defaultValue: labelsOf(node)[slot - 1] ?? "",
+  });
+  if (text !== null) setLabel(node, slot, text);
+}
+
+/** Sets one Image Gate node up. Everything hangs on the node, nothing on the shared classes. */
+export function setUpNode(node) {
+  for (const name of ["routes", "labels"]) {
+    const widget = widgetOf(node, name);
+    if (widget) chain(widget, "callback", () => syncOutputs(node));
+  }
+  // ComfyUI brings all eleven outputs back whenever it creates a node or loads one.
+  chain(node, "onConfigure", () => syncOutputs(node));
+  chain(node, "onOutputDblClick", (slot) => slot > 0 && askLabel(node, slot));
+  chain(node, "onConnectionsChange", (type, _slot, connected) => {
+    // Later, because moving a link first takes it off: its output must still be there.
+    if (type !== OUTPUT || !connected) queueMicrotask(() => node.graph && syncOutputs(node));
+  });
+  const { connect } = node;
+  node.connect = function (slot, ...rest) {
+    // Pasted and API workflows may wire a route beyond `routes`; its link must not be lost.
+    if (Number.isInteger(slot) && slot <= MAX_ROUTES) growOutputs(node, slot + 1);
+    return connect.call(this, slot, ...rest);
+  };
+  syncOutputs(node);
+  node.setSize([node.size[0], node.computeSize()[1]]);
+}
+
+/** Vue nodes know no double click on an output; their slots are plain elements. */
+export function onDoubleClick(event) {
+  const element = event.target.closest?.(".lg-slot--output");
+  const id = element?.closest("[data-node-id]")?.dataset.nodeId;
+  const node = id && app.canvas.graph?.getNodeById(id);
+  if (!isGateNode(node)) return;
+  const slots = [...element.closest("[data-node-id]").querySelectorAll(".lg-slot--output")];
+  const slot = slots.indexOf(element);
+  if (slot > 0) askLabel(node, slot);
+}
