@@ -104,10 +104,10 @@ class Studio:
         )  # fmt: skip
         return self.bus.park(gate, files_of(image, mask), to_go_on(), "").gate.id
 
-    def operator_page(self) -> Page:
+    def operator_page(self, page: Page | None = None) -> Page:
         """The operator's panel at a desk."""
         self._operator = PanelServer(self.bus, records=self.bus)
-        page = self.tab()
+        page = page or self.tab()
         page.goto(self._operator.url)
         expect(page.locator("#ig-pending")).to_contain_text("waiting")
         return page

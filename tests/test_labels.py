@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from imagegate.labels import shows, split_labels, told_apart, visible
 from imagegate.model import Gate, parse_labels, signed
+from tests.javascript import javascript
 
 WRITTEN = [
     ("", [""]),
@@ -79,19 +76,6 @@ def test_labels_that_look_alike_are_told_apart(labels: tuple[str, ...], said: li
 def test_what_looks_the_same_is_the_same() -> None:
     """Invisible characters, kinds of spaces and composition make no difference to see."""
     assert visible(" a\u200b\u3000b\u202e ") == "a b"
-
-
-def javascript(script: str) -> Any:
-    """What a script, given the package's folder as ``here``, writes as JSON."""
-    node = shutil.which("node")
-    if node is None:
-        pytest.skip("no node here")
-    here = json.dumps(f"{(Path(__file__).parents[1] / 'imagegate').as_uri()}/")
-    done = subprocess.run(
-        [node, "--input-type=module", "-e", f"const here = {here}; {script}"],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    return json.loads(done.stdout)
 
 
 def test_the_node_splits_labels_in_the_same_way() -> None:

@@ -8,13 +8,18 @@
 import { OperatorGates } from "./operator_gates.js";
 import { Painting } from "./painting.js";
 import { Alerts } from "./shared/alerts.js";
+import { Hold } from "./shared/hold.js";
 import { $, age, calm, element, remembered, say, span, sure } from "./shared/parts.js";
+import { DONE } from "./shared/status.js";
+import { Retry } from "./shared/retry.js";
 import { Records } from "./records.js";
 import { Share } from "./share.js";
+import { reason as reasonOf } from "./shared/sender.js";
 
 const AHEAD = 3; // previews kept ready
 const PAN = 80; // px an arrow key moves a zoomed image
-const SETTLE = 200; // ms in which a double click does not decide the gate that has just come
+const ACTS = "#ig-stage, #ig-thumbs, #ig-routes, #ig-tools"; // on the gate in front
+const RHYTHM = 200; // ms in which a page may be busy with a click
 const ENLARGED = 4; // times at most a small image is
 const NAME = "imagegate.name";
 
@@ -25,14 +30,15 @@ const gates = new OperatorGates(base, query.get("node") ?? "", query.get("workfl
 const painting = new Painting({ looking: () => view, begins: unzoom, ends: () => view.gate && showMask(view.gate), fit });
 const records = new Records(gates, embedded, undo);
 const share = new Share(gates);
+const retry = new Retry(reload);
 let alerts = null;
+let hold = null;
 
 /** What this page shows beside the gates themselves. */
 const view = {
   gate: null,
   index: 0,
   version: -1,
-  shownAt: 0,
   zoomed: false,
   ahead: [],
   online: false,
@@ -62,6 +68,7 @@ const TOP = `
   </div>
   <div id="ig-stage">
     <div class="ig-frame"><img id="ig-image" alt="" draggable="false"><div id="ig-mask"></div></div>
+    <div id="ig-failed" role="alert" hidden><p></p><button id="ig-retry" type="button">Try again</button></div>
     <div id="ig-empty" hidden><h2></h2><p></p></div>
   </div>
   <div id="ig-thumbs" role="tablist" aria-label="Images of this batch"></div>`;
@@ -108,9 +115,10 @@ function build() {
   $("ig-mask-clear").onclick = clearMask;
   $("ig-zoom").onclick = () => zoom();
   $("ig-image").onclick = (event) => !view.dragged && zoom(event);
-  $("ig-image").onload = () => $("ig-image").classList.remove("ig-old");
-  $("ig-image").onerror = () =>
-    view.gate && say({ text: `The image of ${view.gate.title} could not be loaded.`, tone: "bad" });
+  $("ig-image").onload = loaded;
+  $("ig-image").onerror = () => view.gate && !view.zoomed && failed("");
+  $("ig-retry").onclick = () => retry.now();
+  hold = new Hold(ACTS, () => share.open);
   $("ig-stage").onpointerdown = drag;
   $("ig-name").onchange = (event) => remembered(NAME, event.target.value.trim());
   document.addEventListener("keydown", key);
@@ -148,8 +156,7 @@ function render() {
   alerts?.count(gates.fresh ? count : null, gates.newest?.title);
   document.title = count ? `(${count}) Image Gate` : "Image Gate";
   $("ig-offline").hidden = gates.online || !gates.loaded;
-  const image = $("ig-image");
-  if (gates.online && !view.online && gate && image.complete && !image.naturalWidth) look(view.index); // try again
+  if (gates.online && !view.online) retry.now();
   view.online = gates.online;
   // Gradio, finding its server gone, would reload the page and with it what is painted.
   for (const id of ["ig-mask-edit", "ig-mask-save", "ig-mask-cancel"]) $(id).disabled = !gates.online;
@@ -170,7 +177,8 @@ function render() {
 function show(gate) {
   if (painting.now && painting.now.gate.id !== gate?.id) painting.close();
   const focused = document.activeElement.closest("#ig-routes button")?.id;
-  Object.assign(view, { gate, index: 0, shownAt: performance.now() });
+  Object.assign(view, { gate, index: 0 });
+  hold.changed(gate, gates.cause);
   unzoom();
   $("ig-title").textContent = gate?.title ?? "";
   keepNote(gate);
@@ -183,12 +191,17 @@ function show(gate) {
   const thumbs = gate && gate.batch > 1 ? [...Array(gate.batch).keys()] : [];
   $("ig-thumbs").replaceChildren(...thumbs.map((index) => thumb(gate, index)));
   if (gate) look(0);
-  else $("ig-image").removeAttribute("src");
+  else {
+    $("ig-image").removeAttribute("src");
+    $("ig-failed").hidden = true;
+    retry.end();
+  }
 }
 
 function routeButton(gate, label, route) {
-  const button = element("button", `${route} · ${label}`, { id: `ig-route-${route}`, type: "button" });
-  button.onclick = (event) => decide(gate, route, event.timeStamp);
+  const button = element("button", `${route} · `, { id: `ig-route-${route}`, type: "button", title: label });
+  button.append(element("bdi", label));
+  button.onclick = (event) => decide(gate, route, event);
   return button;
 }
 
@@ -208,12 +221,50 @@ function look(index) {
   image.alt = gate.batch > 1 ? `${gate.title}, image ${index + 1} of ${gate.batch}` : gate.title;
   $("ig-stage").style.setProperty("--ig-ratio", gate.width / gate.height);
   $("ig-stage").style.setProperty("--ig-most", `${gate.width * ENLARGED}px`);
+  $("ig-failed").hidden = true;
+  retry.end();
+  hold.loading();
+  image.classList.add("ig-old"); // the one before is not to be judged for it
   image.src = gates.image(gate, index);
-  image.classList.toggle("ig-old", !image.complete); // the one before is not to be judged for it
+  if (image.complete && image.naturalWidth) loaded();
   $("ig-mask").hidden = true;
   $("ig-full").href = gates.image(gate, index, "full");
   $("ig-full").download = `${(gate.file || gate.title).replace(/[^\p{L}\p{N}.-]+/gu, "_")}-${index}.png`;
   showMask(gate);
+}
+
+/** The image in front is here. */
+function loaded() {
+  if (!view.gate) return;
+  $("ig-image").classList.remove("ig-old");
+  $("ig-failed").hidden = true;
+  retry.end();
+  hold.drawn();
+}
+
+/** It is not, and is asked for again by itself. */
+function failed(why) {
+  hold.failed();
+  retry.failed();
+  $("ig-failed").hidden = false;
+  $("ig-failed").querySelector("p").textContent = `The image could not be loaded${why && `: ${why}`}. Trying again …`;
+}
+
+/** Ask once more for an image that failed; the server says why, which an <img> hides. */
+async function reload() {
+  const { gate, index } = view;
+  const url = gates.image(gate, index);
+  let why = "no connection";
+  try {
+    const reply = await gates.fetch(url, { cache: "reload" });
+    if (reply.ok) await reply.blob();
+    why = reply.ok ? "" : await reasonOf(reply);
+  } catch {
+    // no connection
+  }
+  if (view.gate?.id !== gate.id || view.index !== index) return; // moved on meanwhile
+  if (why) failed(why);
+  else $("ig-image").src = url;
 }
 
 /** Lay the mask over the image: what was saved, or what painting would start from. */
@@ -324,14 +375,15 @@ function signed() {
 }
 
 /** Decide the gate that the button was made for, with the mask that is being painted. */
-async function decide(gate, route, at) {
-  if (gate.id !== view.gate?.id || at - view.shownAt < SETTLE) return;
+async function decide(gate, route, event) {
+  if (gate.id !== view.gate?.id || !hold.takes(event, route, gates.label(gate, route))) return;
   const words = signed();
   if (painting.now && !(await painting.save())) return;
   if (gate.id !== view.gate?.id) return;
+  const busy = performance.now() - event.timeStamp;
   gates.decide(gate, route, words);
   // Counted from the click itself: a page that was busy does not lose the next one of a rhythm.
-  if (performance.now() - at < SETTLE) view.shownAt = at;
+  if (busy < RHYTHM) hold.began(event.timeStamp);
 }
 
 /** Undo brings another gate to the front, which would throw away what is being painted. */
@@ -344,7 +396,7 @@ function stop() {
   if (!gate || !sure($("ig-stop"), "Really stop?", () => gates.stop(gate, signed()))) return;
   const parked = gate.state === "parked";
   const what = gates.progress ? "the session" : parked ? "this gate only" : "the whole prompt";
-  say({ text: `Stop ends ${what}. Click again to stop.`, tone: "busy" });
+  say({ text: `Stop ends ${what}. Click again to stop.`, tone: "busy", rank: DONE });
 }
 
 // -- zoom
@@ -438,7 +490,7 @@ function key(event) {
   if (painting.now && (arrows || event.key === " ")) return; // the editor's own controls
   if (arrows && !view.zoomed && (view.gate?.batch ?? 1) === 1) return; // scrolls the page
   const route = /^[0-9]$/.test(event.key) ? Number(event.key) || 10 : 0;
-  const act = route ? () => decide(view.gate, route, event.timeStamp) : KEYS[event.key.toLowerCase()];
+  const act = route ? () => decide(view.gate, route, event) : KEYS[event.key.toLowerCase()];
   if (!act || route > (view.gate?.labels.length ?? 0)) return;
   event.preventDefault(); // Space would scroll, or press the button that has the focus
   act();

@@ -1,6 +1,7 @@
 /** What is remembered: the history, each gate's own lines, the store and who shares it. */
 
 import { told } from "./shared/gates.js";
+import { toldApart } from "./shared/labels.js";
 import { $, age, amount, element, fill, when } from "./shared/parts.js";
 
 const LOOK = 30_000; // ms between looks at the store, while somebody can see the page
@@ -66,7 +67,7 @@ export class Records {
     const { decision } = gate;
     const said = {
       what: gate.file || gate.title,
-      answer: gate.state === "withdrawn" ? "withdrawn" : decision.route === null ? "Stop" : decision.label,
+      answer: gate.state === "withdrawn" ? "withdrawn" : decision.route === null ? "Stop" : toldApart(gate.labels, decision.route),
       standing: this.#standing(gate),
       about: [decision && signed(decision), decision && when(decision.at), decision?.note, gate.reason].filter(Boolean).join(" · "),
       undo: gate.state === "decided" && gate.undoable,
@@ -153,7 +154,7 @@ export class Records {
     seen.onload = () => (seen.hidden = false); // pictures of old gates are not kept
     if (opened.error) list.append(element("span", `Not read: ${opened.error}`, { class: "ig-withdrawn" }));
     else if (!opened.lines) list.append(element("span", "Reading …"));
-    else list.append(...opened.lines.map(line));
+    else list.append(...opened.lines.map((said) => line(said, gate)));
     lines.append(seen, list);
     row.append(lines);
   }
@@ -200,7 +201,8 @@ function attempt(line) {
 }
 
 /** One line of a gate's history. */
-function line(said) {
+function line(given, gate) {
+  const said = given.route ? { ...given, label: toldApart(gate.labels, given.route) } : given;
   const made = element("p", "", { role: "listitem" });
   made.append(
     element("time", when(said.at), { title: new Date(said.at * 1000).toLocaleString() }),

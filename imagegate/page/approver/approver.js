@@ -6,6 +6,7 @@
  */
 
 import { Alerts } from "./shared/alerts.js";
+import { Hold } from "./shared/hold.js";
 import { $, element, say, span } from "./shared/parts.js";
 import { ApproverGates } from "./approver_gates.js";
 import { layout } from "./layout.js";
@@ -13,7 +14,8 @@ import { Look } from "./look.js";
 import { Mask } from "./mask.js";
 import { Past } from "./past.js";
 
-const SETTLE = 200; // ms in which a double tap does not decide the gate that has just come
+const ACTS = "#ig-stage, #ig-thumbs, #ig-routes, #ig-tools, #ig-paint"; // on the gate in front
+const RHYTHM = 200; // ms in which a page may be busy with a tap
 const PAN = 80; // px an arrow key moves a zoomed image
 const FADES = 5000; // ms after which a sentence makes room for the image
 const URGENT = 30; // s
@@ -29,13 +31,12 @@ const gates = new ApproverGates(new URL("../", import.meta.url), "", "");
 const view = {
   gate: null,
   version: -1,
-  shownAt: 0,
   online: false,
   saidAt: 0,
   wide: innerWidth,
   notes: new Map(), // gate id -> what is written but not sent
 };
-let look, mask, past, alerts;
+let look, mask, past, alerts, hold;
 
 // -- building
 
@@ -59,6 +60,8 @@ function build() {
   document.body.innerHTML = layout(may);
   document.body.dataset.may = may;
   look = new Look(gates, leavesMask);
+  hold = new Hold(ACTS, () => gates.over || $("ig-past").open);
+  for (const kind of ["loading", "drawn", "failed"]) look.addEventListener(kind, () => hold[kind]());
   mask = may === "mask" ? new Mask(gates, look) : null;
   past = new Past(gates, undo);
   alerts = new Alerts($("ig-alerts"));
@@ -78,6 +81,7 @@ function build() {
   gates.addEventListener("said", (event) => tell(event.detail));
   gates.addEventListener("answered", (event) => view.notes.delete(event.detail.id)); // it went along
   look.addEventListener("said", (event) => tell(event.detail));
+  $("ig-status").addEventListener("said", told);
   mask?.addEventListener("said", (event) => tell(event.detail));
   mask?.addEventListener("change", render);
   setInterval(clock, 1000);
@@ -132,7 +136,7 @@ function show(gate) {
   if (mask?.now && mask.now.gate.id !== gate?.id) mask.close();
   const focused = document.activeElement?.closest("#ig-routes button")?.id;
   view.gate = gate;
-  view.shownAt = performance.now();
+  hold.changed(gate, gates.cause);
   $("ig-title").textContent = gate?.title ?? "";
   if ($("ig-note")) {
     $("ig-note").value = view.notes.get(gate?.id) ?? "";
@@ -163,8 +167,10 @@ function crowd(labels) {
 
 function routeButton(gate, label, route) {
   const button = element("button", "", { id: `ig-route-${route}`, type: "button", title: label });
-  button.append(element("span", `${route}\u00a0·\u00a0${label}`)); // the number is never alone
-  button.onclick = (event) => decide(gate, route, event.timeStamp);
+  const text = element("span", `${route}\u00a0·\u00a0`); // the number is never alone
+  text.append(element("bdi", label));
+  button.append(text);
+  button.onclick = (event) => decide(gate, route, event);
   return button;
 }
 
@@ -193,8 +199,12 @@ function clock() {
 function tell(said) {
   if (gates.over) return;
   say({ ...said, text: said.text.replace("….", "…") });
+}
+
+/** Another sentence is on show: it makes room after a while, unless it says what is under way. */
+function told() {
   $("ig-status").classList.remove("ig-past");
-  view.saidAt = said.tone === "busy" ? 0 : performance.now();
+  view.saidAt = $("ig-status").dataset.tone === "busy" ? 0 : performance.now();
 }
 
 function renderEmpty(gate) {
@@ -241,15 +251,16 @@ function showWords(open, focus) {
 }
 
 /** Decide the gate that the button was made for, with the mask that is being painted. */
-async function decide(gate, route, at) {
-  if (gate.id !== view.gate?.id || at - view.shownAt < SETTLE) return;
+async function decide(gate, route, event) {
+  if (gate.id !== view.gate?.id || !hold.takes(event, route, gates.label(gate, route))) return;
   if (mask?.now && !(await mask.save())) return;
   if (gate.id !== view.gate?.id) return;
   const note = $("ig-note").value.trim();
   past.picture(gate, $("ig-image"));
+  const busy = performance.now() - event.timeStamp;
   gates.decide(gate, route, { note });
   // Counted from the tap itself: a page that was busy does not lose the next one of a rhythm.
-  if (performance.now() - at < SETTLE) view.shownAt = at;
+  if (busy < RHYTHM) hold.began(event.timeStamp);
 }
 
 /** Undo brings another gate to the front, which would throw away what is being painted. */
@@ -298,7 +309,7 @@ function key(event) {
   if (arrows && event.target.type === "range") return;
   if (event.key === "Escape" && mask?.now && !mask.now.paint?.touched) mask.close();
   const route = /^[0-9]$/.test(event.key) && $("ig-routes") ? Number(event.key) || 10 : 0;
-  const act = route ? () => decide(view.gate, route, event.timeStamp) : KEYS[event.key.toLowerCase()];
+  const act = route ? () => decide(view.gate, route, event) : KEYS[event.key.toLowerCase()];
   if (!act || !view.gate || route > view.gate.labels.length) {
     if (event.key.toLowerCase() === "u") KEYS.u();
     return;

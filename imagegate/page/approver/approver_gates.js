@@ -41,13 +41,13 @@ export class ApproverGates extends Gates {
     return Boolean(gate.decision?.mine);
   }
 
-  others(decision) {
-    return `${this.told(decision)} ${decision.mine ? "in another window" : "first"}`;
+  others(gate) {
+    return `${this.told(gate)} ${gate.decision.mine ? "in another window" : "first"}`;
   }
 
   /** What is said lies over the image. */
   brief(text) {
-    return short(text);
+    return super.brief(short(text));
   }
 
   get answered() {

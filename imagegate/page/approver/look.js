@@ -6,6 +6,7 @@
 import { $, element } from "./shared/parts.js";
 import { drawMask } from "./paint.js";
 import { Pictures } from "./pictures.js";
+import { Retry } from "./shared/retry.js";
 import { Touch } from "./touch.js";
 
 const AHEAD = 2; // gates whose previews are kept ready
@@ -27,7 +28,7 @@ export class Look extends EventTarget {
   #failed = false;
   #zoom = ""; // what is known of the true size: "", "asked", "here" or "failed"
   #zooms = []; // images that were loaded at their true size
-  #size = "preview";
+  #retry = new Retry(() => this.gate && this.#failed && this.#load());
 
   /** @param {function} leaves whether another image may be shown: not while somebody paints */
   constructor(gates, leaves) {
@@ -40,6 +41,10 @@ export class Look extends EventTarget {
       swiped: (by) => this.step(by),
     });
     $("ig-retry").onclick = () => this.again();
+  }
+
+  #tell(kind) {
+    this.dispatchEvent(new Event(kind));
   }
 
   /** Another gate comes to the front, or none. */
@@ -81,7 +86,7 @@ export class Look extends EventTarget {
 
   /** Try once more what failed. */
   again() {
-    if (this.gate && this.#failed) this.#load();
+    this.#retry.now();
     if (this.#zoom === "failed") this.#zoom = "";
   }
 
@@ -116,6 +121,7 @@ export class Look extends EventTarget {
   clear() {
     this.gate = this.mask = null;
     this.#turn++;
+    this.#retry.end();
     this.touch.tool = null;
     this.#pictures.clear();
   }
@@ -127,7 +133,9 @@ export class Look extends EventTarget {
     this.#turn++;
     this.#zoom = "";
     this.#failed = false;
+    this.#retry.end();
     this.mask = null;
+    this.#tell("loading");
     $("ig-frame").hidden = true;
     $("ig-image").replaceWith(this.#image(""));
     $("ig-mask").hidden = true;
@@ -156,14 +164,18 @@ export class Look extends EventTarget {
       if (this.#turn !== turn) return;
       image.dataset.size = "preview";
       $("ig-image").replaceWith(image);
+      this.#retry.end();
+      this.#tell("drawn");
       this.#seen();
       this.ahead();
     } catch (error) {
       if (this.#turn !== turn || this.#gates.over) return;
       this.#failed = true;
+      this.#tell("failed");
+      this.#retry.failed();
       this.#pictures.drop(gate, index, "preview");
       $("ig-failed").hidden = false;
-      $("ig-failed").querySelector("p").textContent = `The image could not be loaded: ${plain(error)}.`;
+      $("ig-failed").querySelector("p").textContent = `The image could not be loaded: ${plain(error)}. Trying again …`;
     } finally {
       done();
     }

@@ -1,5 +1,6 @@
 /** The sheet: what was decided, by me or by everybody, and whose link this is. */
 
+import { toldApart } from "./shared/labels.js";
 import { $, calm, element, fill, left, sure, when } from "./shared/parts.js";
 
 const TILE = 96; // px of a small picture
@@ -95,7 +96,7 @@ export class Past {
     const mine = this.#gates.isMine(gate);
     const said = {
       title: gate.title,
-      answer: decision ? (decision.route === null ? "Stop" : decision.label) : gate.state,
+      answer: decision ? (decision.route === null ? "Stop" : toldApart(gate.labels, decision.route)) : gate.state,
       route: decision?.route ?? "–",
       state: gate.state,
       about: [decision && (mine ? "You" : decision.by), decision && when(decision.at), became(gate)],

@@ -5,6 +5,7 @@
  * it current; an answer is sent until the server has said what became of it.
  */
 
+import { isolated, toldApart } from "./labels.js";
 import { Sender, reason } from "./sender.js";
 import { subscribe } from "./stream.js";
 
@@ -13,6 +14,7 @@ const LOW = 5; // fewer known gates than this: read the next page
 const HISTORY = 30;
 const SLOW = 300; // ms after which an answer that is still on its way is spoken of
 const ENDED = { expired: "the time was up", withdrawn: "it is no longer needed" };
+const PROMPT = 500; // ms in which an undo follows the key that asked for it
 const FIRST = 1; // version of a gate that was just published
 const GONE = new Set([404, 410]); // what an answer meets where there is nothing to answer any more
 
@@ -44,6 +46,8 @@ export class Gates extends EventTarget {
   over = false;
   /** Server's clock minus this one's, in seconds. */
   clock = 0;
+  /** What brought the gate in front: whether this person did, else a sentence about what happened. */
+  cause = { own: true, why: "" };
 
   #base;
   #node;
@@ -141,30 +145,37 @@ export class Gates extends EventTarget {
 
   /** Read the list and the history anew; what is on show stays on show while it waits. */
   async #readAll() {
-    const shown = this.current;
     try {
       const [page, past] = await Promise.all([
         this.get(this.#filtered(`gates?limit=${PAGE}`)),
         this.get(this.#filtered(`${this.past}limit=${HISTORY}`)),
       ]);
+      const looked = this.current; // it may be of a later page
+      const unread = looked && !page.gates.some((gate) => gate.id === looked.id);
+      const shown = unread ? await this.#standing(looked) : null;
       if (this.over) return;
       // Another session over the same folder: its gates have the same ids, and begin anew.
       if (page.progress?.session !== this.progress?.session) this.#over.clear();
+      // From here to the end at once: what is on show may not change in between.
       const open = page.gates.filter((gate) => this.#isOpen(gate));
       const put_off = new Set(this.skipped.map((gate) => gate.id));
-      this.queue = urgentFirst(open.filter((gate) => !put_off.has(gate.id)));
-      this.skipped = open.filter((gate) => put_off.has(gate.id));
+      const queue = urgentFirst(open.filter((gate) => !put_off.has(gate.id)));
+      const before = this.current;
+      const front = before?.id === looked?.id && unread ? shown : before && (open.find((gate) => gate.id === before.id) ?? before);
+      const stays = front && this.#isOpen(front);
+      this.queue = stays ? [front, ...queue.filter((gate) => gate.id !== front.id)] : queue;
+      this.skipped = open.filter((gate) => put_off.has(gate.id) && !(stays && gate.id === front.id));
       this.#cursor = page.next;
       this.#setPast(past);
       for (const gate of open) this.#waitsAgain(gate);
       this.waiting = page.waiting;
       this.progress = page.progress ?? null;
       this.clock = page.now - Date.now() / 1000;
-      if (shown && this.#isOpen(shown)) await this.#keepInFront(shown);
+      this.cause = { own: !this.loaded, why: "" }; // who opens a page waits for what it shows
+      if (before && !stays) this.#isGone(this.history.find((gate) => gate.id === before.id) ?? before);
     } catch {
       return; // the event stream notices too, and calls again
     }
-    if (this.over) return;
     this.loaded = this.fresh = true;
     this.#refill();
     this.changed();
@@ -208,15 +219,14 @@ export class Gates extends EventTarget {
     const gate = this.queue.shift();
     if (!gate) return;
     this.skipped.push(gate);
-    this.#refill();
-    this.changed();
+    this.#byOneself();
     this.say(this.current === gate ? "There is no other gate to go to." : `Skipped ${this.brief(gate.title)}.`);
   }
 
   /** Each click has its own key, by which the server knows it again when it is sent twice. */
   decide(gate, route, words) {
     const click = { route, ...words, key: newKey() };
-    return this.answer(gate, "decision", click, `“${this.brief(gate.labels[route - 1])}”`);
+    return this.answer(gate, "decision", click, `“${this.label(gate, route)}”`);
   }
 
   /** The gate that Undo would take back: this page's last decision, else this person's. */
@@ -227,17 +237,24 @@ export class Gates extends EventTarget {
   }
 
   /** What is said of somebody's decision about the gate in front. */
-  others(decision) {
-    return this.told(decision);
+  others(gate) {
+    return this.told(gate);
   }
 
-  /** A text that people wrote, as long as it may be in a sentence. */
+  /** A text that people wrote, as it stands in a sentence. */
   brief(text) {
-    return text;
+    return isolated(text);
   }
 
-  told(decision) {
-    return told({ ...decision, label: this.brief(decision.label ?? "") });
+  /** The label of a route, as it stands in a sentence. */
+  label(gate, route) {
+    return this.brief(toldApart(gate.labels, route));
+  }
+
+  /** What was decided about a gate, by whom. */
+  told(gate, decision = gate.decision) {
+    const label = decision.route === null ? "" : this.label(gate, decision.route);
+    return told({ ...decision, label, by: this.brief(decision.by ?? "") });
   }
 
   /** The gate that was given a route last, by anybody. */
@@ -252,21 +269,22 @@ export class Gates extends EventTarget {
 
   /** One after the other, and after the answers on their way: it is the last one that is meant. */
   undo(gate = null) {
+    const asked = performance.now();
     this.#undone = this.#undone.then(async () => {
       await Promise.all(this.#sending.values());
-      await this.#undo(gate ?? this.undoable);
+      await this.#undo(gate ?? this.undoable, asked);
     });
     return this.#undone;
   }
 
-  async #undo(gate) {
+  async #undo(gate, asked) {
     const last = this.answered;
     if (!gate && !last) {
       this.say("There is nothing to undo.", "bad");
       return;
     }
     if (!gate && last.undoable) {
-      this.say(`${this.told(last.decision)} for ${this.brief(last.title)}; the history can take it back.`, "bad");
+      this.say(`${this.told(last)} for ${this.brief(last.title)}; the history can take it back.`, "bad");
       return;
     }
     gate ??= last; // the server knows why it is too late
@@ -279,7 +297,10 @@ export class Gates extends EventTarget {
       this.#waitsAgain(gate);
       this.#drop(gate.id);
       this.queue.unshift(body);
-      this.say(`Taken back: ${this.brief(gate.title)} waits again.`);
+      const said = `Taken back: ${this.brief(gate.title)} waits again.`;
+      // Who has waited long for it may be about to press something else.
+      this.cause = { own: performance.now() - asked < PROMPT, why: said };
+      this.say(said, "", gate.id);
     }
     this.changed();
     if (!this.undoable) this.#inOrder(() => this.#readAll()); // for older decisions
@@ -298,13 +319,19 @@ export class Gates extends EventTarget {
     const answer = this.#deliver(gate, path, body, said);
     this.#sending.set(gate.id, answer);
     this.#drop(gate.id);
-    this.#refill();
-    this.changed();
+    this.#byOneself();
     return answer;
   }
 
+  /** What comes to the front now was brought there by this person. */
+  #byOneself() {
+    this.cause = { own: true, why: "" };
+    this.#refill();
+    this.changed();
+  }
+
   async #deliver(gate, path, body, said) {
-    const slow = setTimeout(() => this.say(`${said} for ${this.brief(gate.title)}: sending …`, "busy"), SLOW);
+    const slow = setTimeout(() => this.say(`${said} for ${this.brief(gate.title)}: sending …`, "busy", gate.id), SLOW);
     const [status, reply] = await this.send(gate, path, body);
     clearTimeout(slow);
     this.#sending.delete(gate.id);
@@ -315,14 +342,16 @@ export class Gates extends EventTarget {
       const taken = this.history.some((one) => one.id === gate.id && !one.undoable);
       if (path === "decision" && gate.undoable && !taken) this.#mine.push(gate);
       const later = gate.mode === "park" && path === "decision" ? "; it goes on by itself" : "";
-      this.say(`${said} recorded for ${this.brief(gate.title)}${later}.`, "good");
+      this.say(`${said} recorded for ${this.brief(gate.title)}${later}.`, "good", gate.id);
     } else if (lost) {
-      this.say(`Too late for ${this.brief(gate.title)}: ${this.told(reply.decision)} first.`, "bad");
+      this.say(`Too late for ${this.brief(gate.title)}: ${this.told(gate, reply.decision)} first.`, "bad", gate.id);
     } else if (GONE.has(status)) {
-      this.say(`${this.brief(gate.title)} is over: ${reply.error}`, "bad");
+      this.say(`${this.brief(gate.title)} is over: ${reply.error}`, "bad", gate.id);
     } else {
+      const why = `Not recorded: ${reply.error}`;
       this.queue.unshift(gate); // it still waits
-      this.say(`Not recorded: ${reply.error}`, "bad");
+      this.cause = { own: false, why };
+      this.say(why, "bad", gate.id);
     }
     const back = this.#meanwhile.get(gate.id);
     if (back) this.#published(back);
@@ -339,7 +368,7 @@ export class Gates extends EventTarget {
   /** Post until there is an answer: [status, body]. */
   send(gate, path, body) {
     return this.#sender.post(this.url(`gates/${gate.id}/${path}`), body, (why) => {
-      if (why) this.say(`${this.brief(gate.title)}: ${why}. Trying again …`, "busy");
+      if (why) this.say(`${this.brief(gate.title)}: ${why}. Trying again …`, "busy", gate.id);
       this.#setOnline(false);
     });
   }
@@ -383,11 +412,16 @@ export class Gates extends EventTarget {
     this.#drop(gate.id);
     this.remember(gate);
     this.#forgetUndo(gate);
-    if (shown) {
-      const why = gate.decision && gate.state !== "expired" ? this.others(gate.decision) : gate.reason || ENDED[gate.state];
-      this.say(`${this.brief(gate.title)}: ${why}.`, "bad");
-    }
+    if (shown) this.#isGone(gate);
     this.#refill();
+  }
+
+  /** The gate on show ended, and not by an answer from here. */
+  #isGone(gate) {
+    const why = gate.decision && gate.state !== "expired" ? this.others(gate) : gate.reason || ENDED[gate.state] || ENDED.withdrawn;
+    const said = `${this.brief(gate.title)}: ${why}.`;
+    this.cause = { own: false, why: said };
+    this.say(said, "bad", gate.id);
   }
 
   /** In the history a gate keeps its place; one that was decided long ago gets it. */
@@ -452,11 +486,13 @@ export class Gates extends EventTarget {
     return reply.json();
   }
 
-  async #keepInFront(shown) {
-    const rest = this.queue.filter((gate) => gate.id !== shown.id);
-    const known = this.queue.find((gate) => gate.id === shown.id);
-    const reply = known ?? (await this.get(this.url(`gates/${shown.id}`)));
-    if (["waiting", "parked"].includes(reply.state)) this.queue = [reply, ...rest];
+  /** A gate as it stands on the server; null if there it is over. */
+  async #standing(gate) {
+    const reply = await this.fetch(this.url(`gates/${gate.id}`), { cache: "no-store" });
+    if (GONE.has(reply.status)) return null;
+    if (!reply.ok) throw new Error(await reason(reply));
+    const now = await reply.json();
+    return ["waiting", "parked"].includes(now.state) ? now : null;
   }
 
   /** A list that is read and the news about it must not overtake each other. */
@@ -506,10 +542,12 @@ export class Gates extends EventTarget {
 
   changed() {
     this.dispatchEvent(new Event("change"));
+    this.cause = { own: false, why: "" }; // of whatever comes next
   }
 
-  say(text, tone = "") {
-    this.dispatchEvent(new CustomEvent("said", { detail: { text, tone } }));
+  /** `about`: takes the place of what was said about the same before. */
+  say(text, tone = "", about = "") {
+    this.dispatchEvent(new CustomEvent("said", { detail: { text, tone, about } }));
   }
 }
 

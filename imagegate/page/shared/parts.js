@@ -1,5 +1,7 @@
 /** What all parts of the page use: elements, the sentence about what just happened, words. */
 
+import { StatusLine } from "./status.js";
+
 const SURE = 4000; // ms to confirm
 const SETTLE = 200; // ms in which a second click is that of a double click
 const MINUTE = 60;
@@ -62,12 +64,16 @@ export function calm(button) {
   button.textContent = before.says;
 }
 
-/** Say what just happened, in one sentence. */
-export function say({ text, tone }) {
-  const status = $("ig-status");
-  status.textContent = text;
-  status.dataset.tone = tone ?? "";
-}
+const status = new StatusLine(({ text, tone }) => {
+  const line = $("ig-status");
+  if (!line) return; // the page is over
+  line.textContent = text;
+  line.dataset.tone = tone ?? "";
+  line.dispatchEvent(new Event("said"));
+});
+
+/** Say what just happened, in one sentence; see `StatusLine.say`. */
+export const say = (message) => status.say(message);
 
 /** A text that people wrote, where there is room for a few words. */
 export function short(text, most = 28) {

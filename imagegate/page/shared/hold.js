@@ -1,0 +1,146 @@
+/**
+ * Sees to it that a press is meant for the image on show (see `Pause`), and shows which presses were not
+ * taken. What changed without the person, and who changed it, is said over the image.
+ */
+
+import { $, element, say } from "./parts.js";
+import { ACKNOWLEDGES, COUNTS, EARLY, Pause, UNSEEN } from "./pause.js";
+
+const MISSED = 1600; // ms for which it is shown that a press was not taken
+const TICK = 100; // ms
+const ALONE = new Set(["Shift", "Control", "Alt", "AltGraph", "Meta", "CapsLock", "Tab", "Escape"]);
+const FIELDS = "input:not([type=range]), textarea, select, [contenteditable]";
+
+export class Hold {
+  #pause = new Pause();
+  #area;
+  #busy;
+  #sign;
+  #hides = 0;
+  #ticks = 0;
+
+  /**
+   * @param {string} area selects the parts of the page that act on the gate in front
+   * @param {function} busy whether something with keys of its own lies over the page
+   */
+  constructor(area, busy) {
+    this.#area = area;
+    this.#busy = busy;
+    this.#sign = element("p", "", { id: "ig-pause", role: "alert", hidden: "" });
+    $("ig-stage").append(this.#sign);
+    document.addEventListener("keydown", (event) => this.#key(event), { capture: true });
+    document.addEventListener("click", (event) => this.#click(event), { capture: true });
+  }
+
+  /** Another gate, or none, is shown. `cause`: see `Gates`. */
+  changed(gate, { own, why }) {
+    const now = performance.now();
+    this.#pause.changed(own || !gate, now);
+    if (own || !gate) this.#free();
+    else {
+      clearTimeout(this.#hides);
+      this.#say([element("b", why || "A new image."), " Press a key or tap to go on with the one that is shown now."]);
+      for (const part of document.querySelectorAll(this.#area)) part.setAttribute("aria-disabled", "true");
+      if ($("ig-note")) $("ig-note").readOnly = true;
+      document.body.classList.add("ig-held");
+      clearInterval(this.#ticks);
+      this.#ticks = setInterval(() => this.#pause.held(performance.now()) || this.#free(), TICK);
+    }
+  }
+
+  /** The press at `at` brought what is shown. */
+  began(at) {
+    this.#pause.began(at);
+  }
+
+  /** The image in front is on its way, is drawn with the next frame, or could not be loaded. */
+  loading() {
+    this.#pause.hidden();
+  }
+
+  drawn() {
+    requestAnimationFrame((at) => this.#pause.visible(Math.max(at, performance.now())));
+  }
+
+  failed() {
+    this.#pause.failed();
+  }
+
+  /** Whether a press sends the answer `route`; shows why not. */
+  takes(event, route, label) {
+    const click = event.type === "click" && event.detail > 0; // a button's Enter is a key
+    const verdict = this.#pause.press(event.timeStamp, click, route);
+    if (verdict === COUNTS) return true;
+    if (verdict === UNSEEN) {
+      const text = `The image is not shown. Send it to “${label}” all the same? Then once more.`;
+      say({ text, tone: "bad", about: "unseen" });
+      this.#missed(text);
+    } else this.#refuse(verdict, label);
+    return false;
+  }
+
+  // -- inside
+
+  #key(event) {
+    if (!event.key || this.#busy() || event.ctrlKey || event.metaKey || event.altKey) return;
+    const field = event.target.closest?.(FIELDS);
+    if (!this.#pause.held(event.timeStamp) || (field && field.id !== "ig-note")) return;
+    if (ALONE.has(event.key)) return;
+    swallow(event);
+    if (field) this.#pause.typed(event.timeStamp); // meant for the note about the one before
+    if (field || event.repeat) return this.#refuse(EARLY, event.key);
+    return this.#touch(event, event.key === " " ? "Space" : event.key);
+  }
+
+  #click(event) {
+    if (!this.#pause.held(event.timeStamp) || !event.target.closest?.(this.#area)) return;
+    swallow(event);
+    const button = event.target.closest("button, a");
+    this.#touch(event, button?.textContent.trim() || "The tap");
+  }
+
+  #touch(event, name) {
+    const verdict = this.#pause.touch(event.timeStamp);
+    if (verdict === ACKNOWLEDGES) this.#free();
+    this.#refuse(verdict, name);
+  }
+
+  #refuse(verdict, name) {
+    const why = verdict === ACKNOWLEDGES ? "another image came to the front. The next press counts" : "the image had only just changed";
+    const text = `“${name}” was not taken: ${why}.`;
+    say({ text, tone: "busy" });
+    this.#missed(text);
+  }
+
+  #missed(text) {
+    if (this.#pause.held(performance.now())) return this.#shake(); // who took it stays to be read
+    this.#say([text]);
+    this.#shake();
+    clearTimeout(this.#hides);
+    this.#hides = setTimeout(() => (this.#sign.hidden = true), MISSED);
+  }
+
+  #shake() {
+    this.#sign.getAnimations().forEach((one) => one.cancel());
+    if (matchMedia("(prefers-reduced-motion: reduce)").matches) return;
+    this.#sign.animate([0, -6, 6, -3, 0].map((x) => ({ translate: `${x}px 0` })), 250);
+  }
+
+  #say(parts) {
+    this.#sign.replaceChildren(...parts);
+    this.#sign.hidden = false;
+  }
+
+  #free() {
+    clearInterval(this.#ticks);
+    this.#sign.hidden = true;
+    for (const part of document.querySelectorAll(this.#area)) part.removeAttribute("aria-disabled");
+    if ($("ig-note")) $("ig-note").readOnly = false;
+    document.body.classList.remove("ig-held");
+  }
+}
+
+function swallow(event) {
+  event.preventDefault();
+  event.stopImmediatePropagation();
+}
