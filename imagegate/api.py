@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, StrictInt, StrictStr
 from . import __version__
 from .access import Door, Guard
 from .bus import Bus, Records
+from .image_files import PreviewCache
 from .masks import save_mask
 from .model import (
     BadAnswer,
@@ -28,7 +29,7 @@ from .model import (
     Verdict,
     sayable,
 )
-from .pictures import Pictures
+from .pictures import Picture, Pictures, thumb
 from .serving import (
     NO_STORE,
     PAGE,
@@ -48,8 +49,10 @@ from .serving import (
 from .share import Share
 from .share_api import add_sharing
 
-AT_A_TIME = {"preview": 4, "full": 2}
+AT_A_TIME = {"thumb": 2, "preview": 4, "full": 2}
 """Images made at the same time."""
+THUMBS = 32 * 2**20
+"""Bytes of thumbnails that are kept."""
 
 log = logging.getLogger("imagegate")
 
@@ -159,16 +162,28 @@ def _add_pictures(app: FastAPI, bus: Bus) -> None:
         return found
 
     easel = Easel(AT_A_TIME)
+    thumbs = PreviewCache(THUMBS)
+
+    def small(source: Pictures, gate_id: str, index: int) -> Picture:
+        kept = thumbs.get((gate_id, index))
+        if kept is None:
+            kept = thumb(source.preview(index))
+            thumbs.put((gate_id, index), kept)
+        return kept
 
     @app.get(f"{PREFIX}/api/gates/{{gate_id}}/image/{{index}}")
     async def image(gate_id: str, index: int, size: str = "preview") -> Response:
-        """``size=preview``: JPEG or WebP; ``size=full``: lossless PNG at the true size."""
+        """``size=preview``: JPEG or WebP; ``thumb``: a small WebP; ``full``: lossless PNG."""
         easel.check(size)
         source = await to_thread.run_sync(pictures, gate_id, index)
-        make = source.preview if size == "preview" else source.full
+        make = {
+            "preview": partial(source.preview, index),
+            "full": partial(source.full, index),
+            "thumb": partial(small, source, gate_id, index),
+        }
         # An id is never used again and its image never changes.
         kept = {"cache-control": "private, max-age=86400, immutable"}
-        return await easel.make(size, partial(make, index), kept)
+        return await easel.make(size, make[size], kept)
 
     @app.get(f"{PREFIX}/api/gates/{{gate_id}}/mask/{{index}}")
     def get_mask(gate_id: str, index: int) -> Response:

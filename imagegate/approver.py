@@ -37,7 +37,7 @@ from .model import (
     sayable,
 )
 from .outstanding import Outstanding
-from .pictures import Picture, light
+from .pictures import Picture, light, thumb
 from .sealed import Sealed
 from .serving import (
     HEARTBEAT,
@@ -59,8 +59,8 @@ from .serving import (
 )
 from .throttle import Pace
 
-AT_A_TIME = {"preview": 4, "zoom": 2, "full": 1}
-OUT = {"preview": 16, "zoom": 2, "full": 1}
+AT_A_TIME = {"thumb": 2, "preview": 4, "zoom": 2, "full": 1}
+OUT = {"preview": 16, "thumb": 32, "zoom": 2, "full": 1}
 """Images on their way through one link: what a slow reader has not taken yet lies in memory."""
 MASKS = 2
 """Masks that are read or saved at once: small files, but they may unpack to much."""
@@ -224,15 +224,15 @@ def _add_pictures(app: FastAPI) -> None:
             return pictures.full(index)
         if size == "zoom":
             return lossy(pictures.full(index))
-        kept = previews.get((gate_id, index))
+        kept = previews.get((gate_id, index, size))
         if kept is None:
-            kept = light(pictures.preview(index))
-            previews.put((gate_id, index), kept)
+            kept = (thumb if size == "thumb" else light)(pictures.preview(index))
+            previews.put((gate_id, index, size), kept)
         return kept
 
     @app.get(f"{PREFIX}/api/gates/{{gate_id}}/image/{{index}}")
     async def image(gate_id: str, index: int, bus: Linked, size: str = "preview") -> Response:
-        """``preview``: light enough for a slow line; ``zoom``: the true size, lossy; ``full``."""
+        """``preview``: for a slow line; ``thumb``; ``zoom``: the true size, lossy; ``full``."""
         easel.check(size)
         out.enter(bus.link.id, size)
         try:

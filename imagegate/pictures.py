@@ -18,6 +18,8 @@ from .model import BadPicture
 
 PREVIEW_SIDE = 1536
 """Longest side, in pixels, of a preview and of the canvas that masks are painted on."""
+THUMB_SIDE = 256
+"""Longest side, in pixels, of a thumbnail."""
 LIGHT = 380_000
 """Bytes of a preview that a slow line can take."""
 MAX_MASK_BYTES = 32 * 2**20
@@ -89,6 +91,17 @@ def light(preview: Picture) -> Picture:
             if out.tell() <= LIGHT:
                 break
     return replace(preview, body=out.getvalue(), media_type=media_type)
+
+
+def thumb(preview: Picture) -> Picture:
+    """The same picture as a WebP of at most `THUMB_SIDE` pixels a side: some 10 kB."""
+    with Image.open(io.BytesIO(preview.body)) as image:
+        image.draft("RGB", (THUMB_SIDE * 2, THUMB_SIDE * 2))  # a JPEG is decoded no larger
+        image.thumbnail((THUMB_SIDE, THUMB_SIDE))
+        _forget(image)
+        out = io.BytesIO()
+        image.save(out, "WEBP", quality=72, method=2)
+    return Picture(out.getvalue(), "image/webp")
 
 
 def encode_png(image: Image.Image) -> Picture:

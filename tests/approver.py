@@ -112,6 +112,12 @@ class Studio:
         expect(page.locator("#ig-pending")).to_contain_text("waiting")
         return page
 
+    @property
+    def operator_url(self) -> str:
+        """Where the operator's panel is, once it is open."""
+        assert self._operator is not None
+        return self._operator.url
+
     def invite(self, name: str, **given: Any) -> str:
         """The address of a new link for somebody."""
         link, token = self.links.create(name, **{"reach": "network", **given})

@@ -9,7 +9,7 @@ import { OperatorGates } from "./operator_gates.js";
 import { Painting } from "./painting.js";
 import { Alerts } from "./shared/alerts.js";
 import { Hold } from "./shared/hold.js";
-import { $, age, calm, element, remembered, say, span, sure } from "./shared/parts.js";
+import { $, age, calm, element, follow, remembered, routeText, say, span, sure } from "./shared/parts.js";
 import { DONE } from "./shared/status.js";
 import { Retry } from "./shared/retry.js";
 import { Records } from "./records.js";
@@ -17,6 +17,7 @@ import { Share } from "./share.js";
 import { reason as reasonOf } from "./shared/sender.js";
 
 const AHEAD = 3; // previews kept ready
+const THUMB_AGAIN = 5000; // ms after which a small picture that failed is asked for again
 const PAN = 80; // px an arrow key moves a zoomed image
 const ACTS = "#ig-stage, #ig-thumbs, #ig-routes, #ig-tools"; // on the gate in front
 const RHYTHM = 200; // ms in which a page may be busy with a click
@@ -71,7 +72,10 @@ const TOP = `
     <div id="ig-failed" role="alert" hidden><p></p><button id="ig-retry" type="button">Try again</button></div>
     <div id="ig-empty" hidden><h2></h2><p></p></div>
   </div>
-  <div id="ig-thumbs" role="tablist" aria-label="Images of this batch"></div>`;
+  <div class="ig-strip">
+    <span id="ig-which"></span>
+    <div id="ig-thumbs" role="tablist" aria-label="Images of this batch"></div>
+  </div>`;
 
 const BOTTOM = `
   <div id="ig-routes" role="group" aria-label="Routes"></div>
@@ -192,6 +196,7 @@ function show(gate) {
   $("ig-thumbs").replaceChildren(...thumbs.map((index) => thumb(gate, index)));
   if (gate) look(0);
   else {
+    $("ig-which").textContent = "";
     $("ig-image").removeAttribute("src");
     $("ig-failed").hidden = true;
     retry.end();
@@ -199,15 +204,18 @@ function show(gate) {
 }
 
 function routeButton(gate, label, route) {
-  const button = element("button", `${route} · `, { id: `ig-route-${route}`, type: "button", title: label });
-  button.append(element("bdi", label));
+  const button = element("button", "", { id: `ig-route-${route}`, type: "button", title: label });
+  button.append(...routeText(route, label));
   button.onclick = (event) => decide(gate, route, event);
   return button;
 }
 
 function thumb(gate, index) {
   const button = element("button", "", { type: "button", role: "tab", title: `Image ${index + 1}` });
-  button.append(element("img", "", { src: gates.image(gate, index), loading: "lazy", alt: `Image ${index + 1}` }));
+  const url = gates.image(gate, index, "thumb");
+  const image = element("img", "", { src: url, loading: "lazy", alt: `Image ${index + 1}` });
+  image.onerror = () => setTimeout(() => image.isConnected && (image.src = url), THUMB_AGAIN);
+  button.append(image);
   button.onclick = () => painting.leave() && look(index);
   return button;
 }
@@ -231,6 +239,7 @@ function look(index) {
   $("ig-full").href = gates.image(gate, index, "full");
   $("ig-full").download = `${(gate.file || gate.title).replace(/[^\p{L}\p{N}.-]+/gu, "_")}-${index}.png`;
   showMask(gate);
+  if (gate.batch > 1) prefetch();
 }
 
 /** The image in front is here. */
@@ -270,6 +279,8 @@ async function reload() {
 /** Lay the mask over the image: what was saved, or what painting would start from. */
 async function showMask(gate) {
   const { index } = view;
+  $("ig-which").textContent = gate.batch > 1 ? `${index + 1} / ${gate.batch}` : "";
+  follow($("ig-thumbs"), index);
   [...$("ig-thumbs").children].forEach((button, i) => {
     button.setAttribute("aria-selected", String(i === index));
     button.classList.toggle("ig-masked", gate.masked.includes(i));
@@ -286,7 +297,12 @@ async function showMask(gate) {
 }
 
 function prefetch() {
-  const urls = gates.queue.slice(1, 1 + AHEAD).map((gate) => gates.image(gate, 0));
+  const { gate: front, index } = view;
+  const near = [index + 1, index + 2, index - 1].filter((i) => i >= 0 && i < (front?.batch ?? 0));
+  const urls = [
+    ...gates.queue.slice(1, 1 + AHEAD).map((gate) => gates.image(gate, 0)),
+    ...near.map((i) => gates.image(front, i)),
+  ];
   if (String(urls) === String(view.ahead.map((image) => image.src))) return;
   view.ahead = urls.map(
     (url) => view.ahead.find((image) => image.src === url) ?? Object.assign(new Image(), { src: url }),

@@ -7,7 +7,7 @@
 
 import { Alerts } from "./shared/alerts.js";
 import { Hold } from "./shared/hold.js";
-import { $, element, say, span } from "./shared/parts.js";
+import { $, element, routeText, say, span } from "./shared/parts.js";
 import { ApproverGates } from "./approver_gates.js";
 import { layout } from "./layout.js";
 import { Look } from "./look.js";
@@ -167,8 +167,8 @@ function crowd(labels) {
 
 function routeButton(gate, label, route) {
   const button = element("button", "", { id: `ig-route-${route}`, type: "button", title: label });
-  const text = element("span", `${route}\u00a0·\u00a0`); // the number is never alone
-  text.append(element("bdi", label));
+  const text = element("span");
+  text.append(...routeText(route, label, "\u00a0·\u00a0")); // the number is never alone
   button.append(text);
   button.onclick = (event) => decide(gate, route, event);
   return button;

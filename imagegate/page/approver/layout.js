@@ -74,7 +74,10 @@ export function layout(may) {
       <p id="ig-offline" role="alert" hidden></p>
       <p id="ig-status" role="status" aria-live="polite"></p>
     </div>
-    <div id="ig-thumbs" role="tablist" aria-label="Images of this batch"></div>
+    <div class="ig-strip">
+      <span id="ig-which"></span>
+      <div id="ig-thumbs" role="tablist" aria-label="Images of this batch"></div>
+    </div>
   </main>
   <footer id="ig-dock">
     ${decides ? NOTE : ""}

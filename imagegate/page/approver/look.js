@@ -3,7 +3,7 @@
  * pixels, the image at its true size; its mask over it, the batch below it.
  */
 
-import { $, element } from "./shared/parts.js";
+import { $, element, follow } from "./shared/parts.js";
 import { drawMask } from "./paint.js";
 import { Pictures } from "./pictures.js";
 import { Retry } from "./shared/retry.js";
@@ -12,7 +12,7 @@ import { Touch } from "./touch.js";
 const AHEAD = 2; // gates whose previews are kept ready
 const SLOW = 350; // ms after which it is shown that an image is on its way
 const TICK = 150; // ms between looks at how much of it is here
-const THUMB = 112; // px
+const THUMB_AGAIN = 5000; // ms after which a small picture that failed is asked for again
 const SHARP = 1.05; // times the preview's pixels that may be missing before it looks soft
 
 export class Look extends EventTarget {
@@ -97,11 +97,16 @@ export class Look extends EventTarget {
     // Not before the one in front: a slow line has one image at a time.
     if (!this.gate || !this.#pictures.here(this.gate, this.index)) return;
     for (const gate of next) this.#pictures.load(gate, 0);
+    for (const near of [this.index + 1, this.index - 1]) {
+      if (near >= 0 && near < this.gate.batch) this.#pictures.load(this.gate, near);
+    }
   }
 
   /** Lay the mask over the image. */
   async showMask() {
     const { gate, index } = this;
+    $("ig-which").textContent = `${index + 1} / ${gate.batch}`;
+    follow($("ig-thumbs"), index);
     [...$("ig-thumbs").children].forEach((thumb, i) => {
       thumb.setAttribute("aria-selected", String(i === index));
       thumb.tabIndex = i === index ? 0 : -1;
@@ -248,19 +253,17 @@ export class Look extends EventTarget {
   #thumb(index) {
     const name = `Image ${index + 1}`;
     const button = element("button", "", { type: "button", role: "tab", title: name, "aria-label": name });
-    button.onclick = () => {
-      if (this.index !== index && this.#leaves()) this.at(index);
-      button.scrollIntoView({ inline: "nearest", block: "nearest" });
-    };
+    button.onclick = () => this.index !== index && this.#leaves() && this.at(index);
     const { gate } = this;
     // Fetched when it comes into sight: a batch may be large.
     const sight = new IntersectionObserver(async ([entry]) => {
       if (!entry.isIntersecting) return;
       sight.disconnect();
-      await this.#pictures.load(gate, index).catch(() => "");
-      const blob = this.#pictures.blob(gate, index);
-      const small = blob && (await createImageBitmap(blob, { resizeHeight: THUMB }).catch(() => null));
-      if (!small || !button.isConnected) return;
+      await this.#pictures.load(gate, index, "thumb").catch(() => "");
+      if (!button.isConnected) return;
+      const blob = this.#pictures.blob(gate, index, "thumb");
+      const small = blob && (await createImageBitmap(blob).catch(() => null));
+      if (!small) return void setTimeout(() => button.isConnected && sight.observe(button), THUMB_AGAIN);
       const canvas = element("canvas", "", { width: small.width, height: small.height });
       canvas.getContext("2d").drawImage(small, 0, 0);
       small.close();

@@ -254,7 +254,7 @@ export class Gates extends EventTarget {
   /** What was decided about a gate, by whom. */
   told(gate, decision = gate.decision) {
     const label = decision.route === null ? "" : this.label(gate, decision.route);
-    return told({ ...decision, label, by: this.brief(decision.by ?? "") });
+    return told({ ...decision, label, by: isolated(decision.by ?? "") });
   }
 
   /** The gate that was given a route last, by anybody. */

@@ -1,5 +1,6 @@
 /** What all parts of the page use: elements, the sentence about what just happened, words. */
 
+import { isolated } from "./labels.js";
 import { StatusLine } from "./status.js";
 
 const SURE = 4000; // ms to confirm
@@ -19,6 +20,12 @@ export function element(tag, text = "", attributes = {}) {
   return made;
 }
 
+/** What is on the button of a route: its number, and its label, which cannot turn the number around. */
+export function routeText(route, label, dot = " · ") {
+  const turns = isolated(label) !== label;
+  return turns ? [`${route}${dot}`, element("bdi", label)] : [`${route}${dot}${label}`];
+}
+
 /** What this browser keeps under a key, where it allows that; `value` changes it first. */
 export function remembered(key, value) {
   try {
@@ -33,6 +40,12 @@ export function remembered(key, value) {
 export function fill(list, rows) {
   for (const row of [...list.children]) if (!rows.includes(row)) row.remove();
   rows.forEach((row, i) => list.children[i] !== row && list.insertBefore(row, list.children[i] ?? null));
+}
+
+/** A strip of small pictures keeps one of them, by its index, in its middle. */
+export function follow(strip, index) {
+  const one = strip.children[index];
+  if (one) strip.scrollLeft = one.offsetLeft - (strip.clientWidth - one.offsetWidth) / 2;
 }
 
 const asked = new WeakMap(); // button -> since when it asks, what it says else, and until when
