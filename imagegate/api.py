@@ -11,7 +11,7 @@ from typing import Any
 from anyio import to_thread
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
-from pydantic import BaseModel, ConfigDict, StrictInt, StrictStr
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
 
 from . import __version__
 from .access import Door, Guard
@@ -19,6 +19,7 @@ from .bus import Bus, Records
 from .image_files import PreviewCache
 from .masks import save_mask
 from .model import (
+    MAX_KEY,
     BadAnswer,
     GateClosed,
     ImageGateError,
@@ -37,6 +38,7 @@ from .serving import (
     STATUS,
     Easel,
     Limit,
+    Looking,
     News,
     NoSuchCall,
     Progress,
@@ -44,6 +46,7 @@ from .serving import (
     cursor_of,
     error_of,
     explain_all,
+    looks_at,
     page_of,
 )
 from .share import Share
@@ -70,6 +73,12 @@ class Choice(Signed):
 
     route: StrictInt | StrictStr
     key: StrictStr = ""
+
+
+class OperatorLooking(Looking):
+    """``person``: the same on all pages of one person, and nobody else's."""
+
+    person: StrictStr = Field(min_length=8, max_length=MAX_KEY)
 
 
 def create_app(
@@ -151,6 +160,11 @@ def _add_gates(app: FastAPI, bus: Bus, progress: Progress | None) -> None:
     @app.get(f"{PREFIX}/api/gates/{{gate_id}}")
     def gate(gate_id: str) -> dict[str, Any]:
         return bus.get(gate_id).to_json()
+
+    @app.post(f"{PREFIX}/api/looking")
+    def looking(asked: OperatorLooking) -> dict[str, Any]:
+        """Say what a page shows, so that other people are shown something else first."""
+        return looks_at(bus.viewers, asked.person, asked, bus.get)
 
 
 def _add_pictures(app: FastAPI, bus: Bus) -> None:

@@ -48,6 +48,7 @@ from .serving import (
     STATUS,
     Easel,
     Limit,
+    Looking,
     News,
     Nothing,
     Progress,
@@ -55,6 +56,7 @@ from .serving import (
     answer,
     error_of,
     explain_all,
+    looks_at,
     page_of,
 )
 from .throttle import Pace
@@ -66,6 +68,8 @@ MASKS = 2
 """Masks that are read or saved at once: small files, but they may unpack to much."""
 CHANGES = 300
 """Changes a minute that one link may make; a fast hand makes half as many."""
+LOOKS = 600
+"""Times a minute that the pages of one link may say what they show."""
 LARGEST = 8 * 2**20
 """Bytes of the largest body; a mask painted here has at most 1536 pixels a side."""
 PATIENCE = 60.0
@@ -162,7 +166,7 @@ def _add_page(app: FastAPI) -> None:
 
 
 def _add_gates(app: FastAPI, progress: Progress | None) -> None:
-    cursors = Cursors()
+    cursors, paces = Cursors(), Pace(LOOKS)
 
     @app.get(f"{PREFIX}/api/me")
     async def me(request: Request) -> dict[str, Any]:
@@ -193,6 +197,14 @@ def _add_gates(app: FastAPI, progress: Progress | None) -> None:
     @app.get(f"{PREFIX}/api/gates/{{gate_id}}")
     def gate(gate_id: str, bus: Linked) -> dict[str, Any]:
         return bus.told(bus.get(gate_id))
+
+    @app.post(f"{PREFIX}/api/looking")
+    def looking(seen: Looking, request: Request) -> dict[str, Any]:
+        """Say what this page shows, so that other people are shown something else first."""
+        asked: Asked = request.scope[ASKED]
+        paces.keep(asked.link.id)
+        viewers = app.state.bus.viewers
+        return looks_at(viewers, asked.secret, seen, LinkedBus(app.state.bus, asked.link).get)
 
 
 def _around(bus: LinkedBus, progress: Progress | None) -> dict[str, Any]:

@@ -8,10 +8,14 @@ from typing import Any, Protocol
 from .feed import Subscription
 from .model import ALL, Selection, Snapshot, Verdict
 from .pictures import Pictures
+from .viewers import Viewers
 
 
 class Bus(Protocol):
     """`imagegate.gate_bus.GateBus` says what each of these does, returns and raises."""
+
+    @property
+    def viewers(self) -> Viewers: ...
 
     def decide(
         self,

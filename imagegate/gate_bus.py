@@ -42,6 +42,7 @@ from .model import (
     signed,
     timed_out,
 )
+from .viewers import Viewers
 
 __all__ = ["GateBus", "GateCancelled", "News", "Subscription", "Ticket"]
 
@@ -174,6 +175,7 @@ class GateBus(Generic[P]):
         self._with_pictures: deque[_Entry[P]] = deque()  # finished, oldest first
         self._feed = Feed(self._lock)
         self._kept = kept
+        self.viewers = Viewers()
         self._seq = 0
         self.incomplete = ""
         """While not all gates were published that are going to be: what to say of unknown ones."""

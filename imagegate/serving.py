@@ -16,7 +16,7 @@ from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, StrictStr
 from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Match, Route
 from starlette.types import Receive, Scope, Send
@@ -24,6 +24,7 @@ from starlette.types import Receive, Scope, Send
 from .bus import Bus
 from .feed import Bell
 from .model import (
+    MAX_KEY,
     BadAnswer,
     BadPicture,
     Forbidden,
@@ -40,12 +41,15 @@ from .model import (
     sayable,
 )
 from .pictures import Picture
+from .viewers import Viewers
 
 PREFIX = "/imagegate"
 PAGES = Path(__file__).parent / "page"
 """What browsers load: of the operator's page, the approver's, and both."""
 PAGE = 50
 MAX_PAGE = 500
+LOOKED_AT = 20
+"""Gates of which a page may look at one."""
 HEARTBEAT = 5.0
 """Seconds between signs of life on the event stream; a closed tab is noticed at the latest then."""
 TOLD = 5
@@ -165,11 +169,42 @@ def answer(verdict: Verdict, tell: Callable[[], dict[str, Any]]) -> JSONResponse
     return JSONResponse(content)
 
 
+# -- who looks at what
+
+
+class Looking(BaseModel):
+    """What a page shows: the first of these gates that nobody else looks at, else the first."""
+
+    model_config = ConfigDict(extra="forbid")
+    page: StrictStr = Field(max_length=MAX_KEY)
+    gates: list[StrictStr] = Field(max_length=LOOKED_AT)
+
+
+def looks_at(
+    viewers: Viewers, person: str, asked: Looking, get: Callable[[str], Snapshot]
+) -> dict[str, Any]:
+    """Which gate a page shows; ``you``: how `looks` calls its person."""
+    gates = []
+    for gate_id in asked.gates:
+        with suppress(UnknownGate):
+            gates.append(get(gate_id).gate)
+    gate, who = viewers.look(person, asked.page, gates)
+    return {"gate": gate.id if gate else None, "you": who}
+
+
+def looks(viewers: Viewers, among: Selection) -> dict[str, Any]:
+    """Who looks at which of these gates, and for how many seconds that is to be believed."""
+    found = [look for look in viewers.looks() if among.covers(look.gate)]
+    return {"looks": [[look.gate.id, look.who, viewers.left(look)] for look in found]}
+
+
 # -- news
 
 
 class News:
     """A stream of server-sent events: published, masked, decided, withdrawn; each with its gate.
+
+    ``looking`` says who looks at what, when that changes and there are several.
 
     ``reload`` comes first, and whenever news were lost: read the lists anew. ``alive`` comes when
     nothing was said for a while, however much happens that is not theirs to hear.
@@ -217,6 +252,7 @@ class News:
         loop = asyncio.get_running_loop()
         woken = asyncio.Event()
         rung = False
+        looked = False
 
         def wake() -> None:
             loop.call_soon_threadsafe(woken.set)
@@ -226,7 +262,13 @@ class News:
             rung = True
             wake()
 
-        forget = self._bell.listen(ring)
+        def look() -> None:
+            nonlocal looked
+            looked = True
+            wake()
+
+        viewers = self._bus.viewers
+        forget, blind = self._bell.listen(ring), viewers.changed.listen(look)
         try:
             with self._bus.subscribe(wake) as subscription:
                 # It may have ended since the request was let in.
@@ -234,6 +276,8 @@ class News:
                 if not reason:
                     # Who has just (re)connected, or was too slow, reads the list anew.
                     yield await self._say("reload")
+                    if viewers.looks():
+                        yield _event("looking", looks(viewers, self._among))
                 due = loop.time() + HEARTBEAT
                 while not reason and not await request.is_disconnected():
                     await _within(woken, max(0.0, min(due - loop.time(), self._left())))
@@ -254,6 +298,10 @@ class News:
                     if not told and loop.time() >= due:
                         # A sign of life, by which a page knows that its connection is not dead.
                         told.append(("alive", None))
+                    if looked:
+                        looked = False
+                        yield _event("looking", looks(viewers, self._among))
+                        due = loop.time() + HEARTBEAT
                     for kind, gate in told:
                         yield await self._say(kind, gate)
                         due = loop.time() + HEARTBEAT
@@ -261,6 +309,7 @@ class News:
                     yield _event("over", {"reason": reason})
         finally:
             forget()
+            blind()
 
     async def _ended(self) -> str:
         return await to_thread.run_sync(self._over) if self._over is not None else ""

@@ -43,6 +43,7 @@ from .model import (
 from .newsroom import Newsroom
 from .pictures import Pictures
 from .settings import Settings
+from .viewers import Viewers
 
 if TYPE_CHECKING:  # SQLAlchemy takes a while; it is imported when the store is first used
     from .house import House, Written
@@ -91,6 +92,7 @@ class StoredBus:
         classes: Callable[[], Collection[str]] = tuple,
     ) -> None:
         self.id = secrets.token_hex(8)
+        self.viewers = Viewers()  # at this panel; another process has its own
         self._settings = settings
         self._kind = kind
         self._classes = classes

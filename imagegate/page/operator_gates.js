@@ -1,14 +1,24 @@
 /** What only an operator may do with gates, or ask about them. */
 
-import { Gates } from "./shared/gates.js";
+import { Gates, newKey } from "./shared/gates.js";
+import { remembered } from "./shared/parts.js";
+
+const PERSON = "imagegate.viewer";
 
 export class OperatorGates extends Gates {
   /** What the store says of itself and of who shares it; null where there is none. */
   status = null;
 
+  #person = remembered(PERSON) || remembered(PERSON, newKey());
+
   constructor(...where) {
     super(...where);
     this.addEventListener("read", () => this.readStatus());
+  }
+
+  /** The same on all pages of this browser, and a secret of theirs. */
+  viewer() {
+    return { person: this.#person };
   }
 
   /** What changed about the links, an answer through one too, is for whoever shows them. */

@@ -122,7 +122,7 @@ function build() {
   $("ig-image").onload = loaded;
   $("ig-image").onerror = () => view.gate && !view.zoomed && failed("");
   $("ig-retry").onclick = () => retry.now();
-  hold = new Hold(ACTS, () => share.open);
+  hold = new Hold(gates, ACTS, () => share.open);
   $("ig-stage").onpointerdown = drag;
   $("ig-name").onchange = (event) => remembered(NAME, event.target.value.trim());
   document.addEventListener("keydown", key);
@@ -300,7 +300,7 @@ function prefetch() {
   const { gate: front, index } = view;
   const near = [index + 1, index + 2, index - 1].filter((i) => i >= 0 && i < (front?.batch ?? 0));
   const urls = [
-    ...gates.queue.slice(1, 1 + AHEAD).map((gate) => gates.image(gate, 0)),
+    ...gates.next(AHEAD).map((gate) => gates.image(gate, 0)),
     ...near.map((i) => gates.image(front, i)),
   ];
   if (String(urls) === String(view.ahead.map((image) => image.src))) return;

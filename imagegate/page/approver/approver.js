@@ -60,7 +60,7 @@ function build() {
   document.body.innerHTML = layout(may);
   document.body.dataset.may = may;
   look = new Look(gates, leavesMask);
-  hold = new Hold(ACTS, () => gates.over || $("ig-past").open);
+  hold = new Hold(gates, ACTS, () => gates.over || $("ig-past").open);
   for (const kind of ["loading", "drawn", "failed"]) look.addEventListener(kind, () => hold[kind]());
   mask = may === "mask" ? new Mask(gates, look) : null;
   past = new Past(gates, undo);

@@ -58,6 +58,11 @@ export class ApproverGates extends Gates {
     if (this.everyones || this.isMine(gate)) super.remember(gate);
   }
 
+  /** The server knows by the session who this is. Whoever can only look is in nobody's way. */
+  viewer() {
+    return this.person.may === "look" ? null : {};
+  }
+
   /** The stream hides why it broke: a call says whether it was the link. */
   heard(kind, content) {
     if (kind === "over") this.why ||= content.reason;

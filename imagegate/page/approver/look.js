@@ -50,7 +50,7 @@ export class Look extends EventTarget {
   /** Another gate comes to the front, or none. */
   show(gate) {
     this.gate = gate;
-    const front = gate ? [gate, ...this.#gates.queue.slice(1, 1 + AHEAD)] : [];
+    const front = gate ? [gate, ...this.#gates.next(AHEAD)] : [];
     this.#pictures.keep(front);
     this.#zooms = [];
     const batch = gate && gate.batch > 1 ? [...Array(gate.batch).keys()] : [];
@@ -92,7 +92,7 @@ export class Look extends EventTarget {
 
   /** Have the next previews ready. */
   ahead() {
-    const next = this.#gates.queue.slice(1, 1 + AHEAD);
+    const next = this.#gates.next(AHEAD);
     this.#pictures.keep(this.gate ? [this.gate, ...next] : next);
     // Not before the one in front: a slow line has one image at a time.
     if (!this.gate || !this.#pictures.here(this.gate, this.index)) return;

@@ -8,12 +8,16 @@
 import { isolated, toldApart } from "./labels.js";
 import { Sender, reason } from "./sender.js";
 import { subscribe } from "./stream.js";
+import { Viewers } from "./viewers.js";
 
 const PAGE = 50;
 const LOW = 5; // fewer known gates than this: read the next page
 const HISTORY = 30;
 const SLOW = 300; // ms after which an answer that is still on its way is spoken of
 const ENDED = { expired: "the time was up", withdrawn: "it is no longer needed" };
+const OFFERED = 20; // gates of which the server chooses one that nobody else looks at
+const CHOICE = 1000; // ms to choose
+const ATTENTIVE = 20_000; // ms between signs of attention
 const PROMPT = 500; // ms in which an undo follows the key that asked for it
 const FIRST = 1; // version of a gate that was just published
 const GONE = new Set([404, 410]); // what an answer meets where there is nothing to answer any more
@@ -60,6 +64,11 @@ export class Gates extends EventTarget {
   #sender = new Sender((url, options) => this.fetch(url, options));
   #meanwhile = new Map(); // gates that came back before the answer to them was confirmed
   #mine = []; // gates decided here that can be taken back, newest last
+  #viewers = new Viewers();
+  #page = newKey();
+  #shows = ""; // the gate of which the server knows that it is on show here
+  #attends = true;
+  #attended = 0; // when it was told so
   #deaf = () => {}; // ends the event stream
 
   /**
@@ -130,6 +139,7 @@ export class Gates extends EventTarget {
 
   #take(kind, content) {
     if (kind === "reload") return this.#readAll();
+    if (kind === "looking") return this.#viewers.take(content.looks, performance.now());
     if (content.gate && !this.#concerns(content.gate)) return null;
     // `waiting` counts all gates, `node_waiting` those of the gate's node, `place_waiting` of these
     // only those of its workflow.
@@ -138,7 +148,7 @@ export class Gates extends EventTarget {
     this.progress = content.progress ?? this.progress;
     if (kind === "published") this.#published(content.gate);
     else if (kind === "masked") this.#updated(content.gate);
-    else if (content.gate) this.#ended(content.gate);
+    else if (content.gate) return this.#ended(content.gate).then(() => this.changed());
     this.changed();
     return null;
   }
@@ -153,6 +163,7 @@ export class Gates extends EventTarget {
       const looked = this.current; // it may be of a later page
       const unread = looked && !page.gates.some((gate) => gate.id === looked.id);
       const shown = unread ? await this.#standing(looked) : null;
+      const first = looked ? "" : await this.#choose(urgentFirst(page.gates).filter((gate) => this.#isOpen(gate)));
       if (this.over) return;
       // Another session over the same folder: its gates have the same ids, and begin anew.
       if (page.progress?.session !== this.progress?.session) this.#over.clear();
@@ -163,7 +174,7 @@ export class Gates extends EventTarget {
       const before = this.current;
       const front = before?.id === looked?.id && unread ? shown : before && (open.find((gate) => gate.id === before.id) ?? before);
       const stays = front && this.#isOpen(front);
-      this.queue = stays ? [front, ...queue.filter((gate) => gate.id !== front.id)] : queue;
+      this.queue = stays ? [front, ...queue.filter((gate) => gate.id !== front.id)] : Viewers.front(queue, first);
       this.skipped = open.filter((gate) => put_off.has(gate.id) && !(stays && gate.id === front.id));
       this.#cursor = page.next;
       this.#setPast(past);
@@ -327,6 +338,8 @@ export class Gates extends EventTarget {
   #byOneself() {
     this.cause = { own: true, why: "" };
     this.#refill();
+    const [next] = this.#viewers.order(this.queue, performance.now());
+    if (next) this.queue = Viewers.front(this.queue, next.id);
     this.changed();
   }
 
@@ -403,17 +416,78 @@ export class Gates extends EventTarget {
   }
 
   /** It ended; or it had, and now somebody goes on with it, or has. */
-  #ended(gate) {
+  async #ended(gate) {
     const open = this.#open(gate.id);
     if (open && open.version > gate.version) return; // old news: it waits again
     this.#ends(gate);
     this.#meanwhile.delete(gate.id);
     const shown = this.current?.id === gate.id;
+    // Until it is known what comes next, what is on show stays there.
+    const next = shown ? await this.#choose(this.queue.slice(1)) : "";
+    if (this.over) return;
+    const still = shown && this.current?.id === gate.id; // and not left meanwhile
     this.#drop(gate.id);
+    if (still) this.queue = Viewers.front(this.queue, next);
     this.remember(gate);
     this.#forgetUndo(gate);
-    if (shown) this.#isGone(gate);
+    if (still) this.#isGone(gate);
     this.#refill();
+  }
+
+  /**
+   * Which of these gates is shown next, where this person did not ask for it: the server knows best what
+   * others look at just now.
+   */
+  async #choose(gates) {
+    const now = performance.now();
+    if (gates.length < 2 || (this.#viewers.alone(now) && this.loaded)) return gates[0]?.id ?? "";
+    const late = new Promise((done) => setTimeout(done, CHOICE, ""));
+    const chosen = await Promise.race([this.#look(gates.slice(0, OFFERED)), late]);
+    return chosen || this.#viewers.order(gates, now)[0].id;
+  }
+
+  /** Tell the server what is looked at: the one of these gates that it answers with. */
+  async #look(gates) {
+    if (!this.viewer()) return "";
+    const body = JSON.stringify({ ...this.viewer(), page: this.#page, gates: gates.map((gate) => gate.id) });
+    this.#attended = performance.now();
+    try {
+      const headers = { "content-type": "application/json" };
+      const reply = await this.fetch(this.url("looking"), { method: "POST", headers, body, keepalive: true });
+      const said = reply.ok ? await reply.json() : { gate: "", you: this.#viewers.me };
+      this.#viewers.me = said.you;
+      this.#shows = said.gate ?? "";
+      return this.#shows;
+    } catch {
+      return ""; // it is a courtesy
+    }
+  }
+
+  /** Who this is, for whoever asks who looks at what. */
+  viewer() {
+    return {};
+  }
+
+  /** Whether somebody attends to this page: where nobody does, others are shown its gate. */
+  attend(on) {
+    const changed = on !== this.#attends;
+    this.#attends = on;
+    if (changed || (on && performance.now() - this.#attended > ATTENTIVE)) this.#tellShown(true);
+  }
+
+  /** Tell the server what is on show, if that is news. */
+  #tellShown(again = false) {
+    if (this.over || !this.loaded || !this.viewer()) return;
+    const gate = this.#attends ? this.current : null;
+    const id = gate?.id ?? "";
+    if (id === this.#shows && !again) return;
+    this.#shows = id;
+    this.#look(gate ? [gate] : []);
+  }
+
+  /** The gates after the one on show, as they will come. */
+  next(count) {
+    return this.#viewers.order(this.queue.slice(1), performance.now()).slice(0, count);
   }
 
   /** The gate on show ended, and not by an answer from here. */
@@ -543,6 +617,7 @@ export class Gates extends EventTarget {
   changed() {
     this.dispatchEvent(new Event("change"));
     this.cause = { own: false, why: "" }; // of whatever comes next
+    this.#tellShown();
   }
 
   /** `about`: takes the place of what was said about the same before. */
@@ -564,7 +639,7 @@ export function told(decision) {
 }
 
 /** Nobody guesses it. (randomUUID would need HTTPS, which a network's own address has not.) */
-function newKey() {
+export function newKey() {
   const bytes = crypto.getRandomValues(new Uint8Array(16));
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }

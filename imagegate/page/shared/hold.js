@@ -20,14 +20,18 @@ export class Hold {
   #ticks = 0;
 
   /**
+   * @param {Gates} gates hear whether somebody attends to this page
    * @param {string} area selects the parts of the page that act on the gate in front
    * @param {function} busy whether something with keys of its own lies over the page
    */
-  constructor(area, busy) {
+  constructor(gates, area, busy) {
     this.#area = area;
     this.#busy = busy;
     this.#sign = element("p", "", { id: "ig-pause", role: "alert", hidden: "" });
     $("ig-stage").append(this.#sign);
+    const attend = () => gates.attend(document.visibilityState === "visible");
+    for (const kind of ["keydown", "pointerdown", "visibilitychange"]) document.addEventListener(kind, attend, { capture: true });
+    addEventListener("pagehide", () => gates.attend(false));
     document.addEventListener("keydown", (event) => this.#key(event), { capture: true });
     document.addEventListener("click", (event) => this.#click(event), { capture: true });
   }

@@ -4,7 +4,7 @@
  * shared worker. Where there are no shared workers (phones) a page has its own.
  */
 
-const KINDS = ["reload", "alive", "published", "masked", "decided", "withdrawn", "links", "over"];
+const KINDS = ["reload", "alive", "published", "masked", "decided", "withdrawn", "links", "looking", "over"];
 const RETRY_FIRST = 400; // ms
 const RETRY_MOST = 5000;
 const SILENT = 16_000; // ms; the server says something every 5 s, so the line is dead
