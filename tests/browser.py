@@ -20,8 +20,8 @@ from imagegate.listener import listen
 from imagegate.panel import create_panel
 from imagegate.share import Share
 
-WAIT = 15_000
-"""Milliseconds after which a page is taken to be stuck."""
+WAIT = 60_000
+"""Milliseconds after which a page is taken to be stuck; a machine may be busy."""
 CHROMIUM_FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -46,7 +46,7 @@ def chromium_path() -> str:
 @contextmanager
 def chromium() -> Iterator[Browser]:
     path = chromium_path()
-    expect.set_options(timeout=WAIT)  # a machine may be busy
+    expect.set_options(timeout=WAIT)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=CHROMIUM_FLAGS)
         try:

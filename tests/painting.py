@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from playwright.sync_api import Frame, expect
 
-PAINT = 90_000  # ms; Gradio's editor on a small machine without a GPU
+PAINT = 240_000  # ms; Gradio's editor on a small machine without a GPU
 
 Point = tuple[float, float]
 

@@ -160,13 +160,13 @@ export class Gates extends EventTarget {
         this.get(this.#filtered(`gates?limit=${PAGE}`)),
         this.get(this.#filtered(`${this.past}limit=${HISTORY}`)),
       ]);
+      // Another session over the same folder: its gates have the same ids, and begin anew.
+      if (page.progress?.session !== this.progress?.session) this.#over.clear();
       const looked = this.current; // it may be of a later page
       const unread = looked && !page.gates.some((gate) => gate.id === looked.id);
       const shown = unread ? await this.#standing(looked) : null;
       const first = looked ? "" : await this.#choose(urgentFirst(page.gates).filter((gate) => this.#isOpen(gate)));
       if (this.over) return;
-      // Another session over the same folder: its gates have the same ids, and begin anew.
-      if (page.progress?.session !== this.progress?.session) this.#over.clear();
       // From here to the end at once: what is on show may not change in between.
       const open = page.gates.filter((gate) => this.#isOpen(gate));
       const put_off = new Set(this.skipped.map((gate) => gate.id));
