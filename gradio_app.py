@@ -47,7 +47,7 @@ from imagegate.redact import store_url
 from imagegate.samples import write_samples
 from imagegate.service import PanelUnavailable
 from imagegate.serving import PREFIX, Progress
-from imagegate.settings import read_settings
+from imagegate.settings import read_names, read_settings
 from imagegate.share import Share
 from imagegate.stored_bus import StoredBus
 
@@ -159,11 +159,12 @@ def _review(chosen: argparse.Namespace, line: StatusLine, build: Build) -> int:
             raise BadFolder(nothing)
         line.say(f"{nothing}. What was decided earlier is in {out}.")
         return 0
+    names = _names(chosen.host)
     listener = _listen(chosen.host, chosen.port)
-    door = _door(chosen.host)
+    door = HostDoor(names)
     end = partial(session.close, "the session was ended in the terminal")
     links = LinkStore(Database("sqlite://", "folder"))  # they end with the session
-    share = Share(bus, lambda: links, progress=session.progress)
+    share = Share(bus, lambda: links, progress=session.progress, names=names)
     server = Server(
         lambda: build(bus, door, session.progress, None, share),
         end,
@@ -210,9 +211,10 @@ def _oversee(chosen: argparse.Namespace, line: StatusLine, build: Build) -> int:
         raise BadFolder("--store needs a URL, there or in IMAGEGATE_STORE")
     settings = read_settings(Path(), worker=socket.gethostname(), environment=environment)
     bus = StoredBus(lambda: settings, kind="panel")
+    names = _names(chosen.host)
     listener = _listen(chosen.host, chosen.port)
-    door = _door(chosen.host)
-    share = Share(bus, lambda: bus.house.links, worker=lambda: bus.name)
+    door = HostDoor(names)
+    share = Share(bus, lambda: bus.house.links, worker=lambda: bus.name, names=names)
     server = Server(
         lambda: build(bus, door, None, bus, share),
         lambda: None,
@@ -233,9 +235,9 @@ def _oversee(chosen: argparse.Namespace, line: StatusLine, build: Build) -> int:
     return 0
 
 
-def _door(host: str) -> Door:
-    names = [] if _is_loopback(host) else [socket.gethostname().lower()]
-    return HostDoor(name for name in (host.lower(), *names) if name)
+def _names(host: str) -> list[str]:
+    """Names under which people call this server, the one they chose to listen on included."""
+    return [*read_names(), *([host.lower()] if host else [])]
 
 
 def _opened(

@@ -11,18 +11,18 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import ipaddress
 import json
 import logging
-import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import urlsplit
 
 from .model import StoreError
+from .origins import SAFE_METHODS, Origins
+from .sealed import error_page, wants_page
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from starlette.datastructures import Headers
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -37,10 +37,6 @@ ASKED = "imagegate.asked"
 """In a request's scope: the `Asked` of the approver's door."""
 
 log = logging.getLogger("imagegate")
-
-_HOST = re.compile(r"(?:(?P<name>[^\s\[\]:@/\\?#]+)|\[(?P<address>[0-9a-f:.]+)\])(?::\d*)?")
-"""What stands in a Host header, RFC 9110, section 7.2: a name or an address, and maybe a port."""
-_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class Refused(Exception):
@@ -88,20 +84,18 @@ class KeyDoor:
 
 
 class HostDoor:
-    """Lets in who calls the server by a name that is its own (against DNS rebinding).
+    """Lets in whoever calls from a page of ours, by a name of ours, or from no browser at all.
 
     Args:
-        hosts: further names, beside ``localhost`` and IP addresses, which no rebinding can fake.
+        names: under which people call this server; see `Origins`.
     """
 
-    def __init__(self, hosts: Iterable[str] = ()) -> None:
-        self._hosts = {"localhost", *hosts}
+    def __init__(self, names: Iterable[str] = ()) -> None:
+        self._origins = Origins(names)
 
     async def admit(self, scope: Scope, headers: Headers) -> Body:
-        name = _hostname(headers.get("host", ""))
-        if name in self._hosts or _is_address(name):
-            return Body()
-        raise Refused(403, f"this server is not called {name!r}; call it by its address")
+        _check_origin(self._origins, scope, headers)
+        return Body()
 
 
 @dataclass(frozen=True)
@@ -119,10 +113,14 @@ class LinkDoor:
         links: asked anew at each request, so that a revoked link is over at once.
         prefix: of all paths.
         inside: what is taken of a body of somebody who is in.
+        names: under which people call this server in their network; see `Origins`.
     """
 
-    def __init__(self, links: LinkStore, prefix: str, inside: Body) -> None:
+    def __init__(
+        self, links: LinkStore, prefix: str, inside: Body, names: Iterable[str] = ()
+    ) -> None:
         self._links = links
+        self._origins = Origins(names)
         self._inside = inside
         self._address = f"{prefix}/s/"
         self._session = f"{prefix}/api/session"
@@ -130,12 +128,13 @@ class LinkDoor:
     async def admit(self, scope: Scope, headers: Headers) -> Body:
         secret = session_secret(scope, headers)
         link = await self.find(secret, outside=outside(scope)) if secret else None
-        if link is not None:
-            scope[ASKED] = Asked(link, secret)
-            return self._inside
-        if not self._way_in(scope):
+        if link is None and not self._way_in(scope):
             raise Refused(401, "Open the link that you were sent.")
-        return STRANGERS
+        _check_origin(self._origins, scope, headers, tls=outside(scope))
+        if link is None:
+            return STRANGERS
+        scope[ASKED] = Asked(link, secret)
+        return self._inside
 
     async def find(self, secret: str, *, outside: bool) -> Link | None:
         """The live link of a session. Raises `Refused` while it cannot be asked.
@@ -194,11 +193,13 @@ class Guard:
     Args:
         door: who may enter.
         prefix: of all paths.
+        pages: whether a refusal of a page is a page, too.
     """
 
-    def __init__(self, app: ASGIApp, door: Door, prefix: str) -> None:
+    def __init__(self, app: ASGIApp, door: Door, prefix: str, *, pages: bool = False) -> None:
         self._app = app
         self._door = door
+        self._pages = pages
         self._api = f"{prefix}/api/"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -218,7 +219,8 @@ class Guard:
             taken = await self._door.admit(scope, headers)
             limit = self._check(scope, headers, taken.size)
         except Refused as refused:
-            await _refuse(refused, send)
+            person = self._pages and not scope["path"].startswith(self._api)
+            await _refuse(refused, send, person and wants_page(headers.getlist("accept")))
             return
         body = _Reader(receive, limit, taken.seconds)
         started = told = False
@@ -246,9 +248,8 @@ class Guard:
     def _check(self, scope: Scope, headers: Headers, limit: int) -> int:
         """What holds for every door; returns how large the body may be."""
         method, path = scope["method"], scope["path"]
-        if method in _SAFE_METHODS:
+        if method in SAFE_METHODS:
             return limit
-        check_origin(headers)
         if path.startswith(self._api):
             if method == "POST":
                 _expect(headers, "application/json")
@@ -263,22 +264,10 @@ class Guard:
         return limit
 
 
-def check_origin(headers: Headers) -> None:
-    """Refuse a state-changing request that a page of another origin makes in somebody's browser.
-
-    Browsers say ``Sec-Fetch-Site`` themselves and no page can change it; without it ``Origin``
-    must name the host that was called. A program that is no browser sends neither.
-    """
-    site = headers.get("sec-fetch-site")
-    if site is not None:
-        if site in ("same-origin", "none"):
-            return
-        raise Refused(403, f"a page of another origin ({site}) may not change anything here")
-    origin = headers.get("origin")
-    if origin is not None and _netloc(origin) != headers.get("host", "").lower():
-        raise Refused(
-            403, f"a page of another origin ({origin[:100]}) may not change anything here"
-        )
+def _check_origin(origins: Origins, scope: Scope, headers: Headers, *, tls: bool = False) -> None:
+    why = origins.refusal(scope["method"], headers.getlist, tls=tls)
+    if why:
+        raise Refused(403, why)
 
 
 class _Reader:
@@ -327,35 +316,18 @@ def _too_large(limit: int) -> Refused:
     return Refused(413, f"the body is larger than {limit} bytes")
 
 
-async def _refuse(refused: Refused, send: Send) -> None:
-    body = json.dumps({"error": str(refused)}).encode()
-    headers: list[Any] = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(body)).encode()),
-    ]
+async def _refuse(refused: Refused, send: Send, page: bool = False) -> None:
+    headers: list[Any] = []
+    if page:
+        body, given = error_page(str(refused))
+        headers += [(key.encode(), value.encode()) for key, value in given.items()]
+    else:
+        body = json.dumps({"error": str(refused)}).encode()
+        headers.append((b"content-type", b"application/json"))
+    headers.append((b"content-length", str(len(body)).encode()))
     if refused.after:
         headers.append((b"retry-after", str(refused.after).encode()))
     if refused.last:
         headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": refused.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
-
-
-def _netloc(origin: str) -> str | None:
-    try:
-        return urlsplit(origin).netloc.lower()
-    except ValueError:
-        return None
-
-
-def _hostname(host: str) -> str:
-    found = _HOST.fullmatch(host.lower())
-    return (found["name"] or found["address"]) if found else ""
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True

@@ -98,7 +98,7 @@ def create_app(
     """
     app = FastAPI(title="Image Gate", version=__version__, docs_url=None, redoc_url=None,
                   openapi_url=f"{PREFIX}/api/openapi.json")  # fmt: skip
-    app.add_middleware(Guard, door=door, prefix=PREFIX)
+    app.add_middleware(Guard, door=door, prefix=PREFIX, pages=True)
     app.add_exception_handler(ImageGateError, _explain)
     explain_all(app)
     _add_gates(app, bus, progress)

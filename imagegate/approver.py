@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterable
 from functools import partial
 from typing import Annotated, Any
 
@@ -105,18 +106,21 @@ Linked = Annotated[LinkedBus, Depends(_linked)]
 """The bus as whoever asks has it."""
 
 
-def create_approver(bus: Bus, links: LinkStore, progress: Progress | None = None) -> FastAPI:
+def create_approver(
+    bus: Bus, links: LinkStore, progress: Progress | None = None, names: Iterable[str] = ()
+) -> FastAPI:
     """The app of the approver's door.
 
     Args:
         links: who may enter.
         progress: what a folder's session says of itself.
+        names: under which people call it in their network; see `imagegate.origins`.
     """
     # Redirects of its own would lead to whatever a request names as its host.
     app = FastAPI(
         title="Image Gate", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False
     )
-    door = LinkDoor(links, PREFIX, Body(LARGEST, PATIENCE))
+    door = LinkDoor(links, PREFIX, Body(LARGEST, PATIENCE), names)
     app.add_middleware(Guard, door=door, prefix=PREFIX)
     app.add_middleware(Sealed, prefix=PREFIX)
     app.add_exception_handler(ImageGateError, _explain)

@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from .listener import address_in_network
+from .model import StoreError
 from .resume import End, Refused
 from .service import Service
-from .settings import Settings, read_settings
+from .settings import Settings, read_names, read_settings
 from .stored_bus import StoredBus
 
 EXTRA = ("extra_pnginfo", "preview_method", "comfy_usage_source")
@@ -41,8 +42,17 @@ def shared_service() -> Service:
     global _shared
     with _shared_lock:
         if _shared is None:
-            _shared = Service(StoredBus(settings, classes=node_classes))
+            bus = StoredBus(settings, classes=node_classes)
+            _shared = Service(bus, names=_names())
         return _shared
+
+
+def _names() -> tuple[str, ...]:
+    try:
+        return read_names()
+    except StoreError as error:  # a gate waits as well without
+        log.error("%s", error)
+        return ()
 
 
 def settings() -> Settings:

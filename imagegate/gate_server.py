@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from contextlib import suppress
 from typing import Any, Protocol
 
 import aiohttp
@@ -18,9 +19,11 @@ from yarl import URL
 from .access import KEY_HEADER
 from .comfyui import ComfyQueue, panel_address
 from .feed import Subscription
-from .model import ImageGateError, Snapshot, State, StoreError
+from .model import ImageGateError, Snapshot, State, StoreError, UnknownGate
 from .notices import Notices
+from .origins import CORS, Origins
 from .resume import Resumer
+from .sealed import error_page, wants_page
 from .service import PanelUnavailable, Service
 from .settings import read_notice_settings
 from .stored_bus import StoredBus
@@ -69,23 +72,36 @@ def attach(server: PromptServer, service: Service) -> None:
     ComfyUI takes routes only while it loads its packs. Nothing is started by this; parked gates go
     on, and people are told of those that wait, once ComfyUI itself has started.
     """
-    proxy = _Proxy(service)
+    entrance = _Entrance(service)
+    proxy = _Proxy(service, entrance)
 
     @server.routes.get(f"{PREFIX}/notices")
-    async def notices(_: web.Request) -> web.Response:
-        """The gates that wait, for a page that was just loaded; never starts the panel."""
+    async def notices(request: web.Request) -> web.Response:
+        """The gates that wait, for a page that was just loaded, or those of which it had news.
+
+        Never starts the panel.
+        """
+        if refused := entrance.refuse(request):
+            return refused
+        ids = request.query.get("ids")
         try:
-            gates = await asyncio.to_thread(_waiting, service.bus)
+            if ids is None:
+                key, gates = "waiting", await asyncio.to_thread(_waiting, service.bus)
+            else:
+                key, gates = "gates", await asyncio.to_thread(_named, service.bus, ids.split(","))
         except ImageGateError as error:
             return web.json_response({"error": str(error)}, status=503)
-        return web.json_response({"waiting": [gate.to_json() for gate in gates]})
+        return web.json_response({key: [gate.to_json() for gate in gates]})
 
     @server.routes.route("*", PREFIX)
     async def home(request: web.Request) -> web.Response:
+        if refused := entrance.refuse(request):
+            return refused
         # Relative, because ComfyUI may itself be behind a path of somebody's proxy.
         raise web.HTTPPermanentRedirect(URL("imagegate/").with_query(request.query))
 
     server.routes.route("*", PREFIX + "/{tail:.*}")(proxy.forward)
+    server.app.on_response_prepare.append(_to_no_other_origin)
     _tell(server, service)
 
     async def go_on(_: web.Application) -> None:
@@ -102,6 +118,36 @@ def attach(server: PromptServer, service: Service) -> None:
     server.app.on_startup.append(go_on)
 
 
+class _Entrance:
+    """What every call of the pack at ComfyUI's port passes first."""
+
+    def __init__(self, service: Service) -> None:
+        self._origins = Origins(service.names)
+
+    def refuse(self, request: web.Request) -> web.Response | None:
+        """The answer to a call that goes no further, if it is one; see `Origins`."""
+
+        def values(name: str) -> list[str]:
+            return request.headers.getall(name, [])
+
+        why = self._origins.refusal(request.method, values, tls=request.secure)
+        if not why:
+            return None
+        call = request.path.partition(PREFIX)[2].startswith(("/api/", "/notices"))
+        if not call and wants_page(values("accept")):
+            body, headers = error_page(why)
+            return web.Response(status=403, body=body, headers=headers)
+        return web.json_response({"error": why}, status=403)
+
+
+async def _to_no_other_origin(request: web.Request, response: web.StreamResponse) -> None:
+    """``--enable-cors-header`` opens ComfyUI to pages of other origins, and not the panel."""
+    path = request.path.removeprefix("/api")
+    if path == PREFIX or path.startswith(f"{PREFIX}/"):
+        for name in [name for name in response.headers if name.lower().startswith(CORS)]:
+            del response.headers[name]
+
+
 def _waiting(bus: StoredBus) -> list[Snapshot]:
     """What waits for the people at this ComfyUI; of a shared store that is not all."""
     if not (bus.opened or bus.exists()):  # a page that is merely opened does not make a store
@@ -116,6 +162,17 @@ def _waiting(bus: StoredBus) -> list[Snapshot]:
     return found
 
 
+def _named(bus: StoredBus, ids: list[str]) -> list[Snapshot]:
+    """The gates of this ComfyUI with these ids, in whatever state they are."""
+    if not (bus.opened or bus.exists()):
+        return []
+    found = []
+    for gate_id in ids[:MARKED]:
+        with suppress(UnknownGate):
+            found.append(bus.get(gate_id))
+    return [gate for gate in found if gate.gate.worker == bus.name]
+
+
 def _tell(server: PromptServer, service: Service) -> Subscription:
     in_order = threading.Lock()  # two threads may have news to tell at the same time
 
@@ -124,20 +181,29 @@ def _tell(server: PromptServer, service: Service) -> Subscription:
             news, _ = subscription.drain()  # drained at once, so none is ever lost
             for item in news:
                 if item.kind != "masked" and item.gate.gate.worker == service.bus.name:
-                    server.send_sync(f"imagegate.{item.kind}", item.gate.to_json())
+                    server.send_sync(f"imagegate.{item.kind}", _said(item.gate))
 
     subscription = service.bus.subscribe(notify)
     return subscription
 
 
+def _said(gate: Snapshot) -> dict[str, str]:
+    """What the websocket says of a gate: ComfyUI lets pages of other origins listen to it."""
+    told = gate.to_json()
+    return {key: told[key] for key in ("id", "node_id", "state")}
+
+
 class _Proxy:
     """Streams requests to the panel's loopback port, and answers back, byte by byte."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, entrance: _Entrance) -> None:
         self._service = service
+        self._entrance = entrance
         self._session: aiohttp.ClientSession | None = None
 
     async def forward(self, request: web.Request) -> web.StreamResponse:
+        if refused := self._entrance.refuse(request):
+            return refused
         for again in (True, False):
             try:
                 # Already running, so a browser that goes away cannot cancel it for the others.

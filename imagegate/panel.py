@@ -10,12 +10,15 @@ import io
 import mimetypes
 import os
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from fastapi import FastAPI
 from PIL import Image
+from starlette.middleware import Middleware
 from starlette.responses import JSONResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -25,6 +28,7 @@ from .api import create_app
 from .bus import Bus, Records
 from .masks import covered, save_painted, start_mask
 from .model import ImageGateError
+from .origins import PAGE_HEADER
 from .pictures import encode_png, preview_size, read_mask, scale_mask
 from .serving import PREFIX, Progress
 from .share import Share
@@ -33,7 +37,11 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 import gradio as gr  # reads the setting above when it is imported
 
+Headers = list[tuple[bytes, bytes]]
+
 PAGE = Path(__file__).parent / "page"
+NOWHERE = b"imagegate.invalid"
+"""The only host that Gradio knows, and writes into its answers; see `_PageOnly`."""
 
 # Layers of Gradio's editor are RGBA; painted is white at this alpha, so that the image shows
 # through. Strokes have soft edges: from half of it on a pixel counts as painted.
@@ -67,7 +75,7 @@ def create_panel(
     # A Windows registry may call it plain text, which no browser runs as a module.
     mimetypes.add_type("text/javascript", ".js")
     app.mount(f"{PREFIX}/page", _Page(directory=PAGE))
-    app.add_middleware(_PageOnly)
+    app.user_middleware.append(Middleware(_PageOnly))  # innermost: behind the guard
     whole: FastAPI = gr.mount_gradio_app(
         app,
         _blocks(bus),
@@ -226,6 +234,10 @@ class _PageOnly:
 
     Gradio's private events are not listed, but its ``/call`` and ``/run`` routes would still take
     them from anybody. Its page also names other servers, which are not to be asked.
+
+    Gradio makes URLs from the Host header and others of a request, which proxies change, and
+    allows pages of other origins to read its answers. It is shown none of these headers: the page
+    says itself how the browser sees it (`page/home.js`), and no other origin is known.
     """
 
     _USED = re.compile(
@@ -240,12 +252,18 @@ class _PageOnly:
         rb'<link\s+rel="preconnect"[^>]*>|<script\s+src="https://[^>]*></script>'
         rb'|<link\s+rel="manifest"[^>]*>|<meta\s+(?:property|name)="(?:og|twitter):[^>]*>'
     )
+    _FIRST = b'<script src="page/home.js"></script></head>'
     _POLICY = (
         b"default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
         b"style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; "
         b"connect-src 'self' data: blob:; worker-src 'self' blob:; object-src 'none'; "
         b"frame-ancestors 'self'; base-uri 'self'; form-action 'self'"
     )
+    _HIDDEN = frozenset(
+        {b"host", b"origin", b"x-forwarded-host", b"x-forwarded-proto", b"x-gradio-server"}
+    )
+    _HOME = re.compile(rb"https?://[!#-\[\]-~]{1,2000}")
+    """What may stand within a string of JSON."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -255,30 +273,44 @@ class _PageOnly:
             await self._app(scope, receive, send)
             return
         path = scope["path"][len(PREFIX) :]
+        if path.startswith(("/api/", "/page/")):
+            await self._app(scope, receive, send)
+            return
         strange = path.startswith("/gradio_api") and not self._USED.match(path)
         if strange or self._UNUSED.match(path):
             refusal = JSONResponse({"error": f"no {path!r} here; the API is REST"}, 404)
             await refusal(scope, receive, send)
-        elif path == "/":
-            await self._app(scope, receive, _Rewritten(send, self._clean).send)
-        else:
-            await self._app(scope, receive, send)
+            return
+        hidden = self._HIDDEN
+        change: Callable[[bytes], tuple[bytes, Headers]] | None = None
+        if path == "/":
+            change = self._clean
+        elif path.startswith("/gradio_api/run/"):
+            home = dict(scope["headers"]).get(PAGE_HEADER.encode(), b"")
+            change = partial(self._locate, home if self._HOME.fullmatch(home) else PREFIX.encode())
+        if change is not None:
+            hidden = hidden | {b"accept-encoding"}  # else it could not be read here
+            send = _Rewritten(send, change).send
+        headers = [(name, value) for name, value in scope["headers"] if name not in hidden]
+        headers.append((b"host", NOWHERE))
+        await self._app({**scope, "scheme": "http", "headers": headers}, receive, send)
 
-    def _clean(self, start: Message, body: bytes) -> tuple[Message, bytes]:
-        body = self._ELSEWHERE.sub(b"", body)
-        headers = [(k, v) for k, v in start["headers"] if k.lower() != b"content-length"]
-        headers += [
-            (b"content-length", str(len(body)).encode()),
+    def _clean(self, body: bytes) -> tuple[bytes, Headers]:
+        body = self._ELSEWHERE.sub(b"", body).replace(b"</head>", self._FIRST, 1)
+        return body, [
             (b"content-security-policy", self._POLICY),
             (b"referrer-policy", b"same-origin"),
         ]
-        return {**start, "headers": headers}, body
+
+    def _locate(self, home: bytes, body: bytes) -> tuple[bytes, Headers]:
+        """Files lie where the browser sees the page."""
+        return body.replace(b"http://" + NOWHERE + PREFIX.encode(), home), []
 
 
 class _Rewritten:
     """Collects a small response and sends it as ``change`` made it."""
 
-    def __init__(self, send: Send, change: Any) -> None:
+    def __init__(self, send: Send, change: Callable[[bytes], tuple[bytes, Headers]]) -> None:
         self._send = send
         self._change = change
         self._start: Message = {}
@@ -287,9 +319,14 @@ class _Rewritten:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self._start = message
-            return
-        self._body += message.get("body", b"")
-        if not message.get("more_body"):
-            start, body = self._change(self._start, self._body)
-            await self._send(start)
-            await self._send({"type": "http.response.body", "body": body})
+        elif message["type"] == "http.response.body":
+            self._body += message.get("body", b"")
+            if not message.get("more_body"):
+                await self._whole()
+
+    async def _whole(self) -> None:
+        body, more = self._change(self._body)
+        kept = [(k, v) for k, v in self._start["headers"] if k.lower() != b"content-length"]
+        length = (b"content-length", str(len(body)).encode())
+        await self._send({**self._start, "headers": [*kept, length, *more]})
+        await self._send({"type": "http.response.body", "body": body})

@@ -9,6 +9,8 @@ import json
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 POLICY = (
@@ -54,7 +56,7 @@ _SENTENCE = f"""<!doctype html>
 """
 _HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
 _SENTENCE_POLICY = (
-    f"default-src 'none'; style-src 'sha256-{_HASH}'; img-src data:; frame-ancestors 'none'; "
+    f"default-src 'none'; style-src 'sha256-{_HASH}'; img-src data:; frame-ancestors %s; "
     "base-uri 'none'; form-action 'none'"
 )
 
@@ -103,7 +105,7 @@ class Sealed:
                 own = {
                     b"content-type": b"text/html; charset=utf-8",
                     b"content-length": str(len(body)).encode(),
-                    b"content-security-policy": _SENTENCE_POLICY.encode(),
+                    b"content-security-policy": (_SENTENCE_POLICY % "'none'").encode(),
                 }
                 headers = [(k, v) for k, v in start["headers"] if k not in own]
                 await send({**start, "headers": [*headers, *own.items()]})
@@ -131,4 +133,22 @@ def _said(body: bytes) -> bytes:
         said = str(json.loads(body)["error"])
     except (ValueError, KeyError, TypeError):
         said = "This does not work."
+    return _sentence(said)
+
+
+def wants_page(accept: Iterable[str]) -> bool:
+    """Whether a person asks with a browser, to whom an error is said on a page."""
+    return "text/html" in ",".join(accept)
+
+
+def error_page(message: str) -> tuple[bytes, dict[str, str]]:
+    """The operator's page that says why there is none, which the node may show; its headers."""
+    return _sentence(message), {
+        "content-type": "text/html; charset=utf-8",
+        "content-security-policy": _SENTENCE_POLICY % "'self'",
+        "cache-control": "no-store",
+    }
+
+
+def _sentence(said: str) -> bytes:
     return _SENTENCE.replace("SAID", html.escape(said)).encode()

@@ -9,7 +9,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
@@ -50,12 +50,19 @@ class Service:
     Args:
         bus: whose gates are shown.
         build: makes the ASGI app; by default the panel's.
+        names: under which people call this machine; see `imagegate.origins`.
     """
 
-    def __init__(self, bus: StoredBus, build: Callable[[Service], FastAPI] | None = None) -> None:
+    def __init__(
+        self,
+        bus: StoredBus,
+        build: Callable[[Service], FastAPI] | None = None,
+        names: Sequence[str] = (),
+    ) -> None:
         self.bus = bus
+        self.names = names
         self.key = secrets.token_urlsafe(32)
-        self.share = Share(bus, lambda: bus.house.links, worker=lambda: bus.name)
+        self.share = Share(bus, lambda: bus.house.links, worker=lambda: bus.name, names=names)
         self._build = build or _build_panel
         self._lock = threading.Lock()  # guards the rest
         self._panel: _Panel | None = None

@@ -6,10 +6,12 @@ import math
 import os
 import socket
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from .model import MAX_NAME, StoreError
+from .origins import name_in
 from .printable import one_line
 from .redact import place_url
 
@@ -130,6 +132,29 @@ def read_notice_settings(environment: Mapping[str, str] = os.environ) -> NoticeS
         image=image == "1",
         url=url,
     )
+
+
+def read_names(environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:
+    """The names under which people call this process, whatever they are.
+
+    ``IMAGEGATE_ORIGINS``: names or origins, separated by commas; ``IMAGEGATE_URL``, which
+    `read_notice_settings` checks; and the name that the machine itself has.
+
+    Raises:
+        StoreError: a setting that cannot be used; the message names it.
+    """
+    names = [socket.gethostname().lower()]
+    for text in filter(None, map(str.strip, environment.get("IMAGEGATE_ORIGINS", "").split(","))):
+        try:
+            names.append(name_in(text))
+        except ValueError as error:
+            raise StoreError(
+                f"IMAGEGATE_ORIGINS: {error}; give the names or origins by which the panel is "
+                "opened, separated by commas, as in studio.example, http://gpu.example:8188"
+            ) from error
+    with suppress(ValueError):
+        names.append(name_in(environment.get("IMAGEGATE_URL", "").strip()))
+    return tuple(names)
 
 
 def _number(environment: Mapping[str, str], name: str, default: float, unit: str) -> float:

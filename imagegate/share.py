@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .bus import Bus
@@ -48,6 +48,7 @@ class Share:
         progress: what a folder's session says of itself.
         port: where the door listens in the network.
         tunnel: keeps a tunnel to a port; another one in tests.
+        names: under which people call the door in their network; see `imagegate.origins`.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Share:
         progress: Callable[[], dict[str, Any]] | None = None,
         port: int = PORT,
         tunnel: Callable[[int, Callable[[], None]], TunnelKeeper] = TunnelKeeper,
+        names: Sequence[str] = (),
     ) -> None:
         self.changed = Bell()
         """Rings when a link, or where the door can be reached, has changed."""
@@ -68,6 +70,7 @@ class Share:
         self._progress = progress
         self._port = port
         self._tunnel = tunnel
+        self._names = names
         self._woken = threading.Event()
         self._closing = False
         self._lock = threading.Lock()  # guards the thread
@@ -250,7 +253,7 @@ class Share:
             from .approver import create_approver  # a web framework takes a while to import
 
             if self._app is None:
-                self._app = create_approver(self._bus, self._links(), self._progress)
+                self._app = create_approver(self._bus, self._links(), self._progress, self._names)
         except ImportError as error:
             self._trouble = f"the approver's page could not be loaded ({error})"
             log.warning("%s; pip install -r requirements.txt", self._trouble)

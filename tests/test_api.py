@@ -599,6 +599,11 @@ CHANGES: list[tuple[str, str, bytes, str]] = [
         {"sec-fetch-site": "same-site"},
         {"sec-fetch-site": "cross-site", "origin": "http://localhost"},
         {"sec-fetch-site": ""},
+        {"sec-fetch-site": "cross-site", "x-imagegate": "1"},
+        {"origin": "null", "x-imagegate": "1"},
+        {"origin": "http://evil.example", "x-imagegate": "1"},
+        {"origin": "http://localhost"},
+        {"sec-fetch-site": "same-origin"},
     ],
     ids=lambda h: "+".join(f"{k}={v}" for k, v in h.items()),
 )
@@ -625,10 +630,14 @@ def test_a_page_of_another_origin_changes_nothing(
 @pytest.mark.parametrize(
     "headers",
     [
-        {"origin": "http://localhost"},
-        {"origin": "https://localhost"},
-        {"sec-fetch-site": "same-origin", "origin": "https://named.by.a.proxy"},
-        {"sec-fetch-site": "none"},
+        {"origin": "http://localhost", "x-imagegate": "1"},
+        {"origin": "https://localhost", "x-imagegate": "1"},
+        {
+            "sec-fetch-site": "same-origin",
+            "origin": "https://named.by.a.proxy",
+            "x-imagegate": "1",
+        },
+        {"sec-fetch-site": "none", "x-imagegate": "1"},
         {},
     ],
 )

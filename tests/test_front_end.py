@@ -55,9 +55,20 @@ globalThis.mark = (id) => {
 API = """
 export const api = new EventTarget();
 api.fileURL = (path) => path;
-globalThis.tell = (kind, gate) =>
-  api.dispatchEvent(new CustomEvent(`imagegate.${kind}`, { detail: gate }));
+globalThis.tell = (kind, { id, node_id, state }) =>
+  api.dispatchEvent(new CustomEvent(`imagegate.${kind}`, { detail: { id, node_id, state } }));
+globalThis.pending = 0; // answers that were not read yet
+const { fetch } = globalThis;
+globalThis.fetch = async (...given) => {
+  pending += 1;
+  const reply = await fetch(...given);
+  const body = await reply.json();
+  const json = async () => { pending -= 1; return body; };
+  return { ok: reply.ok, status: reply.status, statusText: reply.statusText, json };
+};
 """
+KNOWN: dict[str, dict[str, Any]] = {}
+"""What the server says of each gate when it is asked."""
 PAGE = '<script type="module" src="/extensions/imagegate/image_gate.js"></script>'
 
 
@@ -84,6 +95,10 @@ def front(browser: Browser) -> Iterator[Callable[..., Page]]:
 
         def answer(route: Route) -> None:
             path = route.request.url.removeprefix("http://comfy.test")
+            if "?ids=" in path:
+                named = [KNOWN[gate_id] for gate_id in path.partition("=")[2].split(",")]
+                route.fulfill(json={"gates": named})
+                return
             kind, body = bodies.get(path, ("text/html", ""))
             route.fulfill(content_type=kind, body=body)
 
@@ -108,7 +123,10 @@ def gate(gate_id: str, state: str = "parked", **more: Any) -> dict[str, Any]:
 
 
 def tell(page: Page, kind: str, told: dict[str, Any]) -> None:
+    KNOWN[told["id"]] = told
     page.evaluate("([kind, gate]) => tell(kind, gate)", [kind, told])
+    page.clock.run_for(50)
+    page.wait_for_function("pending === 0")
     page.clock.run_for(300)
 
 

@@ -315,7 +315,7 @@ async def test_ones_own_page_may_decide(front: Front) -> None:
     """The panel's page at ComfyUI's address is of the same origin."""
     ticket = front.publish()
     path = f"/imagegate/api/gates/{ticket.gate.id}/decision"
-    headers = {"Origin": front.base}
+    headers = {"Origin": front.base, "X-ImageGate": "1"}
     async with front.call("POST", path, json={"route": 1}, headers=headers) as answer:
         assert await answer.json() == {"outcome": "won"}
 
@@ -635,8 +635,24 @@ def test_websocket_notices() -> None:
         ("imagegate.decided", "1", "decided"),
         ("imagegate.withdrawn", "4:2", "withdrawn"),
     ]
+    # Pages of other origins may listen, too.
+    assert {key for _, data in comfy.sent for key in data} == {"id", "node_id", "state"}
     assert json.loads(json.dumps(comfy.sent))
     assert not service.started
+
+
+async def test_the_rest_of_a_notice_is_asked_for(front: Front) -> None:
+    """Of the gates that the websocket named the page asks the rest, in whatever state they are."""
+    one, two = front.publish(title="One", node_id="1"), front.publish(title="Two", node_id="2")
+    front.bus.decide(one.gate.id, 1)
+    ids = f"{one.gate.id},unknown,{two.gate.id},"
+    async with front.call("GET", f"/imagegate/notices?ids={ids}") as answer:
+        gates = (await answer.json())["gates"]
+    assert [(gate["title"], gate["state"]) for gate in gates] == [
+        ("One", "decided"),
+        ("Two", "waiting"),
+    ]
+    assert not front.service.started
 
 
 def test_notices_keep_their_order() -> None:

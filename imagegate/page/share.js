@@ -126,7 +126,7 @@ export class Share {
 
   async #post(path, body) {
     try {
-      const reply = await fetch(this.#gates.url(path), {
+      const reply = await this.#gates.fetch(this.#gates.url(path), {
         method: "POST",
         headers: { "content-type": "application/json" },
         body: JSON.stringify(body),

@@ -1,5 +1,5 @@
 /** The gates that wait for a person, and the toasts about them. */
-import { api } from "./comfy.js";
+import { notices } from "./news.js";
 import { isParked } from "./places.js";
 import { say, sayParked } from "./toasts.js";
 
@@ -73,9 +73,7 @@ const about = ({ title, labels = [] }) => `${title || "Image Gate"} · ${labels.
 export async function restore() {
   const known = [...waiting.keys()];
   try {
-    const response = await fetch(api.fileURL("/imagegate/notices"), { cache: "no-store" });
-    if (!response.ok) throw new Error(`${response.status} ${response.statusText}`);
-    const gates = (await response.json()).waiting;
+    const gates = (await notices()).waiting;
     const still = new Set(gates.map((gate) => gate.id));
     known.filter((id) => !still.has(id)).forEach((id) => waiting.delete(id));
     const open = gates.filter((gate) => gate.version > (over.get(gate.id) ?? -1));

@@ -1,6 +1,7 @@
 /**
  * Image Gate in the ComfyUI front end: what ComfyUI calls, and when.
  *
+ *   news.js          what the websocket says, and the rest that is asked for
  *   outputs.js       only `mask` and the first `routes` outputs are shown, each under its label
  *   gates.js         what waits for a person, said once in a toast
  *   marks.js         the nodes where it waits are marked
@@ -12,8 +13,10 @@
 import { api, app, chain, isGateClass, isGateNode } from "./comfy.js";
 import { again, ended, onChange, published, restore, waiting } from "./gates.js";
 import { markNodes, markVueNodes } from "./marks.js";
+import { follow } from "./news.js";
 import { onDoubleClick, setUpNode } from "./outputs.js";
 import { followTheme, openPanel, releaseFocus, showPanels } from "./panel_widget.js";
+import { isParked } from "./places.js";
 
 const MENU_ITEM = { content: "Open panel", callback: openPanel };
 
@@ -22,9 +25,15 @@ function showGates() {
   showPanels();
 }
 
-function over({ detail }) {
-  ended(detail);
-  releaseFocus();
+/** There is news of a gate; this is how it is by now. */
+function heard(gate) {
+  if (gate.state === "waiting" || isParked(gate)) {
+    if (gate.version > 1) again(gate);
+    else published(gate);
+  } else {
+    ended(gate);
+    releaseFocus();
+  }
 }
 
 app.registerExtension({
@@ -48,12 +57,7 @@ app.registerExtension({
   async setup() {
     onChange(showGates);
     followTheme();
-    api.addEventListener("imagegate.published", ({ detail }) => {
-      if (detail.version > 1) again(detail);
-      else published(detail);
-    });
-    api.addEventListener("imagegate.decided", over);
-    api.addEventListener("imagegate.withdrawn", over);
+    follow(heard);
     api.addEventListener("reconnected", restore);
     app.canvas.canvas.addEventListener("litegraph:set-graph", markVueNodes);
     document.addEventListener("dblclick", onDoubleClick);

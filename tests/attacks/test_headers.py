@@ -13,7 +13,6 @@ from tests.test_api import png
 CLAIMS = {
     "host-of-the-operator": {"host": "127.0.0.1:7865"},
     "host-localhost": {"host": "localhost"},
-    "host-empty": {"host": ""},
     "x-forwarded-for": {"x-forwarded-for": "127.0.0.1"},
     "x-forwarded-host": {"x-forwarded-host": "localhost", "x-forwarded-server": "localhost"},
     "x-forwarded-proto": {"x-forwarded-proto": "https", "x-forwarded-port": "443"},
@@ -179,7 +178,11 @@ NAMES = [
     "127.0.0.1.nip.io", "evil.example#@127.0.0.1", "evil.example\\@127.0.0.1",
     "127.0.0.1@evil.example", "localhost@evil.example", "0x7f000001", "2130706433",
     "127.1", "localhost.", "LOCALHOST.evil.example", "", "[::1].evil.example", "[evil",
-    "127.0.0.1, evil.example", "xn--localhost-evil",
+    "127.0.0.1, evil.example", "xn--localhost-evil.example", "evil.example.", "EVIL.Example",
+    "evil.example:80:80", "127.0.0.1.", "0177.0.0.1", "1.2.3", "256.1.1.1", "home.arpa",
+    "evil.local.", ".local", "evil..local", "-.local", "evil.example/.local", "[fe80::1%25eth0]",
+    "[127.0.0.1", "[evil.local]", "evil\xe9.local", "fritz.box",
+    "evil.localhost.example", "evilhome.arpa",
 ]  # fmt: skip
 
 

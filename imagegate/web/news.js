@@ -1,0 +1,49 @@
+/**
+ * What ComfyUI's websocket says of gates, and what REST says of them.
+ *
+ * Pages of other origins may listen to that websocket. Its messages have a gate's id, node and state
+ * alone; the rest is asked for here, by a call that only pages of ours can make.
+ */
+import { api } from "./comfy.js";
+import { say } from "./toasts.js";
+
+const TOGETHER = 20; // ms; the items of a list are asked for in one call
+const MOST = 50; // in one call
+const TROUBLE = 20_000; // ms; a message to be read
+
+/** Ids that are to be asked for. */
+const ids = new Set();
+/** The calls so far: an answer never overtakes the one before. */
+let calls = Promise.resolve();
+let refused = "";
+
+/** What the server knows of gates: `{waiting: [...]}`, or `{gates: [...]}` of those with these ids. */
+export async function notices(query = "") {
+  const response = await fetch(api.fileURL(`/imagegate/notices${query}`), { cache: "no-store" });
+  if (response.ok) return response.json();
+  const { error = response.statusText } = await response.json().catch(() => ({}));
+  if (response.status === 403 && error !== refused) {
+    say("Image Gate", error, { severity: "error", life: TROUBLE });
+    refused = error;
+  }
+  throw new Error(`${response.status} ${error}`);
+}
+
+/** Calls `act(gate)` with each gate of which there is news, as it is by then. */
+export function follow(act) {
+  const ask = () => {
+    const asked = [...ids].slice(0, MOST);
+    asked.forEach((id) => ids.delete(id));
+    if (ids.size) setTimeout(ask, TOGETHER);
+    calls = calls
+      .then(() => notices(`?ids=${asked.map(encodeURIComponent).join(",")}`))
+      .then(({ gates }) => gates.forEach(act))
+      .catch((error) => console.warn("Image Gate: cannot ask for news.", error));
+  };
+  for (const kind of ["published", "decided", "withdrawn"]) {
+    api.addEventListener(`imagegate.${kind}`, ({ detail }) => {
+      if (!ids.size) setTimeout(ask, TOGETHER);
+      ids.add(detail.id);
+    });
+  }
+}
