@@ -419,9 +419,10 @@ class GateBus(Generic[P]):
             for entry in reversed(self._finished.values()):
                 if limit is not None and len(found) >= limit:
                     break
+                if before is not None and entry.ended >= before:
+                    continue
                 decision = entry.answer.decision if entry.answer else None
-                ours = among.covers(entry.gate, decision)
-                if ours and (before is None or entry.ended < before):
+                if among.covers(entry.gate, decision):
                     found.append(entry.snapshot())
         return found
 

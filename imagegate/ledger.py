@@ -39,7 +39,7 @@ log = logging.getLogger("imagegate")
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Kept:
     """What one decision left behind; ``out`` and ``mask`` are relative to the sorted folder.
 
@@ -68,7 +68,10 @@ class Kept:
     @classmethod
     def of(cls, line: Line) -> Kept:
         """What a line of the journal says."""
-        return cls(**{each.name: line[each.name] for each in fields(cls)})
+        return cls(**{name: line[name] for name in _KEPT})
+
+
+_KEPT = tuple(each.name for each in fields(Kept))
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,7 @@ class Ledger:
         self._writer = ThreadPoolExecutor(1, "imagegate-ledger")
         self._opened: Journal | None = None
         self._key = b""
+        self._trees: dict[str, Tree] = {}
 
     def open(self) -> int:
         """Read what was decided before, and finish what a killed process left half done.
@@ -133,7 +137,10 @@ class Ledger:
 
     def tree(self, folder: str) -> Tree:
         """The originals of a folder; the empty one is the ledger's own."""
-        return Tree(Path(folder or self.here), self._links)
+        folder = folder or self.here
+        if folder not in self._trees:
+            self._trees[folder] = Tree(Path(folder), self._links)
+        return self._trees[folder]
 
     def decided(self, file: str, stat: os.stat_result) -> Line | None:
         """What was decided about this file, with this content. Read only if need be."""

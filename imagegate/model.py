@@ -21,9 +21,9 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from enum import Enum
+from functools import lru_cache
 from typing import Any
 
 from .labels import shows, split_labels, told_apart
@@ -136,7 +136,7 @@ def parse_labels(text: str, routes: int) -> tuple[str, ...]:
     if not 1 <= routes <= MAX_ROUTES:
         raise BadAnswer(f"routes is {routes}; a gate has 1 to {MAX_ROUTES}")
     given = split_labels(text)[:routes]
-    return _numbered([*given, *[""] * (routes - len(given))])
+    return _numbered((*given, *[""] * (routes - len(given))))
 
 
 @dataclass(frozen=True)
@@ -422,7 +422,8 @@ def plain(text: str) -> str:
     return sayable(text).replace("\0", "\ufffd")
 
 
-def _numbered(labels: Sequence[str]) -> tuple[str, ...]:
+@lru_cache(256)  # a folder's gates all have the same
+def _numbered(labels: tuple[str, ...]) -> tuple[str, ...]:
     """The labels, each that shows nothing replaced by its number."""
     return tuple(label if shows(label) else str(i) for i, label in enumerate(labels, 1))
 

@@ -269,6 +269,31 @@ def test_kill_9_loses_nothing_that_was_said_to_be_recorded(
     assert set(files(photos)) == (waiting if move else names)
 
 
+def test_a_click_sent_to_a_server_that_was_killed_counts_at_the_next(
+    run: Callable[..., Session], photos: Path, tmp_path: Path
+) -> None:
+    """The same request, sent until somebody answers, is recorded once, in time for a gate that the
+    new server has yet to find; the history goes back over the restart, and so does Undo.
+    """
+    first = run(photos, "--routes", "keep,fix")
+    a, b, *_ = first.gates(5)
+    assert first.decide(b, "fix", by="Ada", key="b").json() == {"outcome": "won"}
+    first.process.kill()
+    first.process.wait(PATIENCE)
+    second = run(photos, "--routes", "keep,fix")
+    answers = [second.decide(a, "keep", key="a") for _ in range(2)]
+    while answers[0].status_code == 503:
+        answers = [second.decide(a, "keep", key="a") for _ in range(2)]
+    assert [answer.json()["outcome"] for answer in answers] == ["won", "replay"]
+    assert second.decide(b, "fix", key="b").json() == {"outcome": "replay"}
+    history = second.client.get("api/history").json()["gates"]
+    assert [(gate["file"], gate["id"]) for gate in history] == [
+        ("a.png", a["id"]), ("b.png", b["id"]),
+    ]  # fmt: skip
+    assert second.post(b, "undo").json()["state"] == "waiting"
+    assert files(tmp_path / "sorted") == ["decisions.jsonl", "keep/a.png"]
+
+
 def test_a_full_disk_is_told_and_the_gate_goes_on_waiting(
     run: Callable[..., Session], photos: Path, tmp_path: Path
 ) -> None:
