@@ -16,7 +16,8 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .model import StoreError
+from .failures import report_failure
+from .model import NoAnswer, StoreError
 from .origins import SAFE_METHODS, Origins
 from .sealed import error_page, wants_page
 
@@ -145,8 +146,10 @@ class LinkDoor:
         try:
             return await asyncio.to_thread(self._find, secret, outside)
         except StoreError as error:
-            log.warning("%s", error)
-            raise Refused(503, "This does not work for the moment. Try again.", 5) from error
+            report_failure("", error)
+            silent = isinstance(error, NoAnswer)
+            why = "The store does not answer." if silent else "This does not work for the moment."
+            raise Refused(503, f"{why} Try again.", 5) from error
 
     def _find(self, secret: str, outside: bool) -> Link | None:
         link = self._links.session(secret)

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
 from . import __version__
 from .access import Door, Guard
 from .bus import Bus, Records
+from .failures import report_failure
 from .image_files import PreviewCache
 from .masks import save_mask
 from .model import (
@@ -36,6 +37,7 @@ from .serving import (
     PAGE,
     PREFIX,
     STATUS,
+    AnswersSoon,
     Easel,
     Limit,
     Looking,
@@ -99,6 +101,7 @@ def create_app(
     app = FastAPI(title="Image Gate", version=__version__, docs_url=None, redoc_url=None,
                   openapi_url=f"{PREFIX}/api/openapi.json")  # fmt: skip
     app.add_middleware(Guard, door=door, prefix=PREFIX, pages=True)
+    app.add_middleware(AnswersSoon)
     app.add_exception_handler(ImageGateError, _explain)
     explain_all(app)
     _add_gates(app, bus, progress)
@@ -289,6 +292,6 @@ async def _explain(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ImageGateError)
     if isinstance(error, StoreError):
         # A page asks again by itself after 503, and shows what is wrong after 507.
-        log.warning("%s", error)
+        report_failure("", error)
         return error_of(str(error), 503 if error.passing else 507)
     return error_of(str(error), STATUS.get(type(error), 500))

@@ -20,6 +20,7 @@ from .access import ASKED, Asked, Body, Guard, LinkDoor, Refused
 from .bus import Bus
 from .cursors import Cursors
 from .entry import add_entry
+from .failures import report_failure
 from .image_files import PreviewCache, lossy
 from .link_store import LinkStore
 from .linked import LinkedBus
@@ -31,6 +32,7 @@ from .model import (
     Forbidden,
     GateClosed,
     ImageGateError,
+    NoAnswer,
     Snapshot,
     StoreError,
     TooLate,
@@ -47,6 +49,7 @@ from .serving import (
     PAGES,
     PREFIX,
     STATUS,
+    AnswersSoon,
     Easel,
     Limit,
     Looking,
@@ -123,6 +126,7 @@ def create_approver(
     door = LinkDoor(links, PREFIX, Body(LARGEST, PATIENCE), names)
     app.add_middleware(Guard, door=door, prefix=PREFIX)
     app.add_middleware(Sealed, prefix=PREFIX)
+    app.add_middleware(AnswersSoon)
     app.add_exception_handler(ImageGateError, _explain)
     app.add_exception_handler(Refused, _explain_refusal)
     explain_all(app)
@@ -353,8 +357,10 @@ async def _explain(request: Request, error: Exception) -> JSONResponse:
     if type(error) in _SAID:
         log.debug("%s", error)
         return error_of(_SAID[type(error)], STATUS[type(error)])
-    log.warning("%s", error)
+    report_failure("", error)
     passing = isinstance(error, StoreError) and error.passing
+    if isinstance(error, NoAnswer):
+        return error_of("the store does not answer", 503)
     failure = "this does not work" if request.method == "GET" else "it could not be recorded"
     return error_of(f"{failure} just now", 503 if passing else 507)
 

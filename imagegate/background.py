@@ -7,7 +7,7 @@ import queue
 import threading
 from collections.abc import Callable
 
-from .model import ImageGateError
+from .failures import report_failure
 
 log = logging.getLogger("imagegate")
 
@@ -49,8 +49,6 @@ class Background:
         while (work := self._work.get()) is not None and not self._closed:
             try:
                 work()
-            except ImageGateError as error:
-                log.warning("%s", error)
-            except Exception:  # nobody waits for it
-                log.exception("work in the background failed")
+            except Exception as error:  # nobody waits for it
+                report_failure("work in the background failed", error)
             del work  # it may hold an image

@@ -29,7 +29,7 @@ from sqlalchemy.pool import StaticPool
 from . import sqlite_file
 from .deadline import CHECKED_WITHIN, hurried, limit, running
 from .migrations import MIGRATIONS
-from .model import StoreError
+from .model import NoAnswer, StoreError
 from .redact import store_url
 from .sqlite_file import StoreFile
 
@@ -296,8 +296,8 @@ class Database:
 
         return is_silent(getattr(error, "orig", None) or error)
 
-    def _no_answer(self) -> StoreError:
-        return StoreError(f"the store does not answer ({self.shown})", passing=True)
+    def _no_answer(self) -> NoAnswer:
+        return NoAnswer(f"the store does not answer ({self.shown})")
 
     @contextmanager
     def _translated(self) -> Iterator[None]:

@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 
+from .failures import report_failure
 from .model import Snapshot
 
 KEPT_NEWS = 1_000
@@ -137,8 +138,8 @@ class Bell:
         for notify in listeners:
             try:
                 notify()
-            except Exception:  # one listener's trouble is not the others'
-                log.exception("a listener failed")
+            except Exception as error:  # one listener's trouble is not the others'
+                report_failure("a listener failed", error)
 
 
 def tell(subscriptions: list[Subscription]) -> None:
@@ -148,5 +149,5 @@ def tell(subscriptions: list[Subscription]) -> None:
             continue
         try:
             subscription.notify()
-        except Exception:  # one listener's trouble is not the others'
-            log.exception("a listener of the gate bus failed")
+        except Exception as error:  # one listener's trouble is not the others'
+            report_failure("a listener of the gate bus failed", error)

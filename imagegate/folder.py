@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from .failures import report_failure
 from .folder_pictures import FolderPictures, Stamp, stamp_of
 from .folder_pictures import as_text as _text
 from .gate_bus import GateBus
@@ -191,8 +192,8 @@ class FolderSession:
             while not self._ending:
                 if not self._work(self._pause):
                     self._look()
-        except Exception:
-            log.exception("the session broke")
+        except Exception as error:
+            report_failure("the session broke", error)
             self._ending = self._ending or "the session broke; see the terminal"
         finally:
             self._bus.incomplete = ""
@@ -532,5 +533,5 @@ def _away(tree: Tree) -> str:
 
 def _not_recorded(failure: str, error: OSError) -> NotRecorded:
     reason = f"{failure}: {error}"
-    log.error("%s", reason)
+    report_failure(failure, error, level=logging.ERROR)
     return NotRecorded(reason)

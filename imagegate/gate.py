@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import torch
 
 from .comfyui import running, shared_service
+from .failures import report_failure
 from .gate_bus import Ticket
 from .model import (
     MAX_ROUTES,
@@ -440,7 +441,7 @@ async def _decided(
         except StoreError as error:
             if not error.passing:
                 raise
-            log.warning("a parked gate cannot go on yet: %s", error)
+            report_failure("a parked gate cannot go on yet", error)
         for _ in range(round(STORE_LOOK / INTERRUPT_LOOK)):
             _check_interrupt()
             await asyncio.sleep(INTERRUPT_LOOK)

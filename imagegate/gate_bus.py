@@ -17,6 +17,7 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, field, replace
 from typing import Generic, Protocol, TypeVar
 
+from .failures import report_failure
 from .feed import KEPT_NEWS, Feed, News, Subscription, tell
 from .model import (
     ALL,
@@ -512,7 +513,7 @@ class GateBus(Generic[P]):
             claim.set()
             if isinstance(error, ImageGateError) or not isinstance(error, Exception):
                 raise
-            log.exception("gate %r: %s", entry.gate.title, failure)
+            report_failure(f"gate {entry.gate.title!r}: {failure}", error)
             raise NotRecorded(f"{failure}: {error}") from error
 
     def _entry(self, gate_id: str) -> _Entry[P]:

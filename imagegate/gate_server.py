@@ -18,6 +18,8 @@ from yarl import URL
 
 from .access import KEY_HEADER
 from .comfyui import ComfyQueue, panel_address
+from .deadline import SOON, limited
+from .failures import report_failure
 from .feed import Subscription
 from .model import ImageGateError, Snapshot, State, StoreError, UnknownGate
 from .notices import Notices
@@ -85,10 +87,12 @@ def attach(server: PromptServer, service: Service) -> None:
             return refused
         ids = request.query.get("ids")
         try:
-            if ids is None:
-                key, gates = "waiting", await asyncio.to_thread(_waiting, service.bus)
-            else:
-                key, gates = "gates", await asyncio.to_thread(_named, service.bus, ids.split(","))
+            with limited(SOON):
+                if ids is None:
+                    key, gates = "waiting", await asyncio.to_thread(_waiting, service.bus)
+                else:
+                    named = ids.split(",")
+                    key, gates = "gates", await asyncio.to_thread(_named, service.bus, named)
         except ImageGateError as error:
             return web.json_response({"error": str(error)}, status=503)
         return web.json_response({key: [gate.to_json() for gate in gates]})
@@ -111,7 +115,7 @@ def attach(server: PromptServer, service: Service) -> None:
         try:
             settings = read_notice_settings()
         except StoreError as error:  # a gate waits as well without
-            log.error("no notices are sent: %s", error)
+            report_failure("no notices are sent", error, level=logging.ERROR)
         else:
             Notices(service.bus, settings, lambda: panel_address(server)).start()
 
@@ -219,7 +223,7 @@ class _Proxy:
                 if again:
                     continue
             except aiohttp.ClientConnectionError as error:
-                log.warning("the panel did not answer: %r", error)
+                report_failure("the panel did not answer", error, outside=(aiohttp.ClientError,))
                 if not await self._answers(base):
                     self._service.replace(base)
             break

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from .database import Database, meta
+from .failures import report_failure
 from .link_store import LinkStore
 from .model import Gate, ImageGateError, StoreError
 from .parked import LEASE, Claim, ParkedGates
@@ -207,7 +208,12 @@ class House:
     def orphans(self) -> list[tuple[str, str]]:
         """Gates whose worker has ended: (gate id, the worker's name)."""
         self.workers.bury(self._worker)
-        return self.workers.orphans(time.monotonic() - self._seen_since > DEAD)
+        begun = time.monotonic()
+        found = self.workers.orphans(begun - self._seen_since > DEAD)
+        if time.monotonic() - begun > BEAT:  # nobody could give a sign of life meanwhile
+            self._seen_since = time.monotonic()
+            return []
+        return found
 
     # -- inside
 
@@ -215,18 +221,18 @@ class House:
         failing = False
         while not self._closing.is_set():
             try:
+                begun = time.monotonic()
                 self.workers.beat(self._worker)
-                if failing:
+                # A store that was silent, or away, has heard of no worker meanwhile.
+                if failing or time.monotonic() - begun > BEAT:
                     self._seen_since = time.monotonic()
+                keep()
+                if failing:
                     failing = False
                     log.info("the store is back")
-                keep()
-            except ImageGateError as error:
-                if not failing:
-                    log.warning("%s", error)
+            except Exception as error:  # it is tried again, so one failure must not end it
+                report_failure("looking after the store failed", error)
                 failing = True
-            except Exception:  # it is tried again, so one failure must not end it
-                log.exception("looking after the store failed")
             self._closing.wait(BEAT)
 
     def _mark_place(self) -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
     from .connection import Server
+from .failures import report_failure
 
 log = logging.getLogger("imagegate")
 
@@ -140,7 +141,7 @@ class Listener:
         try:
             server.run([self._socket])
         except BaseException as error:  # this is a thread's end; uvicorn leaves by SystemExit, too
-            log.exception("a listener failed")
+            report_failure("a server of links failed", error)
             failure: BaseException = error
         else:
             failure = RuntimeError("it was closed before it had started")

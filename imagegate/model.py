@@ -14,6 +14,7 @@ The errors::
     ├── TooLate         an undo, or a mask, after it could still count        (HTTP 409)
     ├── NotRecorded     the answer could not be made durable; the gate waits  (HTTP 507)
     ├── StoreError      the store cannot be used: full, locked, broken, away  (HTTP 503)
+    │   └── NoAnswer    it has said nothing for seconds: frozen, most likely
     └── GateCancelled   what a waiter gets when its gate ends without a route
 """
 
@@ -72,13 +73,24 @@ class StoreError(ImageGateError):
     """The store, or the place of its pictures, cannot be used; the message says which and why.
 
     ``passing``: it may be well again in a moment, so trying again makes sense. ``conflict``: what
-    was to be added is there already.
+    was to be added is there already. ``reason``: the part of the message that is the same for all
+    gates, if it is not all of it.
     """
 
-    def __init__(self, message: str, *, passing: bool = False, conflict: bool = False) -> None:
+    def __init__(
+        self, message: str, *, passing: bool = False, conflict: bool = False, reason: str = ""
+    ) -> None:
         super().__init__(message)
         self.passing = passing
         self.conflict = conflict
+        self.reason = reason
+
+
+class NoAnswer(StoreError):
+    """The store says nothing, not even that it cannot be used."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, passing=True)
 
 
 class GateCancelled(ImageGateError):

@@ -18,10 +18,10 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
+from .failures import report_failure
 from .feed import Subscription
 from .messages import Message, Waits, message
 from .messenger import THREAD, Messenger, services
-from .model import ImageGateError
 from .pictures import Picture
 from .settings import NoticeSettings
 from .stored_bus import StoredBus
@@ -120,9 +120,8 @@ class Notices:
             self._failing = False
         except Exception as error:  # it is tried again, so one failure must not end it
             self._blind = True
-            if not self._failing and self._bus.opened:
-                known = isinstance(error, ImageGateError)
-                log.warning("notices have to wait: %s", error, exc_info=not known)
+            if self._bus.opened:
+                report_failure("notices have to wait", error)
             self._failing = True
 
     def _rest(self) -> float | None:

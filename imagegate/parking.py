@@ -19,6 +19,8 @@ from .tensors import (
     digest,
     encode_exact,
     encode_mask,
+    full,
+    needs_torch,
 )
 
 
@@ -32,6 +34,8 @@ def files_of(image: torch.Tensor, start_mask: torch.Tensor | None) -> Iterator[t
     for index, one in enumerate(image):
         suffix, body = encode_exact(one)
         yield f"exact-{index}.{suffix}", body
+        if needs_torch(one):  # for panels on their own
+            yield f"full-{index}.png", full(image, index).body
     if start_mask is not None:
         yield "start.safetensors", encode_mask(start_mask)
 

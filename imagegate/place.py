@@ -183,6 +183,7 @@ class PicturePlace:
             text = self._redacted.text(text)[:300] or type(error).__name__
             raise PlaceError(
                 f"the place of the pictures, {self.shown}: cannot {doing}: {text}",
+                reason=text,
                 passing=isinstance(error, (ConnectionError, TimeoutError))
                 or (isinstance(error, OSError) and error.errno in _PASSING),
             ) from self._redacted.cause(error)

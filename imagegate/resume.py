@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from .failures import report_failure
 from .model import ImageGateError, State
 from .prompts import NOT_YET, behind, telling, told_by
 from .stored_bus import StoredBus
@@ -152,12 +153,9 @@ class Resumer:
                     if ready and (self._bus.opened or self._bus.exists()):
                         self._turn()
                     failing = False
-                except ImageGateError as error:
-                    if not failing:
-                        log.warning("parked gates do not go on: %s", error)
-                    failing = True
-                except Exception:  # the next one may fare better
-                    log.exception("parked gates do not go on")
+                except Exception as error:  # the next one may fare better
+                    report_failure("parked gates do not go on", error)
+                    failing = isinstance(error, ImageGateError)
                 # Also woken by news; a store that fails is not asked all the time.
                 soon = not ready or (self._running and not failing)
                 self._woken.wait(LOOK if soon else IDLE)
@@ -176,7 +174,7 @@ class Resumer:
             except ImageGateError:
                 raise
             except Exception as error:  # somebody has to know, or it is tried for ever
-                log.exception("gate %r could not go on", due.gate.gate.title)
+                report_failure(f"gate {due.gate.gate.title!r} could not go on", error)
                 self._settle(due, f"it could not be prepared: {error!r}")
 
     def _over(self, prompt_id: str, running: _Running) -> bool:
@@ -227,7 +225,7 @@ class Resumer:
             return
         except OSError as error:  # it may have taken the prompt all the same: see what is there
             said = f"ComfyUI did not answer: {error}"
-            log.warning("gate %r: %s", title, said)
+            report_failure(f"gate {title!r}: ComfyUI did not answer", error)
             running = _Running(claim, unsure=(said, time.monotonic() + UNSURE))
         self._running[prompt_id] = running
         log.info("gate %r goes on, to %r", title, route)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
+from .failures import report_failure
 from .listener import listen
 from .share import Share
 from .stored_bus import StoredBus
@@ -114,7 +115,7 @@ class Service:
             app = self._build(self)
             listener = listen("127.0.0.1", 0)
         except BaseException as error:  # a broken gradio can raise anything on import, exits too
-            log.exception("the panel could not be started")
+            report_failure("the panel could not be started", error)
             self._ended(panel, PanelUnavailable(INSTALL.format(error=error)))
             return
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -122,8 +123,8 @@ class Service:
             try:
                 panel.server = _server(app, lambda: panel.answers(url), lambda: self._ended(panel))
                 panel.server.run([listener])
-            except BaseException:  # this is a thread's end; uvicorn leaves by SystemExit, too
-                log.exception("the panel's server failed")
+            except BaseException as error:  # a thread's end; uvicorn leaves by SystemExit, too
+                report_failure("the panel's server failed", error)
         self._ended(panel)
 
     def _ended(self, panel: _Panel, why: PanelUnavailable | None = None) -> None:

@@ -19,9 +19,10 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field, StrictStr
 from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Match, Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .bus import Bus
+from .deadline import SOON, limited
 from .feed import Bell
 from .model import (
     MAX_KEY,
@@ -71,6 +72,17 @@ log = logging.getLogger("imagegate")
 Limit = Annotated[int, Query(ge=1, le=MAX_PAGE)]
 Progress = Callable[[], dict[str, Any]]
 T = TypeVar("T")
+
+
+class AnswersSoon:
+    """Makes calls that tell a person within seconds if the store does not answer."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with limited(SOON):
+            await self._app(scope, receive, send)
 
 
 class Nothing(BaseModel):

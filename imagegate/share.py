@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .bus import Bus
+from .failures import report_failure
 from .feed import Bell, Subscription
 from .links import Link, Reach
 from .listener import Listener, address_in_network
-from .model import ImageGateError
 from .tunnel import Standing, TunnelKeeper
 
 if TYPE_CHECKING:
@@ -201,10 +201,8 @@ class Share:
                 links.lead(self._worker(), urls)
                 if not self._trouble:
                     wait = live[0].left + 0.1 if live else LONGEST
-            except ImageGateError as error:
-                log.warning("links cannot be read: %s", error)
-            except Exception:  # it is tried again, so one failure must not end it
-                log.exception("the approver's door failed")
+            except Exception as error:  # it is tried again, so one failure must not end it
+                report_failure("share links cannot be served", error)
             self.changed.ring()
             self._woken.wait(min(wait, LONGEST))
         if forget is not None:

@@ -8,6 +8,7 @@ of this process at once, those of others by their `imagegate.watcher`.
 from __future__ import annotations
 
 import atexit
+import copy
 import logging
 import os
 import secrets
@@ -20,6 +21,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from .background import Background
+from .deadline import limit
+from .failures import report_failure
 from .feed import KEPT_NEWS, Subscription
 from .gate_bus import TIME_IS_UP, Ticket
 from .model import (
@@ -29,6 +32,7 @@ from .model import (
     Gate,
     GateCancelled,
     GateClosed,
+    NoAnswer,
     Outcome,
     Selection,
     Snapshot,
@@ -118,7 +122,9 @@ class StoredBus:
         if house is not None and self._process == os.getpid():
             return house
         asked = time.monotonic()
-        with self._opening:
+        if not self._opening.acquire(timeout=limit()):
+            raise NoAnswer("the store does not answer: it is still being opened")
+        try:
             if self._process != os.getpid():
                 raise StoreError("the store belongs to the process that this one was forked from")
             if self._closed:
@@ -126,11 +132,13 @@ class StoredBus:
             if self._house is None:
                 if self._failed is not None and self._failed[0] > asked:
                     # It took a while, and this caller has waited for its end already.
-                    raise StoreError(str(self._failed[1]), passing=self._failed[1].passing)
+                    raise copy.copy(self._failed[1])
                 self._house = self._open()
                 atexit.register(self.close)
                 self._house.start(self._heard, self._lost_sight, self._keep)
             return self._house
+        finally:
+            self._opening.release()
 
     def _open(self) -> House:
         from .house import House
@@ -243,8 +251,8 @@ class StoredBus:
             held = self._let_go(gate_id, reason)
             if held is None:
                 raise
-            log.warning("gate %r was withdrawn, which is not recorded yet: %s", held.gate.title,
-                        error)  # fmt: skip
+            title = held.gate.title
+            report_failure(f"gate {title!r} was withdrawn, which is not recorded yet", error)
             return True
         return verdict.outcome is Outcome.WON
 
@@ -566,9 +574,8 @@ class StoredBus:
                     files = self.house.gates.masks(gate_id)
                 answer = self._answer(snapshot, files)
             except StoreError as error:
-                if not held.failures:
-                    log.warning("gate %r is answered, but its mask cannot be read yet: %s",
-                                snapshot.gate.title, error)  # fmt: skip
+                title = snapshot.gate.title
+                report_failure(f"gate {title!r} is answered, but its mask cannot be read", error)
                 held.failures += 1
                 if not isinstance(error, _MaskGone) or held.failures < TRIES:
                     self._in_doubt()

@@ -137,7 +137,10 @@ def _numbers(safetensors: bytes) -> np.ndarray[Any, Any]:
     return numbers
 
 
-_KINDS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "U8": "u1"}
+_KINDS = {
+    "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "BOOL": "?", "U8": "u1", "I8": "i1",
+    "U16": "<u2", "I16": "<i2", "U32": "<u4", "I32": "<i4", "U64": "<u8", "I64": "<i8",
+}  # fmt: skip
 
 
 def _to_pil(numbers: np.ndarray[Any, Any]) -> Image.Image:

@@ -1,7 +1,7 @@
 """Between torch and pictures: previews, PNG, masks. The only module here that imports torch.
 
-An *image* is ComfyUI's IMAGE: float ``[B,H,W,C]``, values 0..1, C of 1, 3 or 4. A *mask* is its
-MASK: float32 ``[B,H,W]``, 0..1, 1 = painted.
+An *image* is ComfyUI's IMAGE: ``[B,H,W,C]``, values 0..1, most often float, C of 1, 3 or 4. A
+*mask* is its MASK: float32 ``[B,H,W]``, 0..1, 1 = painted.
 """
 
 from __future__ import annotations
@@ -25,14 +25,13 @@ from .pictures import Picture, encode_png, encode_preview, preview_size, read_ma
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _PNG_COLOURS = {1: 0, 3: 2, 4: 6}
-_KINDS = {
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.float64: "F64",
-    torch.uint8: "U8",
-}
-"""What can be kept exactly, and what safetensors calls it."""
+_NAMES = {
+    "bool": "BOOL", "uint8": "U8", "int8": "I8", "uint16": "U16", "int16": "I16", "uint32": "U32",
+    "int32": "I32", "uint64": "U64", "int64": "I64", "float16": "F16", "bfloat16": "BF16",
+    "float32": "F32", "float64": "F64", "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2",
+}  # fmt: skip
+_KINDS = {getattr(torch, name): kind for name, kind in _NAMES.items() if hasattr(torch, name)}
+"""What an image or a mask may be, all of which is kept exactly, and what safetensors calls it."""
 
 
 def check_image(image: object) -> torch.Tensor:
@@ -43,6 +42,7 @@ def check_image(image: object) -> torch.Tensor:
     """
     if not isinstance(image, torch.Tensor):
         raise ValueError(f"image is a {type(image).__name__}, not an IMAGE tensor [B,H,W,C]")
+    _check_numbers("image", image)
     shape = list(image.shape)
     if len(shape) != 4 or shape[-1] not in _MODES or 0 in shape:
         raise ValueError(
@@ -50,6 +50,16 @@ def check_image(image: object) -> torch.Tensor:
             "1, 3 or 4"
         )
     return image
+
+
+def _check_numbers(name: str, tensor: torch.Tensor) -> None:
+    """Raises `BadPicture`, a ValueError, for what cannot be shown or kept."""
+    if tensor.dtype not in _KINDS:
+        known = ", ".join(str(kind).removeprefix("torch.") for kind in _KINDS)
+        raise BadPicture(f"{name} is {tensor.dtype}; it can be {known}")
+    if tensor.layout is not torch.strided or tensor.is_meta:
+        what = "has no values" if tensor.is_meta else f"is {tensor.layout}"
+        raise BadPicture(f"{name} {what}; expected a dense tensor")
 
 
 def preview(image: torch.Tensor, index: int) -> Picture:
@@ -68,7 +78,7 @@ def full(image: torch.Tensor, index: int) -> Picture:
     return encode_png(_to_pil(image[index]))
 
 
-def fit_mask(mask: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+def fit_mask(mask: object, image: torch.Tensor) -> torch.Tensor:
     """A MASK as it was connected, made to fit an image and the whole of its batch.
 
     Args:
@@ -76,8 +86,12 @@ def fit_mask(mask: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
             last mask.
 
     Raises:
-        BadPicture: another number of dimensions.
+        BadPicture: not a tensor, of a kind that cannot be, or another number of dimensions.
     """
+    if not isinstance(mask, torch.Tensor):
+        raise BadPicture(f"mask is a {type(mask).__name__}, not a MASK tensor [B,H,W]")
+    _check_numbers("mask", mask)
+    mask = mask.detach()
     batch, height, width, _ = image.shape
     if mask.dim() == 2:
         mask = mask[None]
@@ -121,6 +135,11 @@ def encode_exact(image: torch.Tensor) -> tuple[str, bytes]:
     image = image.detach().cpu()
     png = _exact_png(image) if image.dtype == torch.float32 else None
     return ("png", png) if png is not None else ("safetensors", _safetensors("image", image))
+
+
+def needs_torch(image: torch.Tensor) -> bool:
+    """Whether only torch can show the exact file of an image: numpy has no floats of 8 bits."""
+    return image.dtype.is_floating_point and image.element_size() == 1
 
 
 def decode_exact(suffix: str, body: bytes) -> torch.Tensor:
@@ -266,9 +285,8 @@ def _chunk(kind: bytes, body: bytes) -> tuple[bytes, bytes, bytes]:
 
 def _safetensors(name: str, tensor: torch.Tensor) -> bytes:
     """A file with this one tensor. safetensors' own writer copies the tensor twice more."""
-    kind = _KINDS.get(tensor.dtype)
-    if kind is None:
-        raise BadPicture(f"an image of {tensor.dtype} cannot be kept; convert it to float32")
+    _check_numbers(name, tensor)
+    kind = _KINDS[tensor.dtype]
     content = _bytes(tensor)
     entry = {"dtype": kind, "shape": list(tensor.shape), "data_offsets": [0, content.nbytes]}
     head = json.dumps({name: entry}).encode()

@@ -26,6 +26,8 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
 
+from .failures import report_failure
+
 log = logging.getLogger("imagegate")
 
 PAUSES = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 120.0, 300.0)
@@ -272,8 +274,8 @@ class TunnelKeeper:
     def _tell(self) -> None:
         try:
             self._changed()
-        except Exception:  # the tunnel does not depend on who listens
-            log.exception("a listener to the tunnel failed")
+        except Exception as error:  # the tunnel does not depend on who listens
+            report_failure("a listener to the tunnel failed", error)
 
     def _hidden(self, words: str) -> str:
         """What the program said, short, and without the token that it was given."""

@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import Any
 
 from .database import NOTIFIED, Database
-from .model import StoreError
+from .failures import report_failure
 from .store import GateStore
 
 LOOK = 0.05
@@ -101,9 +101,10 @@ class Watcher:
                 finally:
                     connection.close()
             except Exception as error:
-                if not self._failures and not self._closing.is_set():
-                    known = isinstance(error, (StoreError, self._database.driver_error))
-                    log.warning("no news of other processes for now: %s", error, exc_info=not known)
+                if isinstance(error, self._database.driver_error):
+                    error = self._database.explained(error)
+                if not self._closing.is_set():
+                    report_failure("no news of other processes for now", error)
                 self._closing.wait(PAUSES[min(self._failures, len(PAUSES) - 1)])
                 self._failures += 1
 
@@ -167,6 +168,7 @@ class Watcher:
         last = self._gates.last_line()
         self._see()
         while not self._closing.wait(LOOK):
+            self._database.check_file()
             self._rest()
             now = self._version(connection)
             if now == version:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from imagegate import failures
 from imagegate.gate_bus import GateBus
 from tests.postgres import NoPostgreSQL, PostgreSQL
 from tests.stored import PATIENCE, Store
@@ -61,6 +62,12 @@ class Watch:
 
     def close(self) -> None:
         self._subscription.close()
+
+
+@pytest.fixture(autouse=True)
+def nothing_failed_yet() -> None:
+    """What one test logs, the next one may log, too."""
+    failures._failures.forget()
 
 
 @pytest.fixture

@@ -124,6 +124,21 @@ class PostgreSQL:
                     os.kill(pid, signal.SIGKILL)
         self._ended()
 
+    def freeze(self) -> None:
+        """Stop all its processes where they are: it keeps its connections, and says nothing."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let them go on. Nothing to do if they do."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: int) -> None:
+        if self._process is None:
+            return
+        for pid in [self._process.pid, *_children(self._process.pid)]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
     def restart(self) -> None:
         """Stop and start."""
         self.stop()

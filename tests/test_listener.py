@@ -465,7 +465,7 @@ def test_a_server_that_fails(
     with pytest.raises(SystemExit):
         listener.start()
     listener.close()
-    assert "a listener failed" in caplog.text
+    assert "a server of links failed" in caplog.text
 
 
 def test_signals_stay_with_the_process() -> None:

@@ -305,7 +305,7 @@ def test_a_kept_image_is_plain_safetensors() -> None:
     decode_exact("safetensors", body).add_(1)
 
 
-@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64])
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
 def test_what_is_no_image_is_not_kept(dtype: torch.dtype) -> None:
     """A dtype that no image has is refused by its name."""
     with pytest.raises(BadPicture, match=str(dtype)):
@@ -344,7 +344,7 @@ def test_a_broken_png_is_noticed() -> None:
         encode_mask(torch.zeros(1, 2, 3)),
         encode_exact(torch.rand(4, 4, 3))[1][:-1],
         safetensors.torch.save({"image": torch.zeros(2)}),
-        safetensors.torch.save({"image": torch.zeros(2, 2, 3, dtype=torch.int64)}),
+        safetensors.torch.save({"image": torch.zeros(2, 2, 3, dtype=torch.complex64)}),
     ],
 )
 def test_broken_safetensors_are_noticed(body: bytes) -> None:
