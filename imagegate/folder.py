@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from .failures import report_failure
-from .folder_pictures import FolderPictures, Stamp, stamp_of
+from .folder_pictures import FolderPictures, Stamp, own_name, stamp_of
 from .folder_pictures import as_text as _text
 from .gate_bus import GateBus
 from .image_files import PreviewCache, read_preview, read_size, why
@@ -377,13 +377,15 @@ class FolderSession:
         if pictures.key != pictures.file:  # of another folder
             name = f"{_text(pictures.originals.root.name)}/{name}"
         return Gate(
-            labels, pictures.width, pictures.height, title=self._title or name, file=name,
-            undoable=True, id=pictures.gate_id,
+            labels, pictures.width, pictures.height, title=self._title or own_name(name),
+            file=name, undoable=True, id=pictures.gate_id,
         )  # fmt: skip
 
     def _set_aside(self, key: str, reason: str, stamp: Stamp | None = None) -> None:
-        self._tally.set(key, ASIDE, reason=reason, stamp=stamp)
-        log.warning("%s is not shown and stays where it is: %s", _text(key), reason)
+        first = self._tally.set(key, ASIDE, reason=reason, stamp=stamp)
+        # A folder may have thousands that need the same package: the panel counts them.
+        level = logging.WARNING if first else logging.DEBUG
+        log.log(level, "%s is not shown and stays where it is: %s", own_name(_text(key)), reason)
         self._changed()
 
     def _withdraw_unreadable(self, pictures: FolderPictures, reason: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Callable
 
 from .image_files import PreviewCache, read_full, read_preview, read_size, why
@@ -146,3 +147,9 @@ def stamp_of(stat: os.stat_result) -> Stamp:
 def as_text(path: str) -> str:
     """A path as text that can be sent: names of files need not be valid Unicode."""
     return os.fsencode(path).decode("utf-8", "replace") if os.name == "posix" else path
+
+
+def own_name(path: str) -> str:
+    """The file's own name, on one line."""
+    name = re.sub(r"[\n\r]", "↵", path.rpartition("/")[2])
+    return re.sub(r"[\0-\x1f]", "\ufffd", name)

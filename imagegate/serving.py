@@ -56,6 +56,8 @@ HEARTBEAT = 5.0
 TOLD = 5
 """Of what is wrong with a request, the first so many things are told."""
 NO_STORE = {"cache-control": "no-store"}
+REMARKS = "imagegate-remarks"
+"""The header of an image that says what people should know about it: a JSON list of sentences."""
 
 STATUS: dict[type[ImageGateError], int] = {
     UnknownGate: 404,
@@ -167,6 +169,8 @@ class Easel:
     ) -> Response:
         """The answer with a picture, once it is its turn."""
         made = await self._turns[size].run(picture)
+        if made.remarks:
+            headers = {**headers, REMARKS: json.dumps(made.remarks)}
         return Response(made.body, media_type=made.media_type, headers=headers)
 
 

@@ -28,6 +28,7 @@ class Tally:
         self._counts: Counter[str] = Counter()
         self._waiting: dict[str, FolderPictures] = {}
         self._aside: dict[str, tuple[str, Stamp | None]] = {}
+        self._reasons: dict[str, dict[str, None]] = {}
         self._earlier: set[str] = set()
         self._missing: dict[str, str] = {}
         self._left: dict[str, None] = {}
@@ -65,31 +66,39 @@ class Tally:
         reason: str = "",
         stamp: Stamp | None = None,
         earlier: bool = False,
-    ) -> None:
+    ) -> bool:
         """Count a file; None stops counting it.
 
         Args:
             pictures: of one that waits.
             reason, stamp: of one that is set aside.
             earlier: it was decided before this session.
+
+        Returns:
+            Whether it is the first that is set aside for this reason.
         """
         with self._lock:
             before = self._states.pop(key, None)
             if before is not None:
                 self._counts[before] -= 1
             self._waiting.pop(key, None)
-            self._aside.pop(key, None)
+            if (aside := self._aside.pop(key, None)) is not None:
+                self._reasons[aside[0]].pop(key)
             if state is None:
                 self._earlier.discard(key)
-                return
+                return False
             self._states[key] = state
             self._counts[state] += 1
             if pictures is not None:
                 self._waiting[key] = pictures
-            if state == ASIDE:
-                self._aside[key] = reason, stamp
             if earlier:
                 self._earlier.add(key)
+            if state != ASIDE:
+                return False
+            self._aside[key] = reason, stamp
+            first = reason not in self._reasons
+            self._reasons.setdefault(reason, {})[key] = None
+            return first
 
     def waiting(self) -> list[FolderPictures]:
         """All that people are asked about."""
@@ -117,7 +126,11 @@ class Tally:
             total, unreadable = len(self._states), self._counts[ASIDE]
             done = self._counts[DECIDED] + self._counts[MOVED] + self._counts[BUSY]
             all_done = not self._scanning and not self._away and done + unreadable == total
-            aside = islice(self._aside.items(), LISTED)
+            reasons = {reason: keys for reason, keys in self._reasons.items() if keys}
+            share = max(1, LISTED // max(1, len(reasons)))
+            aside = [
+                (key, reason) for reason, keys in reasons.items() for key in islice(keys, share)
+            ]
             return {
                 "session": self._session,
                 "total": total,
@@ -128,7 +141,11 @@ class Tally:
                 "all_done": all_done,
                 "away": self._away,
                 "unreadable_count": unreadable,
-                "unreadable": [_named(key, reason) for key, (reason, _) in aside],
+                "unreadable": [_named(*each) for each in aside[:LISTED]],
+                "unreadable_reasons": [
+                    {"reason": reason, "count": len(keys)}
+                    for reason, keys in islice(reasons.items(), LISTED)
+                ],
                 "missing_count": len(self._missing),
                 "missing": [_named(*each) for each in islice(self._missing.items(), LISTED)],
                 "left_count": len(self._left),

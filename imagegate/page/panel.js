@@ -5,6 +5,7 @@
  * All texts that people wrote (titles, labels, notes, names) enter the page as text, never as HTML.
  */
 
+import { FolderView, PROGRESS } from "./folder_view.js";
 import { OperatorGates } from "./operator_gates.js";
 import { Painting } from "./painting.js";
 import { Alerts } from "./shared/alerts.js";
@@ -30,6 +31,7 @@ const embedded = query.get("embed") === "1";
 const gates = new OperatorGates(base, query.get("node") ?? "", query.get("workflow") ?? "");
 const painting = new Painting({ looking: () => view, begins: unzoom, ends: () => view.gate && showMask(view.gate), fit });
 const records = new Records(gates, embedded, undo);
+const folder = new FolderView(gates);
 const share = new Share(gates);
 const retry = new Retry(reload);
 let alerts = null;
@@ -52,16 +54,21 @@ const view = {
 const TOP = `
   <header class="ig-head">
     <h1 id="ig-title"></h1>
-    <span id="ig-parked" hidden>parked</span>
-    <span id="ig-worker"></span>
-    <span id="ig-facts"></span>
-    <span id="ig-clock" role="timer"></span>
+    <div class="ig-about">
+      <span id="ig-parked" hidden>parked</span>
+      <span id="ig-worker"></span>
+      <span id="ig-facts"></span>
+      <span id="ig-remarks" role="note"></span>
+      <span id="ig-clock" role="timer"></span>
+    </div>
     <div class="ig-corner">
+      ${PROGRESS}
       <span id="ig-pending"></span>
       <span id="ig-alerts" role="group" aria-label="Be told"></span>
       <div id="ig-share" hidden></div>
     </div>
   </header>
+  <div id="ig-away" role="alert" hidden></div>
   <div id="ig-offline" role="alert" hidden>Connection lost. Trying again; nothing you clicked is lost.</div>
   <div id="ig-notice" role="alert" hidden>
     <p><b>It could not go on.</b> Decide again to try once more.</p>
@@ -95,12 +102,12 @@ const BOTTOM = `
     <input id="ig-note" maxlength="2000" placeholder="Note to go with the decision" aria-label="Note" autocomplete="off">
     <input id="ig-name" maxlength="100" placeholder="Your name" aria-label="Your name" autocomplete="nickname">
   </div>
-  <p id="ig-status" role="status" aria-live="polite"></p>
-  <div id="ig-progress" hidden><progress></progress><span></span></div>
-  <details id="ig-unreadable" hidden><summary></summary><ul></ul></details>
+  <div class="ig-said">
+    <p id="ig-status" role="status" aria-live="polite"></p>
+    <p class="ig-keys"><kbd>1</kbd>–<kbd>9</kbd>, <kbd>0</kbd> routes · <kbd>M</kbd> mask · <kbd>N</kbd> skip ·
+      <kbd>U</kbd> undo · <kbd>Space</kbd> zoom</p>
+  </div>
   <details id="ig-past"><summary>History</summary><ol id="ig-history"></ol></details>
-  <p class="ig-keys"><kbd>1</kbd>–<kbd>9</kbd>, <kbd>0</kbd> routes · <kbd>M</kbd> mask · <kbd>N</kbd> skip ·
-    <kbd>U</kbd> undo · <kbd>Space</kbd> zoom</p>
   <div id="ig-store" hidden><span></span><ul aria-label="Who shares the store"></ul></div>`;
 
 function build() {
@@ -124,6 +131,8 @@ function build() {
   $("ig-retry").onclick = () => retry.now();
   hold = new Hold(gates, ACTS, () => share.open);
   $("ig-stage").onpointerdown = drag;
+  folder.build();
+  $("ig-image").addEventListener("load", remark);
   $("ig-name").onchange = (event) => remembered(NAME, event.target.value.trim());
   document.addEventListener("keydown", key);
   addEventListener("beforeunload", (event) => {
@@ -140,7 +149,7 @@ function build() {
   gates.addEventListener("answered", (event) => view.notes.delete(event.detail.id)); // it went along
   setInterval(clock, 1000);
   const sizes = new ResizeObserver(fit);
-  for (const part of [$("ig-title").parentNode, $("ig-offline"), $("ig-notice"), $("ig-thumbs"), $("ig-bottom")]) sizes.observe(part);
+  for (const part of [$("ig-title").parentNode, $("ig-away"), $("ig-offline"), $("ig-notice"), $("ig-thumbs"), $("ig-bottom")]) sizes.observe(part);
   addEventListener("resize", fit);
   gates.listen();
   render();
@@ -172,7 +181,7 @@ function render() {
   clock();
   renderStanding(gate);
   renderEmpty(gate);
-  renderProgress();
+  folder.render();
   if (!embedded) records.render();
   prefetch();
 }
@@ -188,8 +197,8 @@ function show(gate) {
   keepNote(gate);
   calm($("ig-stop"));
   $("ig-title").title = gate?.title ?? ""; // a long one is cut off
-  const facts = gate ? [gate.file === gate.title ? "" : gate.file, `${gate.width} × ${gate.height}`] : [];
-  $("ig-facts").textContent = facts.filter(Boolean).join(" · ");
+  $("ig-facts").textContent = gate ? `${gate.width} × ${gate.height}` : "";
+  folder.show(gate);
   $("ig-routes").replaceChildren(...(gate?.labels ?? []).map((label, i) => routeButton(gate, label, i + 1)));
   $(focused)?.focus({ preventScroll: true }); // whoever decides by Tab and Enter goes on from here
   const thumbs = gate && gate.batch > 1 ? [...Array(gate.batch).keys()] : [];
@@ -326,7 +335,7 @@ function fit() {
   const stage = document.body.classList.contains("ig-painting") ? $("ig-editor") : $("ig-stage");
   if (!stage) return;
   const beside = $("ig-bottom").getBoundingClientRect().left >= stage.getBoundingClientRect().right;
-  const last = !beside ? $("ig-status") : $("ig-thumbs").offsetHeight ? $("ig-thumbs") : stage;
+  const last = !beside ? $("ig-status").parentNode : $("ig-thumbs").offsetHeight ? $("ig-thumbs") : stage;
   const others = last.getBoundingClientRect().bottom + scrollY - stage.offsetHeight;
   const least = Math.min(innerHeight * (embedded ? 0.38 : 0.5), 320);
   const height = `${Math.round(Math.max(least, innerHeight - others - 8))}px`;
@@ -358,21 +367,10 @@ function renderEmpty(gate) {
   else [head.textContent, text.textContent] = ["Nothing waits for you.", "Queue a prompt with an Image Gate in ComfyUI; its image will appear here by itself."];
 }
 
-function renderProgress() {
-  const session = gates.progress;
-  $("ig-progress").hidden = !session;
-  if (!session) return; // in ComfyUI
-  const [bar, text] = $("ig-progress").children;
-  bar.max = session.total || 1;
-  bar.value = session.done;
-  text.textContent = `${session.done} of ${session.total} decided`;
-  if (session.missing_count) text.textContent += ` · ${session.missing_count} sorted since changed or gone`;
-  if (session.away) text.textContent = `${session.away}; ${session.waiting} images wait for it`;
-  const bad = session.unreadable_count;
-  const [summary, list] = $("ig-unreadable").children;
-  $("ig-unreadable").hidden = !bad;
-  summary.textContent = `${bad} unreadable, left where they are`;
-  list.replaceChildren(...session.unreadable.map(({ file, reason }) => element("li", `${file}: ${reason}`)));
+/** Say what the server has to say about the image that has just come. */
+function remark() {
+  const { gate, index } = view;
+  folder.look(gate, index, () => view.gate?.id === gate.id && view.index === index);
 }
 
 // -- deciding

@@ -94,6 +94,15 @@ export function short(text, most = 28) {
   return signs.length > most ? `${signs.slice(0, most - 1).join("").trimEnd()}…` : text;
 }
 
+/** A text that loses its middle, not its end, where there is no room: the end of a name tells it apart. */
+export function middle(text, tail = 12) {
+  const signs = [...text];
+  const cut = signs.length > 2 * tail ? signs.length - tail : signs.length;
+  const made = element("span", "", { class: "ig-middle", dir: "auto", title: text });
+  made.append(element("span", signs.slice(0, cut).join("")), element("span", signs.slice(cut).join("")));
+  return made;
+}
+
 /** A clock that runs: "1:05", "2:00:00", "3 days". */
 export function span(seconds) {
   const whole = Math.max(0, Math.floor(seconds));
