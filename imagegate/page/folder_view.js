@@ -3,9 +3,7 @@
  * about an image, how far the session is, and which files are not shown.
  */
 
-import { $, element, middle } from "./shared/parts.js";
-
-const REMARKS = "imagegate-remarks";
+import { $, element, middle, remarks } from "./shared/parts.js";
 
 export const PROGRESS = `
   <details id="ig-unreadable" hidden><summary></summary><div></div></details>
@@ -98,15 +96,6 @@ export class FolderView {
     made.append(middle(folder, Math.min(24, folder.length - folder.lastIndexOf("/"))));
     made.onclick = () => made.classList.toggle("ig-whole");
     return made;
-  }
-}
-
-/** What the answer with an image says about it. */
-export function remarks(reply) {
-  try {
-    return JSON.parse(reply.headers.get(REMARKS) ?? "[]");
-  } catch {
-    return [];
   }
 }
 

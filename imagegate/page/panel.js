@@ -363,6 +363,7 @@ function renderEmpty(gate) {
   else if (session?.ended) [head.textContent, text.textContent] = ["The session has ended.", `Everything decided so far is in ${session.out}.`];
   else if (session?.away) [head.textContent, text.textContent] = ["Waiting for the folder.", session.away];
   else if (session?.scanning) [head.textContent, text.textContent] = ["Reading the folder …", session.folder];
+  else if (session && session.total === session.unreadable_count) [head.textContent, text.textContent] = ["Nothing here can be shown.", `“${session.unreadable_count} not shown: why?” at the top says what is missing.`];
   else if (session) [head.textContent, text.textContent] = ["All done.", `Everything is sorted into ${session.out}. Undo still works; Ctrl+C in the terminal ends the session.`];
   else [head.textContent, text.textContent] = ["Nothing waits for you.", "Queue a prompt with an Image Gate in ComfyUI; its image will appear here by itself."];
 }

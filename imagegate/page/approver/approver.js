@@ -185,7 +185,7 @@ function clock() {
   }
   const size = gate ? `${gate.width} × ${gate.height}` : "";
   const which = gate?.batch > 1 ? `${look.index + 1} of ${gate.batch}` : "";
-  $("ig-facts").textContent = [which, size].filter(Boolean).join(" · ");
+  $("ig-facts").textContent = [which, size, ...look.remarks].filter(Boolean).join(" · ");
   const left = gate?.deadline ? gate.deadline - now : null;
   $("ig-clock").textContent = left === null ? "" : `${span(left)} to decide`;
   $("ig-clock").classList.toggle("ig-urgent", left !== null && left < URGENT);

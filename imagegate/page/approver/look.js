@@ -84,6 +84,11 @@ export class Look extends EventTarget {
     thumb.click();
   }
 
+  /** What is to be said about the image on show. */
+  get remarks() {
+    return this.gate ? this.#pictures.remarks(this.gate, this.index) : [];
+  }
+
   /** Try once more what failed. */
   again() {
     this.#retry.now();

@@ -3,6 +3,8 @@
  * the next ones. What is dropped is gone, and so is all of it when the page goes dark.
  */
 
+import { remarks } from "./shared/parts.js";
+
 export class Pictures {
   #gates;
   #kept = new Map(); // name -> {picture, url, blob, part, stop}
@@ -17,7 +19,7 @@ export class Pictures {
     const known = this.#kept.get(name);
     if (known) return known.picture;
     const stop = new AbortController();
-    const entry = { url: "", blob: null, part: 0, stop };
+    const entry = { url: "", blob: null, part: 0, remarks: [], stop };
     this.#kept.set(name, entry);
     entry.picture = this.#read(this.#gates.image(gate, index, size), entry).catch((error) => {
       if (this.#kept.get(name) === entry) this.#kept.delete(name); // so that it can be asked again
@@ -35,6 +37,11 @@ export class Pictures {
   /** The image itself, if it is here already. */
   blob(gate, index, size = "preview") {
     return this.#kept.get(nameOf(gate, index, size))?.blob ?? null;
+  }
+
+  /** What is to be said about it, once it is here. */
+  remarks(gate, index, size = "preview") {
+    return this.#kept.get(nameOf(gate, index, size))?.remarks ?? [];
   }
 
   /** How much of it is here, 0 to 1. */
@@ -72,6 +79,7 @@ export class Pictures {
       const said = await reply.json().catch(() => ({}));
       throw new Error(said.error ?? `the server answered ${reply.status}`);
     }
+    entry.remarks = remarks(reply);
     const whole = Number(reply.headers.get("content-length")) || 0;
     const chunks = [];
     let got = 0;

@@ -103,6 +103,15 @@ export function middle(text, tail = 12) {
   return made;
 }
 
+/** What the answer with an image says about it. */
+export function remarks(reply) {
+  try {
+    return JSON.parse(reply.headers.get("imagegate-remarks") ?? "[]");
+  } catch {
+    return [];
+  }
+}
+
 /** A clock that runs: "1:05", "2:00:00", "3 days". */
 export function span(seconds) {
   const whole = Math.max(0, Math.floor(seconds));
