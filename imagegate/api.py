@@ -17,7 +17,7 @@ from . import __version__
 from .access import Door, Guard
 from .bus import Bus, Records
 from .failures import report_failure
-from .image_files import PreviewCache
+from .image_files import PreviewCache, lossy
 from .masks import save_mask
 from .model import (
     MAX_KEY,
@@ -54,7 +54,7 @@ from .serving import (
 from .share import Share
 from .share_api import add_sharing
 
-AT_A_TIME = {"thumb": 2, "preview": 4, "full": 2}
+AT_A_TIME = {"thumb": 2, "preview": 4, "zoom": 2, "full": 2}
 """Images made at the same time."""
 THUMBS = 32 * 2**20
 """Bytes of thumbnails that are kept."""
@@ -190,12 +190,15 @@ def _add_pictures(app: FastAPI, bus: Bus) -> None:
 
     @app.get(f"{PREFIX}/api/gates/{{gate_id}}/image/{{index}}")
     async def image(gate_id: str, index: int, size: str = "preview") -> Response:
-        """``size=preview``: JPEG or WebP; ``thumb``: a small WebP; ``full``: lossless PNG."""
+        """``size=preview``: JPEG or WebP; ``thumb``: a small WebP; ``full``: lossless PNG;
+        ``zoom``: of that size, but shown as bright as the preview.
+        """
         easel.check(size)
         source = await to_thread.run_sync(pictures, gate_id, index)
         make = {
             "preview": partial(source.preview, index),
             "full": partial(source.full, index),
+            "zoom": partial(_enlarged, source, index),
             "thumb": partial(small, source, gate_id, index),
         }
         # An id is never used again and its image never changes.
@@ -223,6 +226,10 @@ def _add_pictures(app: FastAPI, bus: Bus) -> None:
     def delete_mask(gate_id: str, index: int) -> dict[str, Any]:
         """Clear the mask, also one that came from the mask input."""
         return bus.set_mask(gate_id, index, b"").to_json()
+
+
+def _enlarged(source: Pictures, index: int) -> Picture:
+    return lossy(source.full(index))
 
 
 def _add_records(app: FastAPI, records: Records) -> None:

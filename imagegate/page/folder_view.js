@@ -53,6 +53,11 @@ export class FolderView {
     reply.body?.cancel();
   }
 
+  /** Whether the image is shown brighter than it is in the file, so that its pixels alone are dark. */
+  get brighter() {
+    return [...$("ig-remarks").children].some((one) => one.textContent.startsWith("shown "));
+  }
+
   render() {
     const session = this.#gates.progress;
     document.body.classList.toggle("ig-session", Boolean(session));

@@ -432,8 +432,8 @@ function zoom(event) {
   image.style.width = `${view.gate.width / devicePixelRatio}px`;
   stage.scrollTo(at[0] * image.offsetWidth - stage.clientWidth / 2, at[1] * image.offsetHeight - stage.clientHeight / 2);
   // The preview stays, enlarged, until every pixel is here.
-  const full = Object.assign(new Image(), { src: $("ig-full").href });
   const { gate, index } = view;
+  const full = Object.assign(new Image(), { src: gates.image(gate, index, folder.brighter ? "zoom" : "full") });
   say({ text: "Loading the full size …", tone: "busy" });
   full.decode().then(
     () => {
