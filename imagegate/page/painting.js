@@ -1,23 +1,30 @@
 /** Painting a mask: Gradio's ImageEditor, in the page only while it is used. */
 
+import { isolated } from "./shared/labels.js";
 import { $, say } from "./shared/parts.js";
 
+const MASK = "mask"; // what the messages are about: each takes the place of the one before
 const SAVE_MOST = 90_000; // ms; a small machine takes seconds to read a large canvas
 
 export class Painting {
-  /** What is painted on: {gate, index, how, opened, saved}; null while nobody paints. */
+  /**
+   * What is painted on: {gate, index, how, opened, touched, saved}; null while nobody paints. `touched`: somebody
+   * used the editor since it was opened or cleared.
+   */
   now = null;
 
   #page;
   #saves = 0;
 
   /**
-   * @param {{looking: function, begins: function, ends: function, fit: function}} page
+   * @param {{looking: function, begins: function, ends: function, fit: function, blank: function}} page
    *   `looking` gives the gate and the image on show, `begins` makes room for the editor, `ends`
-   *   shows them again, `fit` sizes what stands there
+   *   shows them again, `fit` sizes what stands there, `blank` saves an empty mask and says why it could not
    */
   constructor(page) {
     this.#page = page;
+    const touch = (event) => this.now && event.target.closest?.("#ig-editor") && (this.now.touched = true);
+    document.addEventListener("pointerdown", touch, { capture: true });
     /** For Gradio's events: which image they are about, and what became of it. */
     globalThis.imageGate = {
       target: () => this.#target(),
@@ -30,7 +37,7 @@ export class Painting {
     const { gate, index } = this.#page.looking();
     if (!gate || this.now) return;
     this.#page.begins();
-    this.now = { gate, index, how: "start", opened: false };
+    this.now = { gate, index, how: "start", opened: false, touched: false };
     this.#show(true);
     say({ text: "Opening the mask editor …", tone: "busy" });
     press("ig-edit-open");
@@ -38,7 +45,7 @@ export class Painting {
 
   /** Start again from nothing. */
   clear() {
-    this.now.how = "blank";
+    Object.assign(this.now, { how: "blank", touched: false });
     say({ text: "Clearing …", tone: "busy" });
     press("ig-edit-open");
   }
@@ -52,8 +59,19 @@ export class Painting {
       return Promise.resolve(true);
     }
     if (now.saved) return now.saved.promise;
-    say({ text: "Saving the mask …", tone: "busy" });
+    // The editor takes a while to draw what it is given: what nobody touched is known without it.
+    if (!now.touched && now.how === "start") {
+      this.close();
+      say({ text: "Nothing was painted.", about: MASK });
+      return Promise.resolve(true);
+    }
+    say({ text: "Saving the mask …", tone: "busy", about: MASK });
     now.saved = resolvers();
+    if (!now.touched && now.how === "blank") {
+      const { saved } = now;
+      this.#page.blank(now.gate, now.index).then((error) => this.#saved(error || `saved ${this.#target()}`, saved));
+      return saved.promise;
+    }
     now.how = String(++this.#saves);
     const late = `the server did not answer within ${SAVE_MOST / 1000} s`;
     setTimeout(() => this.#saved(late, now.saved), SAVE_MOST);
@@ -73,7 +91,7 @@ export class Painting {
   /** False, and a word, where going on would throw away what is being painted. */
   leave() {
     if (!this.now) return true;
-    say({ text: "Save or cancel the mask first.", tone: "bad" });
+    say({ text: "Save or cancel the mask first.", tone: "bad", about: MASK });
     return false;
   }
 
@@ -97,10 +115,10 @@ export class Painting {
     if (!saved || now?.saved !== saved) return;
     const error = result === `saved ${this.#target()}` ? "" : result;
     now.saved = null;
-    if (error) say({ text: `Mask not saved: ${error}`, tone: "bad" });
+    if (error) say({ text: `Mask not saved: ${error}`, tone: "bad", about: MASK });
     else {
       this.close();
-      say({ text: `Mask saved for ${now.gate.title}.`, tone: "good" });
+      say({ text: `Mask saved for ${isolated(now.gate.title)}.`, tone: "good", about: MASK });
     }
     saved.resolve(!error);
   }

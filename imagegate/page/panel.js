@@ -22,6 +22,7 @@ const THUMB_AGAIN = 5000; // ms after which a small picture that failed is asked
 const PAN = 80; // px an arrow key moves a zoomed image
 const ACTS = "#ig-stage, #ig-thumbs, #ig-routes, #ig-tools"; // on the gate in front
 const RHYTHM = 200; // ms in which a page may be busy with a click
+const BLANK = 1536; // px, the longest side of an empty mask
 const ENLARGED = 4; // times at most a small image is
 const NAME = "imagegate.name";
 
@@ -29,7 +30,7 @@ const query = new URLSearchParams(location.search);
 const base = new URL("../", import.meta.url);
 const embedded = query.get("embed") === "1";
 const gates = new OperatorGates(base, query.get("node") ?? "", query.get("workflow") ?? "");
-const painting = new Painting({ looking: () => view, begins: unzoom, ends: () => view.gate && showMask(view.gate), fit });
+const painting = new Painting({ looking: () => view, begins: unzoom, ends: () => view.gate && showMask(view.gate), fit, blank });
 const records = new Records(gates, embedded, undo);
 const folder = new FolderView(gates);
 const share = new Share(gates);
@@ -214,7 +215,9 @@ function show(gate) {
 
 function routeButton(gate, label, route) {
   const button = element("button", "", { id: `ig-route-${route}`, type: "button", title: label });
-  button.append(...routeText(route, label));
+  const text = element("span");
+  text.append(...routeText(route, label));
+  button.append(text);
   button.onclick = (event) => decide(gate, route, event);
   return button;
 }
@@ -466,6 +469,19 @@ function unzoom() {
   view.zoomed = false;
   $("ig-stage").classList.remove("ig-zoomed");
   $("ig-image").style.width = "";
+}
+
+/** Save an empty mask. Resolves to why it could not be saved, or "". */
+async function blank(gate, index) {
+  const side = Math.max(1, Math.max(gate.width, gate.height) / BLANK);
+  const [width, height] = [gate.width, gate.height].map((length) => Math.max(1, Math.round(length / side)));
+  const canvas = Object.assign(document.createElement("canvas"), { width, height });
+  const context = canvas.getContext("2d");
+  context.fillRect(0, 0, width, height); // black
+  const body = await new Promise((done) => canvas.toBlob(done, "image/png"));
+  const headers = { "content-type": "image/png" };
+  const reply = await gates.fetch(gates.mask(gate, index), { method: "PUT", headers, body }).catch(() => null);
+  return reply?.ok ? "" : reasonOf(reply);
 }
 
 /** While painting: start again from nothing. Else: clear what is saved. */

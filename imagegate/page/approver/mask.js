@@ -57,7 +57,7 @@ export class Mask extends EventTarget {
     $("ig-frame").append(paint.canvas);
     this.erase(false);
     this.#changed();
-    this.#say("Paint what the mask shall cover. Two fingers move the image.");
+    this.#say("Paint what the mask shall cover. Two fingers move the image.", "", "");
     return undefined;
   }
 
@@ -162,7 +162,7 @@ export class Mask extends EventTarget {
     this.dispatchEvent(new Event("change"));
   }
 
-  #say(text, tone = "") {
-    this.dispatchEvent(new CustomEvent("said", { detail: { text, tone } }));
+  #say(text, tone = "", about = "mask") {
+    this.dispatchEvent(new CustomEvent("said", { detail: { text, tone, about } }));
   }
 }
