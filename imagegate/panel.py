@@ -7,6 +7,7 @@ REST; Gradio gives the frame, the theme and the mask editor. The only module tha
 from __future__ import annotations
 
 import io
+import logging
 import mimetypes
 import os
 import re
@@ -20,22 +21,29 @@ from fastapi import FastAPI
 from PIL import Image
 from starlette.middleware import Middleware
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .access import Door
 from .api import create_app
 from .bus import Bus, Records
+from .editor_calls import EditorCalls
 from .masks import covered, save_painted, start_mask
 from .model import ImageGateError
 from .origins import PAGE_HEADER
 from .pictures import encode_png, preview_size, read_mask, scale_mask
 from .serving import PREFIX, Progress
 from .share import Share
+from .uploads import Uploads
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 import gradio as gr  # reads the setting above when it is imported
+from gradio.routes import App as GradioApp
+from gradio.utils import get_upload_folder
+
+log = logging.getLogger("imagegate")
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -75,10 +83,18 @@ def create_panel(
     # A Windows registry may call it plain text, which no browser runs as a module.
     mimetypes.add_type("text/javascript", ".js")
     app.mount(f"{PREFIX}/page", _Page(directory=PAGE))
-    app.user_middleware.append(Middleware(_PageOnly))  # innermost: behind the guard
+    blocks, events = _blocks(bus)
+    uploads = Uploads(Path(get_upload_folder()))
+    app.state.uploads = uploads
+    app.user_middleware += [  # innermost: behind the guard
+        Middleware(_PageOnly),
+        Middleware(EditorCalls, uploads=uploads, events=events),
+    ]
+    for block in (blocks, *blocks.blocks.values()):
+        block.GRADIO_CACHE = str(uploads.folder)
     whole: FastAPI = gr.mount_gradio_app(
         app,
-        _blocks(bus),
+        blocks,
         path=PREFIX,
         root_path=PREFIX,
         theme=_theme(),
@@ -91,6 +107,9 @@ def create_panel(
         enable_monitoring=False,
         show_error=False,
     )
+    for route in whole.routes:
+        if isinstance(route, Mount) and isinstance(route.app, GradioApp):
+            route.app.uploaded_file_dir = str(uploads.folder)
     return whole
 
 
@@ -104,8 +123,11 @@ def _theme() -> gr.themes.Base:
     )
 
 
-def _blocks(bus: Bus) -> Any:
-    """Two places that the page fills, and between them the editor, there while somebody paints."""
+def _blocks(bus: Bus) -> tuple[Any, dict[int, str]]:
+    """Two places that the page fills, and between them the editor, there while somebody paints.
+
+    Also what each event does that the server hears of, by its number.
+    """
     private: dict[str, Any] = {
         "queue": False,
         "api_visibility": "private",
@@ -139,23 +161,30 @@ def _blocks(bus: Bus) -> Any:
         closes = gr.Button(visible="hidden", elem_id="ig-edit-close")
 
         def open_editor(wanted: str) -> Any:
-            return _open_editor(bus, wanted)
+            try:
+                return _open_editor(bus, wanted)
+            except ImageGateError as error:  # the gate went while the click was on its way
+                log.debug("the editor does not open: %s", error)
+                return gr.update(visible=False)
 
         def save_editor(wanted: str, value: dict[str, Any] | None) -> str:
             return _save_editor(bus, wanted, value)
 
-        opens.click(
+        opened = opens.click(
             open_editor, [target], [editor], js="() => [imageGate.target()]", **private
-        ).then(None, None, None, js="() => imageGate.opened()")
-        saves.click(
+        )
+        opened.then(None, None, None, js="() => imageGate.opened()")
+        saved = saves.click(
             save_editor,
             [target, editor],
             [result],
             js="(_, value) => [imageGate.target(), value]",
             **private,
-        ).then(None, [result], None, js="(result) => imageGate.saved(result)")
-        closes.click(lambda: gr.update(visible=False), None, [editor], **private)
-    return blocks
+        )
+        saved.then(None, [result], None, js="(result) => imageGate.saved(result)")
+        closed = closes.click(lambda: gr.update(visible=False), None, [editor], **private)
+    named = {"open": opened, "save": saved, "close": closed}
+    return blocks, {event["id"]: name for name, event in named.items()}
 
 
 def _brush(size: int) -> gr.Brush:
@@ -242,8 +271,8 @@ class _PageOnly:
 
     _USED = re.compile(
         # A file that is a URL would be answered by a redirect to it, wherever it leads.
-        r"/gradio_api/(run/predict/?|upload/?|upload_progress|file=(?!https?:).*|queue/(join/?|data)"
-        r"|heartbeat/\w+|app_id/?|startup-events|theme\.css)$"
+        r"/gradio_api/(run/predict/?|upload/?|file=(?!https?:).*|heartbeat/\w+|app_id/?"
+        r"|startup-events|theme\.css)$"
     )
     _UNUSED = re.compile(
         r"/(monitoring|pwa_icon|manifest\.json|openapi\.json|svelte|login|logout)(/|$)"
