@@ -18,6 +18,7 @@ from .model import Gate, ImageGateError, StoreError
 from .parked import LEASE, Claim, ParkedGates
 from .permissions import restrict, say_restricted
 from .place import PicturePlace
+from .predecessors import Predecessors
 from .settings import Settings
 from .store import GateStore
 from .stored_pictures import StoredPictures
@@ -67,10 +68,13 @@ class House:
         self.workers = Workers(self.database)
         self.links = LinkStore(self.database)
         self.place = PicturePlace(settings.pictures, default=settings.beside)
+        home = settings.home / "workers" if settings.home is not None else None
+        self._predecessors = Predecessors(home, worker)
         try:
             self._mark_place()
             self.place.restrict()
             self.workers.enter(worker, settings.worker, kind, self._classes)
+            self._predecessors.enter()
         except BaseException:
             self.database.close()
             raise
@@ -120,6 +124,7 @@ class House:
         self.stop()
         with suppress(StoreError):
             self.workers.leave(self._worker)
+        self._predecessors.leave()
         self.database.close()
 
     def look_again(self) -> None:
@@ -198,6 +203,20 @@ class House:
             self._worker, self.settings.worker, self._classes, ours=ours, others=others
         )
 
+    def _succeed(self) -> None:
+        """Take on what processes before this one have made, once it is known that they ended."""
+        workers = {worker.id: worker for worker in self.workers.each()}
+        me, ended = workers.get(self._worker), self._predecessors.ended(workers)
+        gone = [*ended, self.settings.worker]  # links were once kept under the name
+        if me is not None and self.settings.home is None:
+            gone += [
+                one.id for one in workers.values()
+                if (one.name, one.kind, one.alive) == (me.name, me.kind, False)
+            ]  # fmt: skip
+        self.links.take_on(self._worker, gone)
+        self.gates.take_on(self._worker, gone)
+        self._predecessors.drop(ended)
+
     def time_to_renew(self) -> bool:
         """Whether claims were last renewed long enough ago."""
         due = time.monotonic() - self._renewed > LEASE / 4
@@ -230,8 +249,16 @@ class House:
                 if failing:
                     failing = False
                     log.info("the store is back")
+<<<<<<< HEAD
             except Exception as error:  # it is tried again, so one failure must not end it
                 report_failure("looking after the store failed", error)
+=======
+                keep()
+                self._succeed()
+            except ImageGateError as error:
+                if not failing:
+                    log.warning("%s", error)
+>>>>>>> 5b9fe58 (fix: what a process has made goes on in the next one of its user directory)
                 failing = True
             self._closing.wait(BEAT)
 

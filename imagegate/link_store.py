@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from enum import Enum
+from types import MappingProxyType
 from typing import Any
 
 import sqlalchemy as sa
@@ -109,25 +110,28 @@ class LinkStore:
             self._passphrases.forget(connection)
         return self.get(link_id), token
 
-    def reissue(self, link_id: str, worker: str = "") -> tuple[Link, str]:
+    def reissue(
+        self, link_id: str, worker: str = "", others: Mapping[str, str] = MappingProxyType({})
+    ) -> tuple[Link, str]:
         """A new address for a link; the one before opens nothing any more, browsers stay in.
 
         Args:
-            worker: the process whose door serves it.
+            worker: the id of the process whose door serves it from now on.
+            others: the other processes that are alive: id -> name.
 
         Raises:
             UnknownLink: there is no such link.
             BadAnswer: it has ended, or another process serves it.
         """
         link = self.get(link_id)
-        if link.worker != plain(worker):
+        if link.worker in others and link.worker != plain(worker):
             raise BadAnswer(
-                f"the link of {link.name} was made at {link.worker}, whose door it opens; "
+                f"the link of {link.name} was made at {others[link.worker]}, whose door it opens; "
                 "give it a new address there, or make a new link here"
             )
         token = secrets.token_urlsafe(32)
         with self._change() as connection:
-            values = {"token": _hash(token), "opened": 0, "door": ""}
+            values = {"token": _hash(token), "opened": 0, "door": "", "worker": plain(worker)}
             done = connection.execute(
                 links.update().where(links.c.id == plain(link_id), *self._live()).values(values)
             )
@@ -146,6 +150,15 @@ class LinkStore:
             )  # fmt: skip
             connection.execute(sessions.delete().where(sessions.c.link == plain(link_id)))
         return self.get(link_id)
+
+    def take_on(self, worker: str, before: Collection[str]) -> None:
+        """The live links of earlier processes are served by this process now."""
+        theirs = [links.c.worker.in_([plain(one) for one in before]), *self._live()]
+        with self.database.read() as connection:  # most often there are none
+            if connection.execute(sa.select(links.c.id).where(*theirs).limit(1)).first() is None:
+                return
+        with self._change() as connection:
+            connection.execute(links.update().where(*theirs).values(worker=plain(worker)))
 
     def lead(self, worker: str, doors: Mapping[str, str]) -> None:
         """Remember where the addresses of a worker's links lead, once that is known.

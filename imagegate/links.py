@@ -71,7 +71,7 @@ class Link:
         door: where its address leads, below which its token stands; empty until that is known.
         once: only the first browser that opens its address gets in.
         passphrase: whether one is asked for.
-        worker: the process whose door it opens.
+        worker: the id of the process whose door it opens.
         opened: how many browsers have opened it.
         live: neither expired nor revoked. ``idle``: seconds since its person was last
             seen. ``left``: seconds until it expires, by the clock that decides that.

@@ -63,7 +63,9 @@ class Service:
         self.bus = bus
         self.names = names
         self.key = secrets.token_urlsafe(32)
-        self.share = Share(bus, lambda: bus.house.links, worker=lambda: bus.name, names=names)
+        self.share = Share(
+            bus, lambda: bus.house.links, worker=bus.id, others=bus.others, names=names
+        )
         self._build = build or _build_panel
         self._lock = threading.Lock()  # guards the rest
         self._panel: _Panel | None = None

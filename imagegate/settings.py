@@ -31,6 +31,7 @@ class Settings:
         keep: seconds that the pictures of finished gates are kept.
         beside: whether the pictures lie beside the store because nothing else was said.
         folder: the folder that holds the store because nothing else was said.
+        home: the folder that one process has after the other, wherever the store is.
     """
 
     # They may hold a password.
@@ -40,6 +41,7 @@ class Settings:
     keep: float = KEEP_DAYS * 24 * 3600
     beside: bool = False
     folder: Path | None = None
+    home: Path | None = None
 
     @property
     def exists(self) -> bool:
@@ -102,7 +104,8 @@ def read_settings(
         pictures = str(Path(file.partition("?")[0]).parent / "pictures")
     days = _number(environment, "IMAGEGATE_KEEP_DAYS", KEEP_DAYS, "days")
     name = environment.get("IMAGEGATE_WORKER", "").strip() or worker or socket.gethostname()
-    return Settings(store, pictures, one_line(name, MAX_NAME), days * 24 * 3600, beside, own)
+    home = folder if folder != Path() else None
+    return Settings(store, pictures, one_line(name, MAX_NAME), days * 24 * 3600, beside, own, home)
 
 
 def read_notice_settings(environment: Mapping[str, str] = os.environ) -> NoticeSettings:

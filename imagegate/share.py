@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .bus import Bus
@@ -44,7 +44,8 @@ class Share:
     Args:
         bus: whose gates are shown.
         links: gives the links, which may open their store. Raises `StoreError`.
-        worker: gives the name of this process, whose links are served here.
+        worker: the id of this process, whose links are served here.
+        others: gives the names of the other processes that are alive, by their ids.
         progress: what a folder's session says of itself.
         port: where the door listens in the network.
         tunnel: keeps a tunnel to a port; another one in tests.
@@ -56,7 +57,8 @@ class Share:
         bus: Bus,
         links: Callable[[], LinkStore],
         *,
-        worker: Callable[[], str] = str,
+        worker: str = "",
+        others: Callable[[], Mapping[str, str]] = dict,
         progress: Callable[[], dict[str, Any]] | None = None,
         port: int = PORT,
         tunnel: Callable[[int, Callable[[], None]], TunnelKeeper] = TunnelKeeper,
@@ -67,6 +69,7 @@ class Share:
         self._bus = bus
         self._links = links
         self._worker = worker
+        self._others = others
         self._progress = progress
         self._port = port
         self._tunnel = tunnel
@@ -87,11 +90,12 @@ class Share:
     def create(self, name: str, **given: Any) -> tuple[Link, str]:
         """A new link and its token, as `LinkStore.create`; its door opens soon."""
         self.start()
-        return self._links().create(name, worker=self._worker(), **given)
+        return self._links().create(name, worker=self._worker, **given)
 
     def reissue(self, link_id: str) -> tuple[Link, str]:
         """A new address for a link; see `LinkStore.reissue`."""
-        return self._links().reissue(link_id, self._worker())
+        self.start()
+        return self._links().reissue(link_id, self._worker, self._others())
 
     def revoke(self, link_id: str) -> Link:
         """End a link at once; see `LinkStore.revoke`."""
@@ -100,18 +104,19 @@ class Share:
     def told(self, *links: Link) -> list[dict[str, Any]]:
         """Links as the operator's REST tells them.
 
-        ``moved``: the door is elsewhere now, so that its address leads nowhere. ``worker``: whose
-        door it opens, if that is not this process.
+        ``moved``: its address leads nowhere, because the door is elsewhere now or its process has
+        ended. ``worker``: whose door it opens, if that is another process that is alive.
         """
-        door, here = self.door(), self._worker()
+        door, others = self.door(), self._others()
         answered = self._bus.answered([link.id for link in links])
 
         def tell(link: Link) -> dict[str, Any]:
             now = door[link.reach.value]["url"]
+            lost = link.worker != self._worker and link.worker not in others
             return link.to_json() | {
                 "decisions": answered.get(link.id, 0),
-                "moved": bool(now and link.door not in ("", now)),
-                "worker": link.worker if link.worker != here else "",
+                "moved": link.live and (lost or bool(now and link.door not in ("", now))),
+                "worker": others.get(link.worker, ""),
             }
 
         return [tell(link) for link in links]
@@ -195,10 +200,10 @@ class Share:
             try:
                 links = self._links()
                 forget = forget or self._listen_to(links)
-                live = links.live_of(self._worker())
+                live = links.live_of(self._worker)
                 self._serve({link.reach for link in live})
                 urls = {reach: standing["url"] for reach, standing in self.door().items()}
-                links.lead(self._worker(), urls)
+                links.lead(self._worker, urls)
                 if not self._trouble:
                     wait = live[0].left + 0.1 if live else LONGEST
             except Exception as error:  # it is tried again, so one failure must not end it

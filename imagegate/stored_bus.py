@@ -154,6 +154,11 @@ class StoredBus:
         """What people call this process."""
         return self.house.settings.worker
 
+    def others(self) -> dict[str, str]:
+        """The other processes of the store that are alive: id -> name."""
+        each = self.house.workers.each()
+        return {one.id: one.name for one in each if one.alive and one.id != self.id}
+
     @property
     def opened(self) -> bool:
         """Whether the store was needed yet."""

@@ -274,7 +274,7 @@ def test_pages_go_dark_when_a_link_expires(here: Sharing, bus: GateBus[Any]) -> 
 def test_another_process_revokes(shared: Store) -> None:
     """A link that is revoked in another process goes dark here all the same."""
     ours, theirs = shared.bus(), shared.bus()
-    with sharing(ours, lambda: ours.house.links, worker=lambda: ours.name) as here:
+    with sharing(ours, lambda: ours.house.links, worker=ours.id, others=ours.others) as here:
         link, address = here.link(reach="network")
         with enter(address) as client:
             news = events(client)
@@ -288,8 +288,8 @@ def test_a_link_of_another_process(shared: Store) -> None:
     where its door is.
     """
     ours, theirs = shared.bus(worker="gpu-1"), shared.bus(worker="gpu-2")
-    link, _ = theirs.house.links.create("Ada", reach="network", worker="gpu-2")
-    with sharing(ours, lambda: ours.house.links, worker=lambda: ours.name) as here:
+    link, _ = theirs.house.links.create("Ada", reach="network", worker=theirs.id)
+    with sharing(ours, lambda: ours.house.links, worker=ours.id, others=ours.others) as here:
         (listed,) = here.share.to_json()["links"]
         assert (listed["id"], listed["worker"]) == (link.id, "gpu-2")
         with pytest.raises(BadAnswer, match="made at gpu-2"):
@@ -301,11 +301,15 @@ def test_links_from_before_a_restart(tmp_path: Path) -> None:
     """A process that starts again opens the door for the links it had made."""
     with Store("sqlite", f"sqlite:///{tmp_path}/gates.sqlite", tmp_path / "pictures") as store:
         before = store.bus()
-        with sharing(before, lambda: before.house.links, worker=lambda: before.name) as first:
+        with sharing(
+            before, lambda: before.house.links, worker=before.id, others=before.others
+        ) as first:
             link, token = first.share.create("Ada", reach="network")
         before.close()
         after = store.unopened()
-        with sharing(after, lambda: after.house.links, worker=lambda: after.name) as here:
+        with sharing(
+            after, lambda: after.house.links, worker=after.id, others=after.others
+        ) as here:
             here.share.start_with(after.subscribe, lambda: after.opened)
             assert not after.opened  # it opens no store by itself
             assert here.share.door()["network"]["url"] == ""
@@ -320,7 +324,7 @@ def test_a_parked_gate_through_a_link(shared: Store) -> None:
     bus = shared.bus()
     hero = bus.park(gate(title="Hero"), FILES, to_go_on()).gate
     bus.park(gate(title="Other"), FILES, to_go_on())
-    with sharing(bus, lambda: bus.house.links, worker=lambda: bus.name) as here:
+    with sharing(bus, lambda: bus.house.links, worker=bus.id, others=bus.others) as here:
         link, address = here.link(reach="network", among=Selection(title="Hero"))
         with enter(address) as client:
             listed = client.get(f"{API}/gates").json()
