@@ -214,9 +214,7 @@ def _oversee(chosen: argparse.Namespace, line: StatusLine, build: Build) -> int:
     names = _names(chosen.host)
     listener = _listen(chosen.host, chosen.port)
     door = HostDoor(names)
-    share = Share(
-        bus, lambda: bus.house.links, worker=bus.id, others=bus.others, names=names
-    )
+    share = Share(bus, lambda: bus.house.links, worker=bus.id, others=bus.others, names=names)
     server = Server(
         lambda: build(bus, door, None, bus, share),
         lambda: None,
