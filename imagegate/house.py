@@ -79,7 +79,7 @@ class House:
             self.database.close()
             raise
         self._closing = threading.Event()
-        self._seen_since = time.monotonic()  # without a gap
+        self._begun = self._seen_since = time.monotonic()  # without a gap
         self._swept = -SWEEP
         self._renewed = 0.0
         self._watcher: Watcher | None = None
@@ -205,6 +205,8 @@ class House:
 
     def _succeed(self) -> None:
         """Take on what processes before this one have made, once it is known that they ended."""
+        if self._begun != self._seen_since and time.monotonic() - self._seen_since <= DEAD:
+            return  # the store was away: nobody could give a sign of life
         workers = {worker.id: worker for worker in self.workers.each()}
         me, ended = workers.get(self._worker), self._predecessors.ended(workers)
         gone = [*ended, self.settings.worker]  # links were once kept under the name
@@ -246,19 +248,12 @@ class House:
                 if failing or time.monotonic() - begun > BEAT:
                     self._seen_since = time.monotonic()
                 keep()
+                self._succeed()
                 if failing:
                     failing = False
                     log.info("the store is back")
-<<<<<<< HEAD
             except Exception as error:  # it is tried again, so one failure must not end it
                 report_failure("looking after the store failed", error)
-=======
-                keep()
-                self._succeed()
-            except ImageGateError as error:
-                if not failing:
-                    log.warning("%s", error)
->>>>>>> 5b9fe58 (fix: what a process has made goes on in the next one of its user directory)
                 failing = True
             self._closing.wait(BEAT)
 
