@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .comfy_users import EXTRA_USER
 from .listener import address_in_network
 from .model import StoreError
 from .resume import End, Refused
@@ -25,9 +26,9 @@ from .service import Service
 from .settings import Settings, read_names, read_settings
 from .stored_bus import StoredBus
 
-EXTRA = ("extra_pnginfo", "preview_method", "comfy_usage_source")
+EXTRA = ("extra_pnginfo", "preview_method", "comfy_usage_source", EXTRA_USER)
 """The extra data that a prompt needs to go on: what nodes write into files or read as a hidden
-input, and how previews are made. Nothing else is stored: logins, say, are in there too."""
+input, how previews are made, and whose it is. Nothing else is stored: logins, say, are in there."""
 SUBMIT = 15.0
 """Seconds that ComfyUI may take to check a prompt; less than a claim holds."""
 

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from .comfy_users import EXTRA_USER, owned
 from .comfyui import running, shared_service
 from .failures import report_failure
 from .gate_bus import Ticket
@@ -408,7 +409,10 @@ def _question(
         title=title.strip() or _node_title(node_id, extra_pnginfo),
         node_id=node_id,
         prompt_id=prompt_id,
-        workflow_id=str(_mapping(_mapping(extra_pnginfo).get("workflow")).get("id") or ""),
+        workflow_id=owned(
+            str(_mapping(_mapping(extra_pnginfo).get("workflow")).get("id") or ""),
+            str(running(prompt_id, extra_pnginfo).extra.get(EXTRA_USER) or ""),
+        ),
         created_at=now,
         deadline=now + timeout if timeout > 0 else None,
         on_timeout=check_timeout(timeout, on_timeout, routes),

@@ -1,7 +1,7 @@
 """ComfyUI's side of the web: the panel behind ComfyUI's own port, and notices to its front end.
 
-With `imagegate.gate` and `imagegate.comfyui` the only module that knows ComfyUI, whose own web
-framework aiohttp is.
+With `imagegate.gate`, `imagegate.comfyui` and `imagegate.comfy_users` the only module that knows
+ComfyUI, whose own web framework aiohttp is.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from aiohttp import web
 from yarl import URL
 
 from .access import KEY_HEADER
+from .comfy_users import follow_users, is_for, multi_user, user_of
 from .comfyui import ComfyQueue, panel_address
 from .deadline import SOON, limited
 from .failures import report_failure
@@ -75,6 +76,9 @@ def attach(server: PromptServer, service: Service) -> None:
     on, and people are told of those that wait, once ComfyUI itself has started.
     """
     entrance = _Entrance(service)
+    several = multi_user()
+    if several:
+        follow_users(server)
     proxy = _Proxy(service, entrance)
 
     @server.routes.get(f"{PREFIX}/notices")
@@ -95,6 +99,9 @@ def attach(server: PromptServer, service: Service) -> None:
                     key, gates = "gates", await asyncio.to_thread(_named, service.bus, named)
         except ImageGateError as error:
             return web.json_response({"error": str(error)}, status=503)
+        if several:
+            user = user_of(request.headers)
+            gates = [gate for gate in gates if is_for(user, gate.gate.workflow_id)]
         return web.json_response({key: [gate.to_json() for gate in gates]})
 
     @server.routes.route("*", PREFIX)

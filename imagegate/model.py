@@ -160,7 +160,8 @@ class Gate:
         width, height: of the image in pixels. ``batch``: how many images, at least 1.
         node_id: of the node as the front end knows it (``"12"``, ``"4:2"`` in a subgraph).
         prompt_id: the running prompt; empty in folder mode.
-        workflow_id: of the workflow as the front end knows it; empty where it sent none.
+        workflow_id: of the workflow as the front end knows it; empty where it sent none. With
+            ComfyUI's ``--multi-user`` its user follows, as in ``ID@USER``.
         mode: ``wait`` holds the prompt, ``park`` lets it end and goes on after the answer.
         file: the path of the image relative to its folder; empty in ComfyUI.
         worker: the name of the process that asks, where several share a store.

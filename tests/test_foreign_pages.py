@@ -21,14 +21,15 @@ from tests.test_panel import publish, settled, shown, status
 RULES = ",".join(
     f"MAP {name} 127.0.0.1" for name in ("evil.example", "studio.lan", "studio.example")
 )
+# Newer Chromiums ask their user first; most browsers do not, and here it would hide our part.
+ASKS = "LocalNetworkAccessChecks,BlockInsecurePrivateNetworkRequests"
+FLAGS = (f"--host-resolver-rules={RULES}", f"--disable-features={ASKS}")
 ATTACK = "attack.html"
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    # Newer Chromiums ask their user first; most browsers do not, and here it would hide our part.
-    asks = "LocalNetworkAccessChecks,BlockInsecurePrivateNetworkRequests"
-    with chromium(f"--host-resolver-rules={RULES}", f"--disable-features={asks}") as browser:
+    with chromium(*FLAGS) as browser:
         yield browser
 
 

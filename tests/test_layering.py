@@ -114,13 +114,13 @@ def test_only_the_edges_know_the_frameworks() -> None:
     allowed = {
         "torch": {"tensors", "parking", "gate"},
         "gradio": {"panel", "tunnel"},
-        "comfy": {"comfyui", "gate", "gate_server"},
+        "comfy": {"comfyui", "comfy_users", "gate", "gate_server"},
         "comfy_execution": {"comfyui", "gate", "gate_server"},
         "server": {"comfyui", "gate_server"},
         "nodes": {"comfyui"},
         "folder_paths": {"comfyui"},
         "execution": {"comfyui"},
-        "aiohttp": {"gate_server"},
+        "aiohttp": {"gate_server", "comfy_users"},
         "sqlalchemy": {
             "database",
             "postgresql",

@@ -19,7 +19,9 @@ let refused = "";
 
 /** What the server knows of gates: `{waiting: [...]}`, or `{gates: [...]}` of those with these ids. */
 export async function notices(query = "") {
-  const response = await fetch(api.fileURL(`/imagegate/notices${query}`), { cache: "no-store" });
+  const headers = api.user ? { "Comfy-User": api.user } : {}; // with --multi-user, whose are shown
+  const url = api.fileURL(`/imagegate/notices${query}`);
+  const response = await fetch(url, { cache: "no-store", headers });
   if (response.ok) return response.json();
   const { error = response.statusText } = await response.json().catch(() => ({}));
   if (response.status === 403 && error !== refused) {
