@@ -10,6 +10,7 @@ import struct
 import threading
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -106,6 +107,28 @@ def test_the_list_of_gates(client: TestClient, bus: GateBus[Any]) -> None:
     assert client.get(f"{API}/gates/{ticket.gate.id}").json() == one
 
 
+class Scan(Photos):
+    """A scan of 12 bits in a 16-bit file."""
+
+    def preview(self, index: int) -> Picture:
+        return replace(super().preview(index), remarks=("shown brighter: grün",))
+
+    def full(self, index: int) -> Picture:
+        return encode_png(Image.new("I;16", (WIDTH, HEIGHT), 4095))
+
+
+def test_an_image_says_what_is_to_be_said_about_it(client: TestClient, bus: GateBus[Any]) -> None:
+    """Its header lists the remarks, and ``zoom`` is as bright as the preview; others have none."""
+    gate = Gate(labels=("keep",), width=WIDTH, height=HEIGHT)
+    bus.publish(gate, Scan())
+    image = f"{API}/gates/{gate.id}/image/0"
+    assert json.loads(client.get(image).headers["imagegate-remarks"]) == ["shown brighter: grün"]
+    with Image.open(io.BytesIO(client.get(f"{image}?size=zoom").content)) as zoomed:
+        assert (zoomed.size, zoomed.convert("L").getpixel((5, 5))) == ((WIDTH, HEIGHT), 255)
+    plain = publish(bus).gate.id
+    assert "imagegate-remarks" not in client.get(f"{API}/gates/{plain}/image/0").headers
+
+
 def test_paging_is_complete(client: TestClient, bus: GateBus[Any]) -> None:
     """Paging over 1,000 gates shows each once, also when some are answered on the way."""
     ids = [publish(bus).gate.id for _ in range(1000)]
@@ -183,7 +206,7 @@ def test_the_history(client: TestClient, bus: GateBus[Any]) -> None:
         ("gates/ID/image/-1", 422, "0 to 1"),
         ("gates/ID/image/x", 422, "index"),
         ("gates/ID/image/" + "9" * 4400, 422, "index"),
-        ("gates/ID/image/0?size=huge", 422, "'preview' and 'full'"),
+        ("gates/ID/image/0?size=huge", 422, "'zoom' and 'full'"),
         ("gates/ID/mask/2", 422, "0 to 1"),
         ("nothing", 404, ""),
     ],
