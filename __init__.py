@@ -4,10 +4,14 @@ WEB_DIRECTORY = "./imagegate/web"
 
 # Outside a package (a test runner looking at this folder, say) there is nothing to register.
 if __package__:
+    from .imagegate.decisions import ImageGateDecisions
     from .imagegate.gate import ImageGate
 
-    NODE_CLASS_MAPPINGS = {"ImageGate": ImageGate}
-    NODE_DISPLAY_NAME_MAPPINGS = {"ImageGate": "Image Gate (Manual Router)"}
+    NODE_CLASS_MAPPINGS = {"ImageGate": ImageGate, "ImageGateDecisions": ImageGateDecisions}
+    NODE_DISPLAY_NAME_MAPPINGS = {
+        "ImageGate": "Image Gate (Manual Router)",
+        "ImageGateDecisions": "Image Gate: Decisions of a List",
+    }
 
     try:
         from server import PromptServer

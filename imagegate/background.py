@@ -24,17 +24,18 @@ class Background:
         self._thread: threading.Thread | None = None
         self._closed = False
 
-    def add(self, work: Callable[[], object]) -> None:
-        """Do this, too; not if it is being closed."""
+    def add(self, work: Callable[[], object]) -> bool:
+        """Do this, too; False if it is being closed, and does not."""
         with self._lock:
             if self._closed:
-                return
+                return False
             self._work.put(work)
             if self._thread is None:
                 self._thread = threading.Thread(
                     target=self._run, name="imagegate-pictures", daemon=True
                 )
                 self._thread.start()
+            return True
 
     def close(self) -> None:
         """End after what is being done now, and wait for that."""

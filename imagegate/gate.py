@@ -1,54 +1,61 @@
 """The node: stops a prompt, waits for a person, sends the image down the chosen route.
 
-Imports without ComfyUI: what is ComfyUI's is imported where it is used.
+Imports without ComfyUI.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import threading
-import time
-from collections.abc import Iterator, Mapping
-from concurrent.futures import Future
-from contextlib import contextmanager
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
 
 from .comfy_users import EXTRA_USER, owned
 from .comfyui import running, shared_service
-from .failures import report_failure
-from .gate_bus import Ticket
-from .model import (
-    MAX_ROUTES,
-    Answer,
-    Gate,
-    GateCancelled,
-    State,
-    StoreError,
-    UnknownGate,
-    parse_labels,
+from .executor import (
+    GateClass,
+    Gathered,
+    blocker,
+    list_index,
+    mapping,
+    output_is_list,
+    prompt_id,
+    shown_id,
 )
-from .parking import came_from, files_of, fingerprint, kept, preview_file
-from .prompts import NOT_YET, as_queued
+from .executor import Mapping as ListOf
+from .failures import report_failure
+from .model import MAX_ROUTES, Answer, Gate, ImageGateError, StoreError, UnknownGate, parse_labels
+from .parking import Run, exact_files, files_of, fingerprint, kept, preview_file, run_of
+from .prompts import NOT_YET
+from .question import (
+    ASK_AGAIN,
+    GATHER,
+    KEEP_PLACES,
+    LISTS,
+    MAX_TIMEOUT,
+    MODES,
+    ON_TIMEOUT,
+    PARK,
+    REPEAT,
+    REUSE,
+    WAIT,
+    check_choice,
+    check_timeout,
+    question,
+)
 from .service import INSTALL, Service
 from .stored_bus import StoredBus
 from .tensors import TensorPictures, check_image, empty_mask, fit_mask, mask_from_png
+from .waiting import pause, wait_for_answer, wait_for_files
 
 log = logging.getLogger("imagegate")
-
-INTERRUPT_LOOK = 0.1
-"""Seconds between looks at ComfyUI's interrupt flag, the one thing that cannot wake a waiter."""
 
 STORE_LOOK = 1.0
 """Seconds between looks whether a store that was away is back."""
 
-ON_TIMEOUT = ["stop", *(f"route {i}" for i in range(1, MAX_ROUTES + 1))]
-MAX_TIMEOUT = 30 * 24 * 3600
 LAZY = ("image", "mask")
-WAIT, PARK = MODES = ["wait", "park"]
-ASK_AGAIN, REUSE = REPEAT = ["ask again", "reuse decision"]
 
 
 def route_tuple(
@@ -86,7 +93,7 @@ def mask_from_stash(data: bytes | None, image: torch.Tensor) -> torch.Tensor:
     return mask_from_png(data, width, height).expand(batch, -1, -1).clone()
 
 
-class ImageGate:
+class ImageGate(metaclass=GateClass):
     """ComfyUI node class "Image Gate (Manual Router)"; a V1 node with an async function."""
 
     CATEGORY = "Datasete Gates"
@@ -107,6 +114,10 @@ class ImageGate:
 
     def __init__(self, service: Service | None = None) -> None:
         self._service = service or shared_service()
+        self._list = ListOf()
+
+    def __getattr__(self, name: str) -> Any:
+        return output_is_list(type(self).__name__, name)
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -158,6 +169,15 @@ class ImageGate:
                         "same title and labels, takes the same route without a pause.",
                     },
                 ),
+                "list": (
+                    LISTS,
+                    {
+                        "tooltip": "For a list of images. keep places: each route is a list as "
+                        "long as the input, with nothing where an image went another way, so that "
+                        "a second list stays in step. gather: each route is the list of its own "
+                        "images, for a node that takes a whole list.",
+                    },
+                ),
             },
             "hidden": {
                 # The id of a gate that was decided: a prompt that goes on from a parked gate.
@@ -181,19 +201,22 @@ class ImageGate:
         on_timeout: str | None = None,
         mode: str | None = None,
         repeat: str | None = None,
+        list: str | None = None,  # noqa: A002 - the input's name
     ) -> bool | str:
         """Refuse a prompt before it runs rather than after an hour. None: not known yet."""
         try:
             parse_labels("", MAX_ROUTES if routes is None else routes)
             check_timeout(timeout or 0, on_timeout or "stop", routes or MAX_ROUTES)
-            _check_choice("mode", mode or WAIT, MODES)
-            _check_choice("repeat", repeat or ASK_AGAIN, REPEAT)
+            check_choice("mode", mode or WAIT, MODES)
+            check_choice("repeat", repeat or ASK_AGAIN, REPEAT)
+            check_choice("list", list or KEEP_PLACES, LISTS)
         except ValueError as error:
             return str(error)
         return True
 
     def check_lazy_status(self, decision: str = "", **inputs: Any) -> list[str]:
         """Which inputs have to be computed before `run`: none for a gate that was decided."""
+        self._list = mapping()
         if decision:
             return []
         lazy = {"image": None} | {name: value for name, value in inputs.items() if name in LAZY}
@@ -210,6 +233,7 @@ class ImageGate:
         on_timeout: str = "stop",
         mode: str = WAIT,
         repeat: str = ASK_AGAIN,
+        list: str = KEEP_PLACES,  # noqa: A002 - the input's name
         decision: str = "",
         unique_id: str | None = None,
         prompt: Mapping[str, Any] | None = None,
@@ -224,11 +248,13 @@ class ImageGate:
             on_timeout: ``stop`` or ``route N``.
             mode: ``wait`` or ``park``.
             repeat: ``ask again`` or ``reuse decision``.
+            list: ``keep places`` or ``gather``.
             decision: the id of a gate that was decided; its image and its answer are used.
 
         Returns:
             ``(mask, route_1 .. route_10)``: the mask is float32 ``[B,H,W]``; the chosen route is
-            the image, every other one blocked. All are blocked where the gate was parked.
+            the image, every other one blocked. All are blocked where the gate was parked. A gate
+            that gathers returns `Gathered` instead, with each route a list of one or none.
 
         Raises:
             ValueError: an input is not what it must be.
@@ -241,24 +267,47 @@ class ImageGate:
                 return await _decided(bus, decision, unique_id, prompt)
             image = check_image(image)
             start_mask = None if mask is None else fit_mask(mask, image)
-            place = _place(unique_id)
-            gate = _question(
-                image, routes, labels, title, timeout, on_timeout, place, extra_pnginfo
-            )
-            if _check_choice("repeat", repeat, REPEAT) == REUSE:
-                answer = bus.reuse(gate, fingerprint(gate, image), preview_file(image))
+            batch, height, width, _ = image.shape
+            gate = question(
+                (batch, height, width), routes, labels, title, timeout, on_timeout,
+                (prompt_id(), shown_id(unique_id)), extra_pnginfo,
+                gather=check_choice("list", list, LISTS) == GATHER,
+            )  # fmt: skip
+            user = running(gate.prompt_id, extra_pnginfo).extra.get(EXTRA_USER)
+            gate = replace(gate, workflow_id=owned(gate.workflow_id, str(user or "")))
+            parks = check_choice("mode", mode, MODES) == PARK
+            run = run_of(bus, gate, self._list, unique_id, prompt, extra_pnginfo, parks=parks)
+            gate = run.warned(gate)
+            if check_choice("repeat", repeat, REPEAT) == REUSE:
+                answer = self._reuse(run, gate, image, start_mask)
                 if answer is not None:
-                    log.info("gate %r was answered before: %r again", gate.title,
-                             gate.said(answer.decision.route))  # fmt: skip
-                    return _routed(answer, image, start_mask)
-            if _check_choice("mode", mode, MODES) == PARK:
-                return self._park(gate, image, start_mask, unique_id, prompt, extra_pnginfo)
-            return await self._ask(gate, image, start_mask)
+                    return _all_blocked() if run.together else _routed(answer, gate, image,
+                                                                       start_mask)  # fmt: skip
+            if parks:
+                return self._park(run, gate, image, start_mask)
+            return await self._ask(run, gate, image, start_mask)
         except ModuleNotFoundError as error:  # SQLAlchemy, say
             raise RuntimeError(INSTALL.format(error=error)) from error
 
+    def _reuse(
+        self, run: Run, gate: Gate, image: torch.Tensor, start_mask: torch.Tensor | None
+    ) -> Answer | None:
+        """The answer to an equal question before, if there is one."""
+        needed = run.together or run.needed_later
+        answer = self._service.bus.reuse(
+            gate,
+            fingerprint(gate, image),
+            files_of(image, start_mask) if needed else preview_file(image),
+            run.parked(list_index()) if needed else None,
+            due=run.together,
+        )
+        if answer is not None:
+            log.info("gate %r was answered before: %r again", gate.title,
+                     gate.said(answer.decision.route))  # fmt: skip
+        return answer
+
     async def _ask(
-        self, gate: Gate, image: torch.Tensor, start_mask: torch.Tensor | None
+        self, run: Run, gate: Gate, image: torch.Tensor, start_mask: torch.Tensor | None
     ) -> tuple[Any, ...]:
         """The prompt waits for a person."""
         bus = self._service.bus
@@ -267,162 +316,39 @@ class ImageGate:
         bus.later(lambda: bus.remember(gate.id, fingerprint(gate, image)))
         log.info("gate %r waits for a person", gate.title)
         try:
-            answer = await self._wait(ticket)
+            stored = None
+            if run.needed_later:
+                parked = run.parked(list_index())
+                stored = bus.keep_for_later(gate, exact_files(image, start_mask), parked)
+            answer = await wait_for_answer(self._service, ticket)
         finally:
             # Reached too when the prompt ends in any other way; after an answer it does nothing.
             ticket.withdraw("its prompt ended")
             pictures.release()
+        if stored is not None:
+            try:
+                await wait_for_files(stored)
+            except (ImageGateError, OSError) as error:
+                log.warning("gate %r will be asked again where a parked one goes on: %s",
+                            gate.title, error)  # fmt: skip
         log.info("gate %r goes to %r", gate.title, gate.said(answer.decision.route))
-        return _routed(answer, image, start_mask)
+        return _routed(answer, gate, image, start_mask)
 
     def _park(
-        self,
-        gate: Gate,
-        image: torch.Tensor,
-        start_mask: torch.Tensor | None,
-        unique_id: str | None,
-        prompt: Mapping[str, Any] | None,
-        extra_pnginfo: Mapping[str, Any] | None,
+        self, run: Run, gate: Gate, image: torch.Tensor, start_mask: torch.Tensor | None
     ) -> tuple[Any, ...]:
         """The prompt ends here, and goes on after the answer."""
-        from .parked import Parked
-
         bus = self._service.bus
-        if not prompt or unique_id is None or unique_id not in prompt:
-            raise ValueError(
-                f"gate {gate.title!r} cannot park: it is made by another node (a loop, say), so no "
-                "prompt could go on from it; set mode to wait"
-            )
-        queued = running(gate.prompt_id, extra_pnginfo)
-        begun = f"{gate.prompt_id or gate.id} {queued.number}".strip()
-        root, item = came_from(bus, prompt) or (begun, 0)
-        item = _item() or item
-        parked = Parked(
-            root=root,
-            node=unique_id,
-            item=item,
-            prompt=as_queued(prompt),
-            extra=queued.extra,
-            targets=queued.targets,
-            client=queued.client,
-        )
-        bus.park(gate, files_of(image, start_mask), parked)
+        bus.park(gate, files_of(image, start_mask), run.parked(list_index()))
         bus.later(lambda: bus.remember(gate.id, fingerprint(gate, image)))
         log.info("gate %r is parked; its prompt goes on after the answer", gate.title)
         return _all_blocked()
-
-    async def _wait(self, ticket: Ticket) -> Answer:
-        """Wait for the answer, the deadline, the panel's failure or ComfyUI's interrupt."""
-        bus, gate = self._service.bus, ticket.gate
-        loop = asyncio.get_running_loop()
-        woken = asyncio.Event()
-        panel = self._service.start()
-        with _stopping(bus, ticket):
-            for future in (ticket.future, panel):
-                future.add_done_callback(lambda _: _wake(loop, woken))
-            while not ticket.future.done():
-                if panel.done() and (failure := panel.exception()):
-                    raise RuntimeError(str(failure)) from failure
-                try:
-                    _check_interrupt()
-                except BaseException:
-                    # The flag is lowered now, so the others of this prompt would not see it. The
-                    # gates there are get told; what is still to come (the next item of a list)
-                    # finds the flag raised again. The next prompt starts by lowering it.
-                    bus.withdraw_prompt(gate.prompt_id, "its prompt was cancelled")
-                    _interrupt()
-                    raise
-                if gate.deadline is not None and time.time() >= gate.deadline:
-                    bus.expire(gate.id)
-                    continue
-                await _until(woken, gate.deadline)
-                woken.clear()
-        try:
-            return ticket.future.result()
-        except GateCancelled as cancelled:
-            log.info("gate %r: %s", gate.title, cancelled)
-            _interrupt()  # for gates of this prompt that are still to come; it has not ended yet
-            raise _interrupted() from None
-
-
-@contextmanager
-def _stopping(bus: StoredBus, ticket: Ticket) -> Iterator[None]:
-    """Within this context, a Stop of the gate stops its whole prompt at once.
-
-    Another branch may be keeping ComfyUI's loop busy (a sampler, say), so that the gate cannot see
-    the Stop: then ComfyUI's own flag ends that branch. It is raised in the thread of whoever
-    stops, and never after the context is left, for the next prompt may run by then.
-    """
-    guard = threading.Lock()
-    inside = True
-
-    def ended(future: Future[Answer]) -> None:
-        failure = future.exception()
-        if not isinstance(failure, GateCancelled) or failure.state is State.WITHDRAWN:
-            return
-        bus.withdraw_prompt(ticket.gate.prompt_id, "its prompt was stopped at another gate")
-        with guard:
-            if inside:
-                _interrupt()
-
-    ticket.future.add_done_callback(ended)
-    try:
-        yield
-    finally:
-        with guard:
-            inside = False
-
-
-def check_timeout(timeout: float, on_timeout: str, routes: int) -> int | None:
-    """The route, 1-based, taken after ``timeout`` seconds; None for stop, or for no timeout.
-
-    Raises:
-        ValueError: the time is out of range, or there is no such route.
-    """
-    if not 0 <= timeout <= MAX_TIMEOUT:
-        raise ValueError(f"timeout is {timeout} s; allowed are 0 (never) to {MAX_TIMEOUT}")
-    if timeout == 0:
-        return None
-    allowed = ON_TIMEOUT[: routes + 1]
-    if on_timeout not in allowed:
-        raise ValueError(f"on_timeout is {on_timeout!r}; allowed are {', '.join(allowed)}")
-    return allowed.index(on_timeout) or None
-
-
-def _question(
-    image: torch.Tensor,
-    routes: int,
-    labels: str,
-    title: str,
-    timeout: float,
-    on_timeout: str,
-    place: tuple[str, str],
-    extra_pnginfo: Mapping[str, Any] | None,
-) -> Gate:
-    prompt_id, node_id = place
-    now = time.time()
-    return Gate(
-        labels=parse_labels(labels, routes),
-        width=image.shape[2],
-        height=image.shape[1],
-        batch=image.shape[0],
-        title=title.strip() or _node_title(node_id, extra_pnginfo),
-        node_id=node_id,
-        prompt_id=prompt_id,
-        workflow_id=owned(
-            str(_mapping(_mapping(extra_pnginfo).get("workflow")).get("id") or ""),
-            str(running(prompt_id, extra_pnginfo).extra.get(EXTRA_USER) or ""),
-        ),
-        created_at=now,
-        deadline=now + timeout if timeout > 0 else None,
-        on_timeout=check_timeout(timeout, on_timeout, routes),
-    )
 
 
 async def _decided(
     bus: StoredBus, gate_id: str, unique_id: str | None, prompt: Mapping[str, Any] | None
 ) -> tuple[Any, ...]:
-    """The outputs of a gate that was parked: by its answer, or blocked while it has none.
+    """The outputs of a gate that was asked before: by its answer, or blocked while it has none.
 
     A store that is away for a moment is waited for: nobody is to be asked again for that.
     """
@@ -437,7 +363,7 @@ async def _decided(
         try:
             snapshot, answer = bus.answer_of(gate_id)
             if answer is not None:
-                return _routed(answer, *kept(bus, snapshot.gate))
+                return _routed(answer, snapshot.gate, *kept(bus, snapshot.gate))
             log.info("gate %r is %s", snapshot.gate.title, snapshot.state.value)
             return _all_blocked()
         except UnknownGate as error:
@@ -446,33 +372,18 @@ async def _decided(
             if not error.passing:
                 raise
             report_failure("a parked gate cannot go on yet", error)
-        for _ in range(round(STORE_LOOK / INTERRUPT_LOOK)):
-            _check_interrupt()
-            await asyncio.sleep(INTERRUPT_LOOK)
+        await pause(STORE_LOOK)
 
 
 def _routed(
-    answer: Answer, image: torch.Tensor, start_mask: torch.Tensor | None
+    answer: Answer, gate: Gate, image: torch.Tensor, start_mask: torch.Tensor | None
 ) -> tuple[Any, ...]:
     chosen = answer.decision.route
     assert chosen is not None  # a stop raises
-    return (_masks(answer, image, start_mask), *route_tuple(chosen - 1, image, _blocker()))
-
-
-def _item() -> int:
-    """The place in a list input of what runs now."""
-    try:
-        from comfy_execution.utils import get_executing_context
-    except ImportError:
-        return 0
-    context = get_executing_context()
-    return int(getattr(context, "list_index", None) or 0)
-
-
-def _check_choice(name: str, given: str, allowed: list[str]) -> str:
-    if given not in allowed:
-        raise ValueError(f"{name} is {given!r}; allowed are {', '.join(allowed)}")
-    return given
+    mask = _masks(answer, image, start_mask)
+    if gate.gather:
+        return Gathered((mask, *([image] if i == chosen else [] for i in range(1, MAX_ROUTES + 1))))
+    return (mask, *route_tuple(chosen - 1, image, blocker()))
 
 
 def _masks(answer: Answer, image: torch.Tensor, start: torch.Tensor | None) -> torch.Tensor:
@@ -483,92 +394,5 @@ def _masks(answer: Answer, image: torch.Tensor, start: torch.Tensor | None) -> t
     return mask
 
 
-async def _until(woken: asyncio.Event, deadline: float | None) -> None:
-    pause = INTERRUPT_LOOK
-    if deadline is not None:
-        pause = min(pause, max(0.0, deadline - time.time()))
-    # Not wait_for: before Python 3.12 it can swallow a cancellation that comes as it is woken.
-    timer = asyncio.get_running_loop().call_later(pause, woken.set)
-    try:
-        await woken.wait()
-    finally:
-        timer.cancel()
-
-
-def _wake(loop: asyncio.AbstractEventLoop, woken: asyncio.Event) -> None:
-    try:
-        loop.call_soon_threadsafe(woken.set)
-    except RuntimeError:  # the prompt, and its loop, ended before
-        return
-
-
-def _place(unique_id: str | None) -> tuple[str, str]:
-    """(prompt id, node id as the front end knows it) of the node that runs now."""
-    try:
-        from comfy_execution.progress import get_progress_state
-        from comfy_execution.utils import get_executing_context
-    except ImportError:
-        return "", str(unique_id or "")
-    context = get_executing_context()
-    prompt_id = str(context.prompt_id) if context else ""
-    if unique_id is None:
-        return prompt_id, ""
-    # A node made by another one (a loop) has an id of its own, which the front end never saw.
-    return prompt_id, str(get_progress_state().dynprompt.get_display_node_id(str(unique_id)))
-
-
-def _node_title(node_id: str, extra_pnginfo: object) -> str:
-    """The title the author gave the node in the workflow, or one made from its id.
-
-    What clients send as workflow is not checked by ComfyUI: anything strange costs the title only.
-    """
-    workflow = _mapping(_mapping(extra_pnginfo).get("workflow"))
-    subgraphs = _records(_mapping(workflow.get("definitions")).get("subgraphs"))
-    place, node = workflow, _mapping(None)
-    for part in node_id.split(":"):  # "4:2" is node 2 of the subgraph that node 4 stands for
-        node = _first(_records(place.get("nodes")), part)
-        place = _first(subgraphs, str(node.get("type")))
-    if node.get("type") == "ImageGate" and node.get("title"):
-        return str(node["title"])
-    return f"Image Gate {node_id}".strip()
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
-def _first(records: list[Mapping[str, Any]], wanted: str) -> Mapping[str, Any]:
-    return next((record for record in records if str(record.get("id")) == wanted), {})
-
-
-def _records(value: object) -> list[Mapping[str, Any]]:
-    return [v for v in value if isinstance(v, Mapping)] if isinstance(value, list) else []
-
-
 def _all_blocked() -> tuple[Any, ...]:
-    return (_blocker(),) * (1 + MAX_ROUTES)
-
-
-def _blocker() -> Any:
-    from comfy_execution.graph import ExecutionBlocker
-
-    return ExecutionBlocker(None)
-
-
-def _check_interrupt() -> None:
-    from comfy.model_management import throw_exception_if_processing_interrupted
-
-    throw_exception_if_processing_interrupted()
-
-
-def _interrupt() -> None:
-    from comfy.model_management import interrupt_current_processing
-
-    interrupt_current_processing(True)
-
-
-def _interrupted() -> BaseException:
-    from comfy.model_management import InterruptProcessingException
-
-    error: BaseException = InterruptProcessingException()
-    return error
+    return (blocker(),) * (1 + MAX_ROUTES)

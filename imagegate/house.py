@@ -193,12 +193,13 @@ class House:
         """Take up a parked gate that was decided, if this process can run it."""
         if not self.parked.any_due():
             return None  # most often; the rest takes longer
-        ours, others = [], []
+        ours: list[str] = []
+        others: dict[str, Collection[str]] = {}
         for worker in self.workers.each():
             if worker.name == self.settings.worker:
                 ours.append(worker.id)
             if worker.alive and worker.id != self._worker:
-                others.append(worker.classes)
+                others[worker.id] = worker.classes
         return self.parked.claim(
             self._worker, self.settings.worker, self._classes, ours=ours, others=others
         )

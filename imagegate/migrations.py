@@ -166,4 +166,20 @@ MIGRATIONS: list[tuple[str, list[Step]]] = [
             "CREATE INDEX wrong_passphrases_link ON wrong_passphrases (link, at)",
         ],
     ),
+    (
+        "0003_lists",
+        [
+            # How long the list is in which a gate was asked, and which of its items were with it.
+            "ALTER TABLE parked ADD COLUMN length INTEGER NOT NULL DEFAULT 1",
+            "ALTER TABLE parked ADD COLUMN live TEXT NOT NULL DEFAULT '[]'",
+            """UPDATE parked SET length = (
+                SELECT MAX(one.item) + 1 FROM parked one
+                WHERE one.root = parked.root AND one.node = parked.node
+            )""",
+            "ALTER TABLE parked ADD COLUMN together INTEGER NOT NULL DEFAULT 0",
+            # The process in which the prompt still runs that asked the gate.
+            "ALTER TABLE parked ADD COLUMN running TEXT NOT NULL DEFAULT ''",
+            "CREATE INDEX parked_running ON parked (running)",
+        ],
+    ),
 ]

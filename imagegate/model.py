@@ -168,6 +168,9 @@ class Gate:
         created_at: seconds since the epoch. ``deadline``: likewise, or None for never.
         on_timeout: the route taken at the deadline, or None for stop.
         undoable: whether an answer may be taken back.
+        gather: whether each route is the list of its own images, for one that stands in a list.
+        together: how many items of a list go on in one prompt; 0 for one that goes on by itself.
+        warning: what a person should know before the answer.
     """
 
     labels: tuple[str, ...]
@@ -184,6 +187,9 @@ class Gate:
     deadline: float | None = None
     on_timeout: int | None = None
     undoable: bool = False
+    gather: bool = False
+    together: int = 0
+    warning: str = ""
     created_at: float = field(default_factory=time.time)
     id: str = field(default_factory=new_gate_id)
 

@@ -1,30 +1,41 @@
-"""Parked gates in the store: what is needed to go on, and who goes on. SQLAlchemy Core.
+"""Gates of prompts that go on later: what is needed for it, and who goes on. SQLAlchemy Core.
 
-A decided gate is *due*. A worker claims it for a while, re-queues its prompt and renews the claim
-until that has ended; a claim that is not renewed runs out, and any worker may try again.
+All gates that were asked since a person queued a prompt make a *run*. A decided gate is *due*. A
+worker claims it for a while, re-queues its prompt and renews the claim until that has ended; a
+claim that is not renewed runs out, and any worker may try again. Only one prompt of a run goes on
+at a time, so that it knows all that those before it have asked.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 
 from .database import Database
 from .model import Decision, Snapshot, State, plain
-from .prompts import told_by
 from .store import DUE, OPEN, REOPENED, gates, snapshot
 
 LEASE = 30.0
 """Seconds that a claim holds without being renewed."""
+_TRIES = 5
+"""Gates that are looked at for one that no other worker takes up at the same moment."""
 
 parked = sa.table(
     "parked",
-    *(sa.column(name) for name in ("gate_id", "root", "node", "item", "told", "classes", "record")),
-)
+    *(
+        sa.column(name)
+        for name in (
+            "gate_id", "root", "node", "item", "length", "live", "together", "running", "told",
+            "classes", "record",
+        )
+    ),
+)  # fmt: skip
+_others = parked.alias("others")
+_their = gates.alias("their")
 
 
 # As a literal, so that both databases know that the partial index serves.
@@ -34,14 +45,19 @@ _DROPPED = json.dumps({"prompt": {}, "extra": {}, "targets": [], "client": ""})
 
 @dataclass(frozen=True)
 class Parked:
-    """What is needed to go on with a parked gate; without its prompt once that has gone on.
+    """What is needed to go on with a gate, or with others of its run.
 
     Attributes:
         root: of the run of a prompt that a person queued; the prompts that go on from its gates
             belong to it, too.
-        node: the gate's key in ``prompt``. ``item``: its place in a list input, else 0.
-        prompt: in API format, as it was queued.
+        node: the gate's key in ``prompt``.
+        prompt: in API format, as the person queued it; empty for a gate that was waited for, and
+            once nothing may go on from the run.
         extra: the prompt's extra data, without secrets.
+        item: the gate's index in a list input, else 0. ``length``: that of the list.
+        live: the indexes of the items that were asked together with it.
+        together: whether all items of the list go on in one prompt, once all are answered.
+        running: the id of the process in which the prompt that asked still runs.
         targets: the output nodes the prompt was queued for; empty for all.
         client: the id of the page that queued it, which its news go to.
     """
@@ -51,6 +67,10 @@ class Parked:
     prompt: Mapping[str, Any]
     extra: Mapping[str, Any]
     item: int = 0
+    length: int = 1
+    live: tuple[int, ...] = (0,)
+    together: bool = False
+    running: str = ""
     targets: tuple[str, ...] = ()
     client: str = ""
 
@@ -68,7 +88,8 @@ class Parked:
         }  # fmt: skip
         return parked.insert().values(
             gate_id=gate_id, root=plain(self.root), node=json.dumps(self.node), item=self.item,
-            told=json.dumps(told_by(self.prompt)), classes=json.dumps(self.classes),
+            length=self.length, live=json.dumps(self.live), together=int(self.together),
+            running=self.running, told="{}", classes=json.dumps(self.classes),
             record=json.dumps(record),
         )  # fmt: skip
 
@@ -77,32 +98,75 @@ class Parked:
 class Sibling:
     """A gate that was asked in the same run of a prompt.
 
-    ``told``: the gates that its own prompt had gone on from, by node. ``taken``: its answer was
-    used, or is being used, by an earlier claim.
+    ``usable``: it has an answer with a route that the next prompt of the run may use: a prompt has
+    waited for it, or has gone on, or goes on now, with it.
     """
 
     gate_id: str
     node: str
     item: int
     state: State
-    told: Mapping[str, str] = field(default_factory=dict)
-    taken: bool = False
+    length: int = 1
+    live: tuple[int, ...] = (0,)
+    usable: bool = False
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A gate taken up to go on with it. ``attempt`` counts from 1."""
+    """Gates of one node that were taken up to go on with them: one, or all of a list.
 
-    gate: Snapshot
-    parked: Parked
-    attempt: int
+    Attributes:
+        stored: what was stored with each of ``gates``.
+        siblings: all gates of the run, these too, oldest first.
+    """
+
+    gates: tuple[Snapshot, ...]
+    stored: tuple[Parked, ...]
     siblings: tuple[Sibling, ...] = ()
 
     @property
+    def gate(self) -> Snapshot:
+        """The first of them."""
+        return self.gates[0]
+
+    @property
+    def parked(self) -> Parked:
+        """What was stored with the first; the prompt is that of all."""
+        return self.stored[0]
+
+    @property
+    def attempt(self) -> int:
+        """Counts from 1."""
+        return self.gate.attempts
+
+    @property
     def decision(self) -> Decision:
-        """The answer it goes on with."""
-        assert self.gate.decision is not None
-        return self.gate.decision
+        """The answer to the first."""
+        return self.decisions[0]
+
+    @property
+    def title(self) -> str:
+        """What people call the gate."""
+        return self.gate.gate.title
+
+    @property
+    def decisions(self) -> list[Decision]:
+        """The answers that they go on with."""
+        return [gate.decision for gate in self.gates if gate.decision is not None]
+
+    @property
+    def labels(self) -> str:
+        """The routes that they take, for a message."""
+        routes = (gate.gate.said(one.route) for gate, one in zip(self.gates, self.decisions, strict=True))
+        return ", ".join(dict.fromkeys(map(repr, routes)))
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How many of the gates that go on together are answered."""
+
+    answered: int
+    of: int
 
 
 class ParkedGates:
@@ -117,6 +181,11 @@ class ParkedGates:
         with self.database.read() as connection:
             row = connection.execute(query).one_or_none()
         return None if row is None else _parked(row)
+
+    def add(self, gate_id: str, one: Parked) -> None:
+        """A gate of a run that is kept for the prompts that go on from the others."""
+        with self.database.write() as connection:
+            connection.execute(one.insert(gate_id))
 
     def forget(self, gate_id: str) -> None:
         """It is over: nobody will go on from its prompt any more."""
@@ -156,6 +225,48 @@ class ParkedGates:
             free = sa.select(gates.c.seq).where(*self._free()).limit(1)
             return connection.execute(free).first() is not None
 
+    def progress(self, gate_ids: Iterable[str]) -> dict[str, Progress]:
+        """Of those of these gates that go on together with others: how far that is."""
+        mine = parked.alias("mine")
+        same = (_others.c.root == mine.c.root) & (_others.c.node == mine.c.node)
+        query = (
+            sa.select(
+                mine.c.gate_id,
+                sa.func.sum(sa.case((_their.c.open == 0, 1), else_=0)),
+                sa.func.count(),
+            )
+            .select_from(mine.join(_others, same).join(_their, _their.c.id == _others.c.gate_id))
+            .where(mine.c.gate_id.in_(list(gate_ids)), mine.c.together == 1)
+            .where(_their.c.state != State.WITHDRAWN.value)
+            .group_by(mine.c.gate_id)
+        )
+        with self.database.read() as connection:
+            return {row[0]: Progress(int(row[1]), int(row[2])) for row in connection.execute(query)}
+
+    def prompt_ended(self, prompt_id: str, worker: str) -> list[Snapshot]:
+        """The prompt that asked gates has ended: they may go on. Those that are due now."""
+        mine = sa.select(gates.c.id).where(gates.c.prompt_id == plain(prompt_id))
+        update = parked.update().where(parked.c.gate_id.in_(mine), parked.c.running == worker)
+        due = sa.select(*gates.c).where(gates.c.prompt_id == plain(prompt_id), DUE)
+        with self.database.write() as connection:
+            connection.execute(update.values(running=""))
+            return [snapshot(row) for row in connection.execute(due)]
+
+    def said_to_run(self, worker: str) -> set[str]:
+        """The prompts that have asked gates in a process, and of which no end is recorded."""
+        join = parked.join(gates, gates.c.id == parked.c.gate_id)
+        query = sa.select(gates.c.prompt_id).select_from(join).where(parked.c.running == worker)
+        with self.database.read() as connection:
+            return {str(prompt_id) for prompt_id in connection.execute(query).scalars()}
+
+    def forget_answers(self, prompt_id: str) -> None:
+        """A prompt has failed: what was answered while it waited is not used again."""
+        waited = sa.select(gates.c.id).where(
+            gates.c.prompt_id == plain(prompt_id), gates.c.mode == "wait"
+        )
+        with self.database.write() as connection:
+            connection.execute(parked.delete().where(parked.c.gate_id.in_(waited)))
+
     def claim(
         self,
         worker: str,
@@ -163,9 +274,11 @@ class ParkedGates:
         can_run: Collection[str],
         *,
         ours: Collection[str] = (),
-        others: Collection[Collection[str]] = (),
+        others: Mapping[str, Collection[str]] | None = None,
     ) -> Claim | None:
         """Take up the gate that was decided first, of those this worker can run.
+
+        With it are taken up all that can only go on together with it.
 
         Args:
             worker: its id. ``name``: what people call it.
@@ -173,9 +286,10 @@ class ParkedGates:
             ours: ids of this worker's processes, earlier ones included. A gate that came from one
                 of them and that nobody alive can run is taken up too, so that ComfyUI's refusal
                 reaches a person.
-            others: the classes of each other worker that is alive.
+            others: of each other worker that is alive, by its id, the classes.
         """
-        now, free = self.database.now(), self._free()
+        others = others or {}
+        free = self._ready({worker, *others})
         join = parked.join(gates, gates.c.id == parked.c.gate_id)
         kinds = sa.select(parked.c.classes).select_from(join).where(*free).distinct()
         runs, hopeless = [], []
@@ -184,7 +298,7 @@ class ParkedGates:
                 needs = set(json.loads(kind))
                 if needs <= set(can_run):
                     runs.append(kind)
-                elif not any(needs <= set(other) for other in others):
+                elif not any(needs <= set(other) for other in others.values()):
                     hopeless.append(kind)
         if not runs and not hopeless:
             return None
@@ -192,58 +306,90 @@ class ParkedGates:
             parked.c.classes.in_(hopeless) & gates.c.worker.in_(list(ours))
         )
         first = (
-            sa.select(gates.c.id).select_from(join).where(*free, mine)
-            .order_by(gates.c.ended).limit(1)
+            sa.select(gates.c.id, parked.c.root).select_from(join).where(*free, mine)
+            .order_by(gates.c.ended).limit(_TRIES)
         )  # fmt: skip
         with self.database.read() as connection:  # no lock for what is not ours
-            if connection.execute(first).first() is None:
-                return None
-        first = first.with_for_update(skip_locked=True, of=gates)
+            found = connection.execute(first).all()
+        for gate_id, root in found:
+            claim = self._take(gate_id, root, worker, name, free)
+            if claim is not None:
+                return claim
+        return None
+
+    def _take(
+        self, gate_id: str, root: str, worker: str, name: str, free: tuple[Any, ...]
+    ) -> Claim | None:
+        """Take up this gate, if it still can be."""
         with self.database.write() as connection:
-            gate_id = connection.execute(first).scalar()
-            if gate_id is None:
+            if self.database.postgresql:  # SQLite has one writer at a time
+                run = sa.func.hashtextextended(root, 0)
+                locked = sa.select(sa.func.pg_try_advisory_xact_lock(run))
+                if not connection.execute(locked).scalar():
+                    return None  # another worker takes up one of the same run
+            join = parked.join(gates, gates.c.id == parked.c.gate_id)
+            wanted = sa.select(parked.c.node, parked.c.together).select_from(join)
+            chosen = connection.execute(wanted.where(gates.c.id == gate_id, *free)).one_or_none()
+            if chosen is None:
                 return None
-            taken = sa.select(*parked.c).where(parked.c.gate_id == gate_id)
-            stored = connection.execute(taken).one()
-            if self.database.postgresql:
-                # Of two gates whose answers meet in one output, the later claim sees the earlier.
-                run = sa.func.hashtextextended(stored.root, 0)
-                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(run)))
-            row = connection.execute(
-                gates.update().where(gates.c.id == gate_id).values(
-                    claimed_by=worker, resuming=name, lease=now + LEASE,
+            same = [parked.c.gate_id == gate_id]
+            if chosen.together:
+                same = [parked.c.root == root, parked.c.node == chosen.node]
+            due = sa.select(*parked.c).select_from(join).where(*same, *self._free())
+            stored = connection.execute(due.order_by(parked.c.item).with_for_update(of=gates)).all()
+            lease = self.database.now() + LEASE
+            taken = []
+            for row in stored:
+                update = gates.update().where(gates.c.id == row.gate_id, DUE).values(
+                    claimed_by=worker, resuming=name, lease=lease,
                     attempts=gates.c.attempts + 1, version=gates.c.version + 1,
-                ).returning(*gates.c)
-            ).one()  # fmt: skip
-            body = {"worker": name, "attempt": row.attempts}
-            self.database.add_line(connection, gate_id, "claimed", body)
-            siblings = self._siblings(connection, stored.root)
-        return Claim(snapshot(row), _parked(stored), row.attempts, siblings)
+                )  # fmt: skip
+                gate = connection.execute(update.returning(*gates.c)).one()
+                self.database.add_line(
+                    connection, row.gate_id, "claimed", {"worker": name, "attempt": gate.attempts}
+                )
+                taken.append(snapshot(gate))
+            return Claim(
+                tuple(taken), tuple(_parked(row) for row in stored),
+                self._siblings(connection, root),
+            )  # fmt: skip
 
     def renew(self, claims: Iterable[Claim], worker: str) -> None:
         """Hold claims for another while."""
         lease = self.database.now() + LEASE
         with self.database.write() as connection:
             for claim in claims:
-                update = gates.update().where(*_held(claim, worker)).values(lease=lease)
-                connection.execute(update)
+                for gate in claim.gates:
+                    update = gates.update().where(*_held(gate, worker)).values(lease=lease)
+                    connection.execute(update)
 
-    def finish(self, claim: Claim, worker: str, text: str = "") -> Snapshot | None:
-        """Its prompt has ended well. None if somebody else holds the claim now."""
-        return self._settle(
-            claim, worker, "resumed", text,
-            {
-                "state": State.RESUMED.value, "due": 0, "claimed_by": "", "resuming": "",
-                "lease": None, "version": gates.c.version + 1,
-            },
-        )  # fmt: skip
+    def finish(self, claim: Claim, worker: str, text: str = "") -> list[Snapshot]:
+        """Its prompt has ended well. Those of its gates that nobody else holds now."""
+        values = {"state": State.RESUMED.value, "due": 0, **_RELEASED}
+        with self.database.write() as connection:
+            done = [
+                self._settle(connection, gate, worker, "resumed", text, values)
+                for gate in claim.gates
+            ]
+        return [gate for gate in done if gate is not None]
 
-    def put_back(self, claim: Claim, worker: str, why: str) -> Snapshot | None:
-        """It could not go on: a person is asked again, and told why. None as `finish`."""
+    def put_back(self, claim: Claim, worker: str, why: str) -> list[Snapshot]:
+        """It could not go on: a person is asked again, and told why. Returns as `finish`.
+
+        Of several that go on together only the one that was answered last is asked again; then all
+        are tried once more.
+        """
         again = REOPENED | {
             "state": State.PARKED.value, "reason": plain(why), "reusable": 0, "deadline": None,
         }  # fmt: skip
-        return self._settle(claim, worker, "put back", why, again)
+        in_order = sorted(claim.gates, key=lambda gate: gate.ended)
+        with self.database.write() as connection:
+            done = [
+                self._settle(connection, gate, worker, "released", why, _RELEASED)
+                for gate in in_order[:-1]
+            ]
+            done.append(self._settle(connection, in_order[-1], worker, "put back", why, again))
+        return [gate for gate in done if gate is not None]
 
     # -- inside
 
@@ -253,52 +399,82 @@ class ParkedGates:
         return sa.select(mine.c.root).join(gates, gates.c.id == mine.c.gate_id).where(OPEN | DUE)
 
     def _settle(
-        self, claim: Claim, worker: str, kind: str, text: str, values: Mapping[str, Any]
+        self,
+        connection: sa.Connection,
+        gate: Snapshot,
+        worker: str,
+        kind: str,
+        text: str,
+        values: Mapping[str, Any],
     ) -> Snapshot | None:
-        update = gates.update().where(*_held(claim, worker)).values(dict(values))
-        with self.database.write() as connection:
-            row = connection.execute(update.returning(*gates.c)).one_or_none()
-            if row is None:
-                return None
-            body = {"attempt": claim.attempt} | ({"text": text} if text else {})
-            self.database.add_line(connection, claim.gate.gate.id, kind, body)
+        update = gates.update().where(*_held(gate, worker)).values(dict(values))
+        row = connection.execute(update.returning(*gates.c)).one_or_none()
+        if row is None:
+            return None
+        body = {"attempt": gate.attempts} | ({"text": text} if text else {})
+        self.database.add_line(connection, gate.gate.id, kind, body)
         return snapshot(row)
 
     def _free(self) -> tuple[Any, ...]:
         return (DUE, (gates.c.claimed_by == "") | (gates.c.lease < self.database.now()))
 
+    def _ready(self, alive: Collection[str]) -> tuple[Any, ...]:
+        """Of a gate that can be taken up: it is due, and its run lets it.
+
+        Nothing else of the run goes on, the prompt that asked it has ended, and what goes on
+        together with it is answered.
+        """
+        same_run = _others.c.root == parked.c.root
+        goes_on = (_their.c.claimed_by != "") & (_their.c.lease >= self.database.now())
+        goes_on = goes_on & (_their.c.due == 1)
+        asks = _others.c.running.in_(list(alive))
+        unanswered = (
+            (parked.c.together == 1) & (_others.c.node == parked.c.node) & (_their.c.open == 1)
+        )
+        hindered = (
+            sa.select(_others.c.gate_id)
+            .select_from(_others.join(_their, _their.c.id == _others.c.gate_id))
+            .where(same_run, goes_on | asks | unanswered)
+            .correlate(parked)
+        )
+        return (*self._free(), ~hindered.exists())
+
     def _siblings(self, connection: sa.Connection, root: str) -> tuple[Sibling, ...]:
+        goes_on = (gates.c.claimed_by != "") & (gates.c.lease >= self.database.now())
+        used = (gates.c.mode == "wait") | (gates.c.state == State.RESUMED.value) | goes_on
         query = (
             sa.select(
-                parked.c.gate_id,
-                parked.c.node,
-                parked.c.item,
-                parked.c.told,
-                gates.c.state,
-                sa.case(
-                    ((gates.c.claimed_by != "") & (gates.c.lease >= self.database.now()), 1),
-                    else_=0,
-                ).label("going"),
+                parked.c.gate_id, parked.c.node, parked.c.item, parked.c.length, parked.c.live,
+                gates.c.state, gates.c.decision, sa.case((used, 1), else_=0).label("used"),
             )
             .join(gates, gates.c.id == parked.c.gate_id)
             .where(parked.c.root == plain(root))
             .order_by(gates.c.seq)
-        )
-        return tuple(
-            Sibling(
-                row.gate_id, json.loads(row.node), row.item, State(row.state), json.loads(row.told),
-                taken=bool(row.going) or row.state == State.RESUMED.value,
-            )
-            for row in connection.execute(query)
         )  # fmt: skip
+        found = []
+        for row in connection.execute(query):
+            decision = json.loads(row.decision) if row.decision else {}
+            usable = bool(row.used) and decision.get("route") is not None
+            found.append(
+                Sibling(
+                    row.gate_id, json.loads(row.node), row.item, State(row.state), row.length,
+                    tuple(json.loads(row.live)), usable,
+                )
+            )  # fmt: skip
+        return tuple(found)
 
 
-def _held(claim: Claim, worker: str) -> tuple[Any, ...]:
+_RELEASED: dict[str, Any] = {
+    "claimed_by": "", "resuming": "", "lease": None, "version": gates.c.version + 1,
+}  # fmt: skip
+
+
+def _held(gate: Snapshot, worker: str) -> tuple[Any, ...]:
     return (
-        gates.c.id == claim.gate.gate.id,
+        gates.c.id == gate.gate.id,
         DUE,
         gates.c.claimed_by == worker,
-        gates.c.attempts == claim.attempt,
+        gates.c.attempts == gate.attempts,
     )
 
 
@@ -308,6 +484,10 @@ def _parked(row: Any) -> Parked:
         root=row.root,
         node=json.loads(row.node),
         item=row.item,
+        length=row.length,
+        live=tuple(json.loads(row.live)),
+        together=bool(row.together),
+        running=row.running,
         prompt=record["prompt"],
         extra=record["extra"],
         targets=tuple(record["targets"]),

@@ -6,17 +6,18 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .failures import report_failure
+from .graph import Graph
 from .model import ImageGateError, State
-from .prompts import NOT_YET, behind, telling, told_by
+from .prompts import GATE_CLASSES, NOT_YET, with_decisions
 from .stored_bus import StoredBus
 
 if TYPE_CHECKING:  # they bring SQLAlchemy
-    from .parked import Claim, Sibling
+    from .parked import Claim
 
 AT_ONCE = 2
 """Gates taken up at the same time: the queue never runs dry, and others get their share."""
@@ -84,36 +85,57 @@ class PromptQueue(Protocol):
 
 
 def going_on(claim: Claim, is_output: Callable[[str], bool]) -> tuple[dict[str, Any], list[str]]:
-    """The prompt of a decided gate, and the output nodes that shall run.
+    """The prompt of decided gates, and the output nodes that shall run.
 
-    Each gate of the same run is told its own id as ``decision``: one that was taken up before gives
-    its image without asking; one that was not blocks what hangs on it, which runs when its own turn
-    comes, and is not asked twice.
+    Every gate of the run that was asked has its decisions in the prompt, each item of a list in its
+    place: of the claimed node only the claimed items, so that what hangs on the others does not run
+    again; of all other nodes what earlier prompts have used. What needs several gates so runs once,
+    with the last of them. An item that was stopped, or whose answer is not used yet, is blocked.
     """
-    gate_id, parked = claim.gate.gate.id, claim.parked
-    told = {**told_by(parked.prompt), parked.node: gate_id}
-    # Of a list, each item goes its own way: what another item has led to is not this one's.
-    fits = [
-        sibling
+    first = claim.parked
+    prompt, graph = first.prompt, Graph(first.prompt)
+    decisions: dict[str, list[str]] = {}
+    for node, found in prompt.items():
+        if found.get("class_type") in GATE_CLASSES:
+            given = _decisions(claim, node, graph)
+            if any(given):
+                decisions[node] = given
+    routes = {decision.route for decision in claim.decisions if decision.route is not None}
+    hangs = graph.behind(first.node, {0, *routes})
+    outputs = first.targets or [node for node in hangs if is_output(prompt[node]["class_type"])]
+    return with_decisions(prompt, decisions), sorted(hangs.intersection(outputs))
+
+
+def _decisions(claim: Claim, node: str, graph: Graph) -> list[str]:
+    """What the gate at a node is given, one for each item of its list; see `with_decisions`."""
+    # Of several that were asked in the same place the newest counts: those before it failed.
+    asked = {
+        sibling.item: sibling
         for sibling in claim.siblings
-        if sibling.node in parked.prompt and sibling.node not in told
-        if sibling.state is not State.WITHDRAWN
-        if all(told.get(node, gate) == gate for node, gate in sibling.told.items())
-    ]
-    told = _same_item(fits, parked.item) | told
-    taken = {sibling.gate_id for sibling in claim.siblings if sibling.taken} | {gate_id}
-    known = {sibling.gate_id for sibling in claim.siblings}
-    prompt = telling(
-        parked.prompt,
-        {
-            node: gate if gate in taken or gate not in known else NOT_YET + gate
-            for node, gate in told.items()
-        },
-    )
-    assert claim.decision.route is not None
-    hangs = behind(prompt, parked.node, (0, claim.decision.route))
-    outputs = parked.targets or [n for n in hangs if is_output(prompt[n]["class_type"])]
-    return prompt, sorted(hangs.intersection(outputs))
+        if sibling.node == node and sibling.state is not State.WITHDRAWN
+    }
+    claimed = {
+        parked.item: gate.gate.id
+        for gate, parked in zip(claim.gates, claim.stored, strict=True)
+        if parked.node == node
+    }
+    if not asked and not claimed:
+        return []
+    sizes = [sibling.length for sibling in asked.values()]
+    sizes += [parked.length for parked in claim.stored if parked.node == node]
+    if claimed:
+        return [claimed.get(item, NOT_YET) for item in range(max(sizes))]
+    # Those that nobody has answered: lost with the prompt that asked, or not reached before.
+    live = {item for sibling in asked.values() for item in sibling.live}
+    behind = node in graph.behind(claim.parked.node)
+    given = []
+    for item in range(max(sizes)):
+        sibling = asked.get(item)
+        if sibling is not None:
+            given.append(sibling.gate_id if sibling.usable else NOT_YET + sibling.gate_id)
+        else:
+            given.append("" if behind or item in live else NOT_YET)
+    return given
 
 
 class Resumer:
@@ -174,7 +196,7 @@ class Resumer:
             except ImageGateError:
                 raise
             except Exception as error:  # somebody has to know, or it is tried for ever
-                report_failure(f"gate {due.gate.gate.title!r} could not go on", error)
+                report_failure(f"gate {due.title!r} could not go on", error)
                 self._settle(due, f"it could not be prepared: {error!r}")
 
     def _over(self, prompt_id: str, running: _Running) -> bool:
@@ -196,23 +218,22 @@ class Resumer:
         return True
 
     def _go_on(self, claim: Claim) -> None:
-        title = claim.gate.gate.title
-        route = claim.gate.gate.said(claim.decision.route)
         prompt, targets = going_on(claim, self._queue.is_output)
         if not targets:
-            log.info("gate %r: nothing hangs on route %r", title, route)
+            log.info("gate %r: nothing hangs on route %s", claim.title, claim.labels)
             self._bus.finish(claim, "nothing hangs on this route")
             return
         prompt_id = str(uuid.uuid4())
+        stored = claim.parked
         request = {
             "prompt": prompt,
             "prompt_id": prompt_id,
-            "extra_data": dict(claim.parked.extra),
+            "extra_data": dict(stored.extra),
             "partial_execution_targets": targets,
             "front": True,  # a person has waited for it, which what was queued later has not
         }
-        if claim.parked.client:
-            request["client_id"] = claim.parked.client
+        if stored.client:
+            request["client_id"] = stored.client
         running = _Running(claim)
         try:
             left_out = self._queue.submit(request)
@@ -225,28 +246,17 @@ class Resumer:
             return
         except OSError as error:  # it may have taken the prompt all the same: see what is there
             said = f"ComfyUI did not answer: {error}"
-            report_failure(f"gate {title!r}: ComfyUI did not answer", error)
+            report_failure(f"gate {claim.title!r}: ComfyUI did not answer", error)
             running = _Running(claim, unsure=(said, time.monotonic() + UNSURE))
         self._running[prompt_id] = running
-        log.info("gate %r goes on, to %r", title, route)
+        log.info("gate %r goes on, to %s", claim.title, claim.labels)
 
     def _settle(self, claim: Claim, error: str) -> None:
-        title = claim.gate.gate.title
         if error:
             held = self._bus.put_back(claim, error)
-            log.warning("gate %r could not go on and waits again: %s", title, error)
+            log.warning("gate %r could not go on and waits again: %s", claim.title, error)
         else:
             held = self._bus.finish(claim)
-            log.info("gate %r has gone on", title)
+            log.info("gate %r has gone on", claim.title)
         if not held:
-            log.warning("gate %r was meanwhile taken up by another worker, too", title)
-
-
-def _same_item(siblings: Iterable[Sibling], item: int) -> dict[str, str]:
-    """The gate of each gate node: of a list, that of the same place; of several, the newest."""
-    nodes: dict[str, Sibling] = {}
-    for sibling in siblings:  # oldest first
-        known = nodes.get(sibling.node)
-        if known is None or known.item != item or sibling.item == item:
-            nodes[sibling.node] = sibling
-    return {node: sibling.gate_id for node, sibling in nodes.items()}
+            log.warning("gate %r was meanwhile taken up by another worker, too", claim.title)

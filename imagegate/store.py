@@ -99,6 +99,7 @@ class GateStore:
         fingerprint: str = "",
         masks: Mapping[int, tuple[str, int]] = MappingProxyType({}),
         size: int = 0,
+        due: bool = False,
         also: Iterable[sa.Insert] = (),
     ) -> Snapshot:
         """Add a gate.
@@ -108,6 +109,7 @@ class GateStore:
             decision: for one that needs no answer.
             masks: the files that come with it, and their sizes, by image.
             size: bytes of its pictures.
+            due: whether its prompt is to go on with the decision.
             also: what belongs to it and is added with it or not at all.
         """
         row: dict[str, Any] = {
@@ -116,7 +118,7 @@ class GateStore:
             "workflow_id": plain(gate.workflow_id), "prompt_id": plain(gate.prompt_id),
             "worker": worker, "deadline": gate.deadline, "state": state.value,
             "open": int(state.open), "version": 1, "decision": _dumped(decision),
-            "reason": plain(reason), "due": 0,
+            "reason": plain(reason), "due": int(due),
             "masked": json.dumps(sorted(i for i, (file, _) in masks.items() if file)),
             "claimed_by": "", "resuming": "", "attempts": 0, "fingerprint": fingerprint,
             "reusable": int(decision is not None), "bytes": size, "kept": 1,
@@ -335,6 +337,12 @@ class GateStore:
             gates.c.open == 1,
             gates.c.state == State.PARKED.value,
         )
+        with self.database.read() as connection:
+            return list(connection.execute(query).scalars())
+
+    def due_in(self, prompt_id: str) -> list[str]:
+        """Ids of gates at which this prompt was parked, and that are decided but not gone on."""
+        query = sa.select(gates.c.id).where(gates.c.prompt_id == plain(prompt_id), DUE)
         with self.database.read() as connection:
             return list(connection.execute(query).scalars())
 

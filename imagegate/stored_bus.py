@@ -38,6 +38,7 @@ from .model import (
     Snapshot,
     State,
     StoreError,
+    TooLate,
     UnknownGate,
     Verdict,
     second,
@@ -100,10 +101,11 @@ class StoredBus:
         self._settings = settings
         self._kind = kind
         self._classes = classes
-        # Guards the two below. Nothing is read, written or called while it is held.
+        # Guards the three below. Nothing is read, written or called while it is held.
         self._lock = threading.Lock()
         self._held: dict[str, _Held] = {}
         self._unsure: set[str] = set()  # gates of which it is not known whether they were stored
+        self._prompts: set[str] = set()  # those that run here and have parked gates
         self._news = Newsroom()
         # Held while the store is opened, and for nothing else; guards the next three.
         self._opening = threading.Lock()
@@ -244,6 +246,33 @@ class StoredBus:
             )  # fmt: skip
         self._announce("published", snapshot)
         return snapshot
+
+    def keep_for_later(
+        self, gate: Gate, files: Iterable[tuple[str, bytes]], parked: Parked
+    ) -> Future[None]:
+        """Keep what prompts need of this gate that go on from others of its run.
+
+        It is done in the background, while the person thinks.
+
+        Args:
+            files: its pictures, made when their turn comes.
+        """
+        done: Future[None] = Future()
+
+        def keep() -> None:
+            try:
+                house = self.house
+                with house.files(gate.id, files, durable=True, whole=False) as written:
+                    house.parked.add(gate.id, parked)
+                house.gates.add_bytes(gate.id, written.size)
+            except BaseException as error:
+                done.set_exception(error)
+            else:
+                done.set_result(None)
+
+        if not self._background.add(keep):
+            done.set_exception(StoreError("the store was closed: this process ends"))
+        return done
 
     def withdraw(self, gate_id: str, reason: str) -> bool:
         """Take a question back; False if it was answered, withdrawn or forgotten already."""
@@ -407,8 +436,8 @@ class StoredBus:
         """Take up a parked gate that was decided, if there is one that this process can run."""
         house = self.house
         claim = house.claim()
-        if claim is not None:
-            self._announce("decided", claim.gate)
+        for snapshot in claim.gates if claim is not None else ():
+            self._announce("decided", snapshot)
         return claim
 
     def renew(self, claims: Collection[Claim]) -> None:
@@ -422,18 +451,44 @@ class StoredBus:
 
     def withdraw_parked(self, prompt_id: str, reason: str) -> None:
         """Take back what was asked on the way of a prompt that has failed."""
-        for gate_id in self.house.gates.parked_in(prompt_id):
+        house = self.house
+        house.parked.forget_answers(prompt_id)
+        for gate_id in house.gates.due_in(prompt_id):
+            with suppress(TooLate):
+                self.undo(gate_id)
+        for gate_id in house.gates.parked_in(prompt_id):
             self.withdraw(gate_id, reason)
 
     def finish(self, claim: Claim, text: str = "") -> bool:
-        """The claimed gate has gone on. False if somebody else holds the claim now."""
-        settled = self._settled("decided", self.house.parked.finish(claim, self.id, text))
+        """The claimed gates have gone on. False if somebody else holds one of them now."""
+        settled = self._settled("decided", claim, self.house.parked.finish(claim, self.id, text))
         self._drop_prompts(claim.gate.gate.id)
         return settled
 
     def put_back(self, claim: Claim, why: str) -> bool:
-        """The claimed gate could not go on: it waits again. False as `finish`."""
-        return self._settled("published", self.house.parked.put_back(claim, self.id, why))
+        """The claimed gates could not go on, and one of them waits again. False as `finish`."""
+        return self._settled("published", claim, self.house.parked.put_back(claim, self.id, why))
+
+    def prompt_runs(self, prompt_id: str) -> bool:
+        """A prompt of this process asks gates, which do not go on before it ends.
+
+        Returns:
+            Whether that is new: somebody has to say when it ends.
+        """
+        with self._lock:
+            new = prompt_id not in self._prompts
+            self._prompts.add(prompt_id)
+            return new
+
+    def prompt_ended(self, prompt_id: str) -> None:
+        """It has ended. Where the store is away, this is recorded later."""
+        with self._lock:
+            self._prompts.discard(prompt_id)
+        self.later(lambda: self._may_go_on(prompt_id))
+
+    def _may_go_on(self, prompt_id: str) -> None:
+        for snapshot in self.house.parked.prompt_ended(prompt_id, self.id):
+            self._announce("decided", snapshot)
 
     # -- notices
 
@@ -461,12 +516,20 @@ class StoredBus:
         self.house.gates.set_fingerprint(gate_id, fingerprint)
 
     def reuse(
-        self, gate: Gate, fingerprint: str, files: Iterable[tuple[str, bytes]]
+        self,
+        gate: Gate,
+        fingerprint: str,
+        files: Iterable[tuple[str, bytes]],
+        parked: Parked | None = None,
+        *,
+        due: bool = False,
     ) -> Answer | None:
         """Answer a question as an equal one was answered; None if there was none.
 
         Args:
             files: pictures for the history, made only if they are needed.
+            parked: what prompts need that go on from other gates of the run, if any do.
+            due: whether the prompt ends here, and goes on with the answer.
         """
         house = self.house
         source = house.gates.decided_like(fingerprint)
@@ -480,12 +543,15 @@ class StoredBus:
             log.info("gate %r is asked again: %s", gate.title, error)
             return None
         gate = replace(gate, worker=house.settings.worker)
+        if due:
+            gate = replace(gate, mode="park", undoable=True)
         masks = [(name, answer.masks[i]) for i, name in names.items() if name]
         sizes = {i: (name, len(answer.masks[i])) for i, name in names.items()}
         with house.files(gate.id, [*files, *masks], durable=True) as written:
             snapshot = self._add(
                 gate, written, state=State.DECIDED, decision=source.decision, masks=sizes,
                 reason="answered before: the decision was used again", fingerprint=fingerprint,
+                due=due, also=[parked.insert(gate.id)] if parked is not None else [],
             )  # fmt: skip
         self._announce("decided", snapshot)
         return answer
@@ -608,10 +674,10 @@ class StoredBus:
             masks[index] = png
         return Answer(snapshot.decision, masks)
 
-    def _settled(self, kind: str, snapshot: Snapshot | None) -> bool:
-        if snapshot is not None:
-            self._announce(kind, snapshot)
-        return snapshot is not None
+    def _settled(self, kind: str, claim: Claim, settled: list[Snapshot]) -> bool:
+        for snapshot in settled:
+            self._announce(kind if snapshot.state.open else "decided", snapshot)
+        return len(settled) == len(claim.gates)
 
     def _announce(self, kind: str, snapshot: Snapshot) -> None:
         self._news.announce([(kind, snapshot)])
@@ -694,6 +760,10 @@ class StoredBus:
     def _keep(self) -> None:
         """What has to be done now and then, by whichever process comes first."""
         house = self.house
+        with self._lock:
+            running = set(self._prompts)
+        for prompt_id in house.parked.said_to_run(self.id) - running:
+            self._may_go_on(prompt_id)
         for gate_id in house.gates.overdue():
             self.expire(gate_id)
         for gate_id, name in house.orphans():

@@ -77,6 +77,7 @@ class Comfy:
         self._lock = threading.RLock()
         self._flag = False
         self.dynprompt = DynamicPrompt({})
+        self.classes: dict[str, type] = {}
 
     # -- comfy.model_management
 
@@ -110,6 +111,7 @@ class Comfy:
             "comfy_execution.graph": {"ExecutionBlocker": ExecutionBlocker},
             "comfy_execution.utils": {"get_executing_context": self.context.get},
             "comfy_execution.progress": {"get_progress_state": lambda: self},
+            "nodes": {"NODE_CLASS_MAPPINGS": self.classes, "NODE_DISPLAY_NAME_MAPPINGS": {}},
         }
         for name, content in contents.items():
             module = ModuleType(name)
@@ -174,6 +176,7 @@ class Executor:
     def __init__(self, comfy: Comfy, nodes: dict[str, type]) -> None:
         self.comfy = comfy
         self.nodes = nodes
+        comfy.classes.update(nodes)
         self._cache: dict[Any, list[list[Any]]] = {}
         self._objects: dict[tuple[str, str], Any] = {}
         self._count = 0
@@ -325,6 +328,7 @@ class _Prompt:
     async def step(self, node_id: str) -> None:
         """Run a node, or go on with it, as far as that goes without waiting."""
         node, cls = self.dynprompt.get_node(node_id), self.cls(node_id)
+        asks: Any = cls
         if node_id in self.halfway:
             results = self.halfway.pop(node_id)
             results = [self.links_of(r) if isinstance(r, _Links) else r for r in results]
@@ -344,6 +348,7 @@ class _Prompt:
                         await self.need(source)
                     return
             results = await self.map(node_id, obj, given, cls.FUNCTION, interrupt=True)
+            asks = obj
             if not _all_done(results):
                 self.busy[node_id] = results
                 self.in_background(self.wait_for_all(results))
@@ -353,12 +358,7 @@ class _Prompt:
             await self.expand(node_id, results)
             return
         rows = [(r,) * len(cls.RETURN_TYPES) if _blocks(r) else r for r in results]
-        self.done[node_id] = [list(slot) for slot in zip(*rows, strict=True)]
-        for slot, is_list in enumerate(getattr(cls, "OUTPUT_IS_LIST", ())):
-            if is_list:
-                self.done[node_id][slot] = [
-                    v for values in self.done[node_id][slot] for v in values
-                ]
+        self.done[node_id] = _joined(rows, asks)
         del self.needs[node_id]
         self.executor._cache[await self.signature(node_id)] = self.done[node_id]
         if not all(_blocks(r) for r in results):
@@ -420,13 +420,23 @@ class _Prompt:
         name: str,
         interrupt: bool = False,
     ) -> list[Any]:
-        """Call a function once an item of the longest list; async ones become tasks."""
+        """Call a function once an item of the longest list; async ones become tasks.
+
+        A node that takes whole lists is called once with all of them.
+        """
         function, results = getattr(obj, name), []
-        for i in range(max((len(values) for values in given.values()), default=1)):
+        input_data_all = given  # where the gate finds it, as in ComfyUI
+        whole = getattr(obj, "INPUT_IS_LIST", False)
+        count = max((len(values) for values in input_data_all.values()), default=1)
+        for i in range(1 if whole else count):
             if interrupt:
                 self.comfy.throw_if_interrupted()
             item = {key: values[min(i, len(values) - 1)] for key, values in given.items()}
             blocker = next((value for value in item.values() if _blocks(value)), None)
+            if whole:
+                item = dict(given)
+                every = (value for values in given.values() for value in values)
+                blocker = next((value for value in every if _blocks(value)), None)
             if blocker is not None:
                 results.append(blocker)
                 continue
@@ -460,6 +470,26 @@ class _Prompt:
             else:
                 parts.append((name, value))
         return tuple(parts)
+
+
+def _joined(results: list[Any], asks: Any) -> list[list[Any]]:
+    """The slots of a node, of what its calls have returned, one after the other.
+
+    Args:
+        asks: who says which outputs are lists: the node, or its class where it was waited for.
+    """
+    slots: list[list[Any]] = []
+    lists = [False] * len(results[0])
+    if hasattr(asks, "OUTPUT_IS_LIST"):
+        lists = asks.OUTPUT_IS_LIST
+    for slot, is_list in enumerate(lists):
+        slots.append([])
+        for row in results:
+            if is_list and not _blocks(row[slot]):
+                slots[-1].extend(row[slot])
+            else:
+                slots[-1].append(row[slot])
+    return slots
 
 
 @dataclass

@@ -16,9 +16,11 @@ import pytest
 import torch
 from PIL import Image
 
-from imagegate import gate as gate_module
+from imagegate import waiting as waiting_module
+from imagegate.decisions import ImageGateDecisions
 from imagegate.gate import ImageGate, mask_from_stash, route_tuple
 from imagegate.model import BadPicture, Gate, GateClosed, Outcome, State
+from imagegate.question import gate_title
 from imagegate.service import Service
 from imagegate.tensors import TensorPictures
 from tests.comfy_stand_in import Comfy, ExecutionBlocker, Executor, Run
@@ -54,6 +56,7 @@ class Bench:
             comfy,
             {
                 "ImageGate": self._gate(),
+                "ImageGateDecisions": ImageGateDecisions,
                 "Load": self._load(),
                 "LoadList": self._load(is_list=True),
                 "Take": _Take,
@@ -688,7 +691,7 @@ WORKFLOW = {
 )
 def test_the_title_comes_from_the_workflow(node_id: str, title: str) -> None:
     """The author's title of exactly this node is shown, in subgraphs too; else its id."""
-    assert gate_module._node_title(node_id, {"workflow": WORKFLOW}) == title
+    assert gate_title(node_id, {"workflow": WORKFLOW}) == title
 
 
 @pytest.mark.parametrize(
@@ -698,7 +701,7 @@ def test_the_title_comes_from_the_workflow(node_id: str, title: str) -> None:
 )  # fmt: skip
 def test_a_strange_workflow_costs_only_the_title(extra: Any) -> None:
     """A client may send any extra_pnginfo; it never stops a prompt."""
-    assert gate_module._node_title("4:2", extra) == "Image Gate 4:2"
+    assert gate_title("4:2", extra) == "Image Gate 4:2"
 
 
 def test_a_given_title_wins(bench: Bench) -> None:
@@ -782,7 +785,7 @@ def test_a_gate_still_to_come_does_not_outlive_the_stop(
     """
     bench.tensors["photo"] = [photo(height=h) for h in (3, 5)]
     if way == "stop seen by the loop first":  # then the one who stops comes too late to interrupt
-        monkeypatch.setattr(gate_module, "_stopping", lambda *_: contextlib.nullcontext())
+        monkeypatch.setattr(waiting_module, "_stopping", lambda *_: contextlib.nullcontext())
     begun = threading.Event()
     first_is_over: list[asyncio.Event] = []
 

@@ -72,7 +72,7 @@ def test_the_node_imports_without_comfyui() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["model", "gate_bus", "newsroom", "background", "prompts", "messages"]
+    "module", ["model", "gate_bus", "newsroom", "background", "prompts", "graph", "messages"]
 )
 def test_the_bus_needs_only_python(module: str) -> None:
     """The bus and the records import the standard library only."""
@@ -114,10 +114,10 @@ def test_only_the_edges_know_the_frameworks() -> None:
     allowed = {
         "torch": {"tensors", "parking", "gate"},
         "gradio": {"panel", "tunnel"},
-        "comfy": {"comfyui", "comfy_users", "gate", "gate_server"},
-        "comfy_execution": {"comfyui", "gate", "gate_server"},
+        "comfy": {"comfyui", "comfy_users", "executor"},
+        "comfy_execution": {"executor"},
         "server": {"comfyui", "gate_server"},
-        "nodes": {"comfyui"},
+        "nodes": {"comfyui", "executor"},
         "folder_paths": {"comfyui"},
         "execution": {"comfyui"},
         "aiohttp": {"gate_server", "comfy_users"},
@@ -213,8 +213,8 @@ def test_the_pack_as_comfyui_loads_it(with_server: bool) -> None:
     """
     head = f"ROOT = {str(ROOT)!r}\nWITH_SERVER = {with_server}\n"
     pack = fresh(head + AS_COMFYUI_DOES)
-    assert pack["nodes"] == ["ImageGate"]
-    assert pack["names"] == {"ImageGate": "Image Gate (Manual Router)"}
+    assert pack["nodes"] == ["ImageGate", "ImageGateDecisions"]
+    assert pack["names"]["ImageGate"] == "Image Gate (Manual Router)"
     assert pack["web"]
     assert (pack["routes"] >= 3) is with_server
     assert (pack["threads"], pack["opened"]) == (0, [])

@@ -5,6 +5,7 @@ Prompts run in the stand-in for ComfyUI; going on is done by the real `Resumer`.
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 
 from imagegate import gate as gate_module
 from imagegate import resume as resume_module
+from imagegate import waiting as waiting_module
 from imagegate.gate import ImageGate
 from imagegate.model import Gate, State, StoreError
 from imagegate.resume import End, Resumer
@@ -36,7 +38,8 @@ class ExecutorQueue:
         self.done: list[Run] = []
 
     def is_output(self, class_type: str) -> bool:
-        return class_type == "Take"
+        known: Any = self.bench.executor.nodes[class_type]
+        return getattr(known, "OUTPUT_NODE", False) is True
 
     def submit(self, request: Mapping[str, Any]) -> str:
         targets = request["partial_execution_targets"]
@@ -112,9 +115,10 @@ def parking(slots: tuple[int, ...] = (1,), **gate: Any) -> dict[str, Any]:
 def test_the_contract_of_the_new_inputs() -> None:
     """`mode` and `repeat` come after the old inputs, and the hidden `decision` shows no widget."""
     kinds = ImageGate.INPUT_TYPES()
-    assert list(kinds["optional"])[-2:] == ["mode", "repeat"]
+    assert list(kinds["optional"])[-3:] == ["mode", "repeat", "list"]
     assert kinds["optional"]["mode"][0] == ["wait", "park"]
     assert kinds["optional"]["repeat"][0] == ["ask again", "reuse decision"]
+    assert kinds["optional"]["list"][0] == ["keep places", "gather"]
     assert kinds["hidden"]["decision"] == ("STRING", {"default": ""})
     assert kinds["optional"]["mask"][1]["lazy"] is True
 
@@ -216,11 +220,9 @@ def test_a_cached_list_is_not_taken_for_several(bench: ParkBench) -> None:
 def test_a_gate_that_another_node_makes_cannot_park(bench: ParkBench) -> None:
     """A gate in a loop has no prompt that could go on; it says so."""
     node = ImageGate(bench.service)
-    run = bench.start(graph())
-    bench.bus.decide(bench.one().id, 1)
-    run.result()
+    parks = node.run(photo(), mode="park", unique_id="5.0.1", prompt=graph())
     with pytest.raises(ValueError, match=r"cannot park.*set mode to wait"):
-        node._park(Gate(labels=("a",), width=8, height=6), photo(), None, "5.0.1", graph(), None)
+        asyncio.run(parks)
 
 
 @pytest.mark.parametrize("decision", ["nobody", "../etc", "\x00"])
@@ -244,7 +246,7 @@ def test_a_store_that_is_away_for_a_moment(
     bench: ParkBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A database that restarts just as the gate goes on takes no answer back: it is waited for."""
-    monkeypatch.setattr(gate_module, "INTERRUPT_LOOK", 0.001)
+    monkeypatch.setattr(waiting_module, "INTERRUPT_LOOK", 0.001)
     monkeypatch.setattr(gate_module, "STORE_LOOK", 0.002)
     answer_of, away = bench.bus.answer_of, iter([True, True, False])
 
@@ -297,9 +299,8 @@ def test_a_place_that_cannot_be_written(bench: ParkBench, tmp_path: Path) -> Non
     (tmp_path / "p").rename(tmp_path / "away")
     (tmp_path / "p").write_text("no folder any more")
     node = ImageGate(QuietService(bad))
-    gate = Gate(labels=("a",), width=8, height=6)
     with pytest.raises(StoreError, match="pictures"):
-        node._park(gate, photo(), None, "gate", graph(), None)
+        asyncio.run(node.run(photo(), mode="park", unique_id="gate", prompt=graph()))
     assert bad.pending() == []
     bad.close()
 

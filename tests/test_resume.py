@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -15,7 +16,7 @@ from imagegate import resume as resume_module
 from imagegate.model import Decision, Gate, Snapshot, State, StoreError, TooLate
 from imagegate.parked import Claim, Parked, Sibling
 from imagegate.pictures import Picture
-from imagegate.prompts import as_queued, telling
+from imagegate.prompts import as_queued, read_decisions
 from imagegate.resume import End, Refused, Resumer, going_on
 from imagegate.stored_bus import StoredBus
 from tests.conftest import PATIENCE, Watch
@@ -95,7 +96,8 @@ class Worker:
 
     def park(self, prompt: dict[str, Any] | None = None, **given: Any) -> Gate:
         gate = Gate(labels=("keep", "fix"), width=8, height=6, node_id=given.get("node", "2"))
-        how: dict[str, Any] = {"root": "run", "node": "2", "prompt": prompt or graph(), "extra": {}}
+        how: dict[str, Any] = {"node": "2", "prompt": prompt or graph(), "extra": {}}
+        how["root"] = secrets.token_hex(4)
         return self.bus.park(gate, [("preview-0", b"x")], Parked(**how | given)).gate
 
     def until(self, gate: Gate, state: State) -> Snapshot:
@@ -138,7 +140,9 @@ def claim(prompt: dict[str, Any], route: int, *siblings: Sibling, **parked: Any)
     gate = Gate(labels=("keep", "fix"), width=8, height=6, id="me")
     decided = Snapshot(gate, State.DECIDED, 1, decision=Decision(route, "x"))
     how: dict[str, Any] = {"root": "run", "node": "2", "prompt": prompt, "extra": {}, **parked}
-    return Claim(decided, Parked(**how), 1, (Sibling("me", "2", 0, State.DECIDED), *siblings))
+    stored = Parked(**how)
+    me = Sibling("me", stored.node, stored.item, State.DECIDED, stored.length, usable=True)
+    return Claim((decided,), (stored,), (me, *siblings))
 
 
 @pytest.mark.parametrize(("route", "targets"), [(1, ["4", "7"]), (2, ["5", "7"])])
@@ -176,20 +180,41 @@ def test_what_was_linked_into_the_gate_is_not_asked_for_again() -> None:
     }  # fmt: skip
 
 
+def decisions(prompt: dict[str, Any], node_id: str) -> list[str] | None:
+    """What a gate is given, one for each item of its list; None for one that is asked."""
+    found = prompt[node_id]["inputs"].get("decision")
+    if isinstance(found, list):
+        assert prompt[found[0]]["class_type"] == "ImageGateDecisions"
+        return read_decisions(prompt[found[0]]["inputs"]["decisions"])
+    return None if found is None else [found]
+
+
 def test_other_gates_of_the_run_are_not_asked_twice() -> None:
-    """Each other gate node gets the id of its own gate: of a list, that of the same item."""
+    """Each other gate gets the ids of its own gates, one for each item of its list."""
     prompt = graph()
     prompt["8"] = node("ImageGate", image=["1", 0], routes=2)
     prompt["9"] = node("ImageGate", image=["1", 0], routes=2)
     others = [
         Sibling("open", "8", 0, State.PARKED),
-        Sibling("item 0", "9", 0, State.DECIDED),
-        Sibling("item 1", "9", 1, State.PARKED),
+        Sibling("item 0", "9", 0, State.DECIDED, 3, (0, 2), usable=True),
+        Sibling("item 2", "9", 2, State.STOPPED, 3, (0, 2)),
     ]
-    sent, _ = going_on(claim(prompt, 1, *others, item=1), is_output)
-    assert {n: sent[n]["inputs"].get("decision") for n in ("2", "8", "9")} == {
-        "2": "me", "8": "wait:open", "9": "wait:item 1"
+    sent, _ = going_on(claim(prompt, 1, *others), is_output)
+    assert {n: decisions(sent, n) for n in ("2", "8", "9")} == {
+        "2": ["me"], "8": ["wait:open"], "9": ["item 0", "wait:", "wait:item 2"]
     }  # fmt: skip
+    assert sent["9"]["inputs"]["image"] is None
+
+
+def test_an_item_goes_on_in_its_place() -> None:
+    """The list keeps its length: items that do not go on now are blocked."""
+    prompt = graph()
+    others = [
+        Sibling("before", "2", 0, State.RESUMED, 4, (0, 1, 3), usable=True),
+        Sibling("open", "2", 3, State.PARKED, 4, (0, 1, 3)),
+    ]
+    sent, _ = going_on(claim(prompt, 1, *others, item=1, length=4), is_output)
+    assert decisions(sent, "2") == ["wait:", "me", "wait:", "wait:"]
 
 
 def test_only_answers_that_were_taken_up_are_used() -> None:
@@ -199,37 +224,39 @@ def test_only_answers_that_were_taken_up_are_used() -> None:
     prompt = graph()
     prompt["8"] = node("ImageGate", image=["1", 0], routes=2)
     decided = Sibling("other", "8", 0, State.DECIDED)
-    for taken, told in ((False, "wait:other"), (True, "other")):
-        sent, _ = going_on(claim(prompt, 1, replace(decided, taken=taken)), is_output)
-        assert sent["8"]["inputs"]["decision"] == told
+    for usable, given in ((False, "wait:other"), (True, "other")):
+        sent, _ = going_on(claim(prompt, 1, replace(decided, usable=usable)), is_output)
+        assert sent["8"]["inputs"]["decision"] == given
 
 
 def test_items_of_a_list_through_two_gates() -> None:
-    """What one item has led to is not told to another: the second gate is asked for each."""
+    """At the second gate only the items are asked that have not been; the first one, when the
+    second goes on, has the answers that led to it.
+    """
     prompt = graph()
     prompt["8"] = node("ImageGate", image=["2", 1], routes=2)
     prompt["9"] = node("Save", image=["8", 1])
-    of_another = Sibling("b0", "8", 0, State.DECIDED, told={"2": "a0"}, taken=True)
-    of_this = Sibling("b1", "8", 0, State.RESUMED, told={"2": "me"}, taken=True)
-    sent, targets = going_on(claim(prompt, 1, of_another), is_output)
-    assert "decision" not in sent["8"]["inputs"]
+    a1 = Sibling("a1", "2", 1, State.RESUMED, 2, (0, 1), usable=True)
+    b1 = Sibling("b1", "8", 1, State.RESUMED, 2, (1,), usable=True)
+    sent, targets = going_on(claim(prompt, 1, a1, length=2), is_output)
+    assert decisions(sent, "8") is None
     assert sent["8"]["inputs"]["image"] == ["2", 1]
     assert "9" in targets
-    sent, _ = going_on(claim(prompt, 1, of_another, of_this), is_output)
-    assert sent["8"]["inputs"]["decision"] == "b1"
-    # And the second gate, when it goes on, keeps to the first one that it came from.
-    later = telling(prompt, {"2": "a1"})
-    a1, a0 = Sibling("a1", "2", 1, State.RESUMED, taken=True), Sibling("a0", "2", 0, State.RESUMED)
-    sent, _ = going_on(claim(later, 1, a0, a1, node="8"), is_output)
-    assert sent["2"]["inputs"]["decision"] == "a1"
+    sent, _ = going_on(claim(prompt, 1, a1, b1, length=2), is_output)
+    assert decisions(sent, "8") == ["", "b1"]
+    assert sent["8"]["inputs"]["image"] == ["2", 1]
+    a0 = Sibling("a0", "2", 0, State.PARKED, 2, (0, 1))
+    sent, _ = going_on(claim(prompt, 1, a0, a1, node="8", item=1, length=2), is_output)
+    assert decisions(sent, "2") == ["wait:a0", "a1"]
+    assert decisions(sent, "8") == ["wait:", "me"]
 
 
 def test_a_gate_that_was_withdrawn_is_asked_anew() -> None:
     """What came of an attempt that failed is not told to the next one."""
     prompt = graph()
     prompt["8"] = node("ImageGate", image=["2", 1], routes=2)
-    gone = Sibling("b", "8", 0, State.WITHDRAWN, told={"2": "me"})
-    assert "decision" not in going_on(claim(prompt, 1, gone), is_output)[0]["8"]["inputs"]
+    gone = Sibling("b", "8", 0, State.WITHDRAWN)
+    assert decisions(going_on(claim(prompt, 1, gone), is_output)[0], "8") is None
 
 
 def test_an_output_whose_class_is_gone_is_still_asked_for() -> None:

@@ -7,6 +7,8 @@ and what they wait for, are files in ComfyUI's output folder.
 from __future__ import annotations
 
 import asyncio
+import importlib.util
+import json
 import os
 import sys
 import time
@@ -73,6 +75,37 @@ class LiveImages(Live):
 
     def run(self, seed: int, count: int) -> tuple[list[torch.Tensor]]:
         return ([noise(seed + i, 32 + 8 * i, 24, 1, 3) for i in range(count)],)
+
+
+class LiveCaptions(Live):
+    """A list of texts, one for each image of `LiveImages`."""
+
+    RETURN_TYPES = ("STRING",)
+    OUTPUT_IS_LIST = (True,)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {"name": ("STRING", {}), "count": whole(3)}}
+
+    def run(self, name: str, count: int) -> tuple[list[str]]:
+        return ([f"{name}-{i}" for i in range(count)],)
+
+
+class LiveWhole(Live):
+    """Takes a whole list of images and one of texts, and writes each image under its text."""
+
+    RETURN_TYPES: ClassVar[tuple[str, ...]] = ()
+    INPUT_IS_LIST = True
+    OUTPUT_NODE = True
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {"images": ("IMAGE",), "names": ("STRING", {"forceInput": True})}}
+
+    def run(self, images: list[torch.Tensor], names: list[str]) -> tuple[()]:
+        for image, name in zip(images, names, strict=False):
+            np.save(output(f"{name}.whole.npy"), image.cpu().numpy())
+        return ()
 
 
 class LiveSink(Live):
@@ -228,9 +261,32 @@ async def modules(_: web.Request) -> web.Response:
 
 
 CLASSES = [
-    LiveNoise, LiveImages, LivePhoto, LiveBoth, LiveFails, LiveGone, LiveSink, LiveStep, LiveBusy,
-    LiveLoop,
+    LiveNoise, LiveImages, LiveCaptions, LivePhoto, LiveBoth, LiveFails, LiveGone, LiveSink,
+    LiveWhole, LiveStep, LiveBusy, LiveLoop,
 ]  # fmt: skip
-NODE_CLASS_MAPPINGS = {
+
+
+def _graph_nodes() -> dict[str, type]:
+    """The nodes of `tests.graph_nodes`, which ComfyUI does not find as a module."""
+    path = Path(__file__).resolve().parents[2] / "graph_nodes.py"
+    spec = importlib.util.spec_from_file_location("imagegate_graph_nodes", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    def made(seed: int) -> None:
+        with output("made.log").open("a") as log:
+            log.write(f"{seed}\n")
+
+    def got(what: tuple[str, ...]) -> None:
+        with output("outputs.log").open("a") as log:
+            log.write(json.dumps(what) + "\n")
+
+    found: dict[str, type] = module.classes(made, got)
+    return found
+
+
+NODE_CLASS_MAPPINGS = _graph_nodes() | {
     node.__name__: node for node in CLASSES if node.__name__ != os.environ.get("LIVE_GONE")
 }
