@@ -322,7 +322,8 @@ class Snapshot:
     ``seq`` orders gates by age, ``ended`` the finished ones by their end, ``version`` grows with
     each change of this one, ``reason`` says why a withdrawn gate was, or why one was put back.
     ``attempts`` counts how often a parked gate was taken up to go on, ``resuming`` names the worker
-    that does so now; ``reusable`` says that an equal image is not asked for again.
+    that does so now; ``reusable`` says that an equal image is not asked for again; ``waits_for``
+    says what else has to be answered before its prompt goes on.
     """
 
     gate: Gate
@@ -336,6 +337,7 @@ class Snapshot:
     attempts: int = 0
     resuming: str = ""
     reusable: bool = False
+    waits_for: str = ""
 
     @property
     def undoable(self) -> bool:
@@ -363,6 +365,8 @@ class Snapshot:
             record["decision"] = self.decision.record() | {"label": sayable(self.decision.label)}
         if self.reason:
             record["reason"] = self.reason
+        if self.waits_for:
+            record["waits_for"] = self.waits_for
         return record
 
 

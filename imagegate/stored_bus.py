@@ -357,7 +357,7 @@ class StoredBus:
 
     def get(self, gate_id: str) -> Snapshot:
         """One gate, open or finished. Raises `UnknownGate`."""
-        return self.house.gates.get(gate_id)
+        return self._with_progress([self.house.gates.get(gate_id)])[0]
 
     def pictures(self, gate_id: str) -> Pictures | None:
         """The pictures of a gate: those in memory while it is waited for here, else its files."""
@@ -379,7 +379,7 @@ class StoredBus:
         among: Selection = ALL,
     ) -> list[Snapshot]:
         """Open gates, oldest first: at most ``limit`` of those whose ``seq`` is above ``after``."""
-        return self.house.gates.pending(limit, after, among)
+        return self._with_progress(self.house.gates.pending(limit, after, among))
 
     def finished(
         self,
@@ -388,7 +388,7 @@ class StoredBus:
         among: Selection = ALL,
     ) -> list[Snapshot]:
         """Finished gates, newest first: at most ``limit`` whose ``ended`` is below ``before``."""
-        return self.house.gates.finished(limit, before, among)
+        return self._with_progress(self.house.gates.finished(limit, before, among))
 
     def count(self, among: Selection = ALL) -> int:
         """How many gates wait for a person."""
@@ -680,7 +680,32 @@ class StoredBus:
         return len(settled) == len(claim.gates)
 
     def _announce(self, kind: str, snapshot: Snapshot) -> None:
-        self._news.announce([(kind, snapshot)])
+        news = [(kind, one) for one in self._with_progress([snapshot])]
+        if snapshot.gate.together and kind != "masked":  # the others wait for one less, or more
+            with suppress(StoreError):
+                others = self.house.parked.open_beside(snapshot.gate.id)
+                open_ones = self._with_progress(self.house.gates.several(others))
+                news += [("masked", one) for one in open_ones if one.state.open]
+        self._news.announce(news)
+
+    def _with_progress(self, found: list[Snapshot]) -> list[Snapshot]:
+        """With each gate that goes on together with others, how many of them are answered."""
+        waits = {
+            one.gate.id for one in found
+            if one.gate.together and (one.state.open or one.decision) and not one.resuming
+        }  # fmt: skip
+        if not waits:
+            return found
+        try:
+            progress = self.house.parked.progress(waits)
+        except StoreError:  # it is what people like to know, no more
+            return found
+        return [
+            replace(one, waits_for=str(progress[one.gate.id]))
+            if one.gate.id in progress and one.state is not State.RESUMED
+            else one
+            for one in found
+        ]
 
     def _share(self, held: _Held) -> None:
         """Keep the full size for the panels of other processes, while people look at it here."""

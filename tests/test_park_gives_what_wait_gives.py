@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import random
-import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,137 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from imagegate import resume as resume_module
-from imagegate.decisions import ImageGateDecisions
-from imagegate.gate import ImageGate
-from imagegate.model import Snapshot, State
-from imagegate.parking import kept
-from imagegate.resume import Resumer
-from tests.comfy_stand_in import Comfy, Executor, Run
-from tests.conftest import PATIENCE
-from tests.graph_nodes import SIZE, Output, classes, digest
-from tests.random_graphs import Prompt, difference, graphs, outputs_of, paints, route, waiting
-from tests.stored import stored_bus
-from tests.test_gate import QuietService, png
-from tests.test_park import ExecutorQueue
-
-
-class Stage:
-    """A ComfyUI, and a person who answers all that is asked, in an order of his own."""
-
-    def __init__(self, comfy: Comfy, seed: int, forgets: bool = False) -> None:
-        self.made: list[int] = []
-        self.outputs: list[Output] = []
-        self.asked: list[tuple[str, str]] = []
-        self.runs: list[Run] = []
-        self.bus = stored_bus()
-        self.random = random.Random(seed)
-        self.forgets = forgets
-        service = QuietService(self.bus)
-
-        class Bound(ImageGate):
-            def __init__(self) -> None:
-                super().__init__(service)
-
-        kinds = classes(self.made.append, self.outputs.append)
-        gates = {"ImageGate": Bound, "ImageGateDecisions": ImageGateDecisions}
-        self.executor = Executor(comfy, {**kinds, **gates})
-        self.bus._classes = lambda: list(self.executor.nodes)
-        self.queue = ExecutorQueue(self)  # type: ignore[arg-type]
-        self.resumer = Resumer(self.bus, self.queue)
-        self.resumer.start()
-
-    def start(self, prompt: Prompt, *outputs: str, **extra: Any) -> Run:
-        if self.forgets:
-            self.executor._cache.clear()
-        self.runs.append(self.executor.start(prompt, list(outputs), **extra))
-        return self.runs[-1]
-
-    def play(self, prompt: Prompt) -> None:
-        """Run a prompt, and answer until nothing is left to do."""
-        self.start(prompt, *outputs_of(prompt))
-        while gate := self.until(self.next_gate, "gate or end"):
-            if gate == "end":
-                break
-            assert isinstance(gate, Snapshot)
-            self.answer(gate)
-        for run in self.runs:
-            result = run.result()
-            assert result.status == "success", (result.node_id, result.error)
-
-    def next_gate(self) -> Snapshot | str | None:
-        """A gate to answer, as soon as nothing happens by itself; "end" if there is none."""
-        with self.bus.house.database.read() as connection:
-            due = connection.exec_driver_sql("SELECT id FROM gates WHERE due = 1").all()
-        pending = self.bus.pending()
-        waits = any(snapshot.state is State.WAITING for snapshot in pending)
-        if not waits and not all(run.over for run in self.runs):
-            return None
-        if due and not waits and not self.idle():
-            return None
-        if pending:
-            return self.random.choice(pending)
-        return "end" if not due and all(run.over for run in self.runs) else None
-
-    def idle(self) -> bool:
-        """Whether nothing that is due can go on before something else is answered."""
-        import sqlalchemy as sa
-
-        from imagegate.parked import parked
-        from imagegate.store import gates
-
-        table = parked.join(gates, gates.c.id == parked.c.gate_id)
-        stored = self.bus.house.parked
-        ready = sa.select(gates.c.id).select_from(table).where(*stored._ready({self.bus.id}))
-        claimed = sa.select(gates.c.id).where(gates.c.claimed_by != "", gates.c.due == 1)
-        running = sa.select(parked.c.gate_id).where(parked.c.running != "")
-        with self.bus.house.database.read() as connection:
-            return not any(connection.execute(query).first() for query in (ready, claimed, running))
-
-    def answer(self, snapshot: Snapshot) -> None:
-        gate = snapshot.gate
-        if snapshot.state is State.PARKED:
-            image = digest(kept(self.bus, gate)[0])
-        else:
-            pictures: Any = self.bus.pictures(gate.id)
-            image = digest(pictures._tensor())
-        self.asked.append((gate.node_id, image))
-        if paints(gate.node_id, image):
-            _, height, width, _ = SIZE
-            self.bus.set_mask(gate.id, 0, png(width, height, (1, 2), (3, 1)))
-        self.bus.decide(gate.id, route(gate.node_id, image))
-
-    def until(self, probe: Callable[[], Any], what: str) -> Any:
-        deadline = time.monotonic() + PATIENCE
-        while True:
-            if found := probe():
-                return found
-            assert time.monotonic() < deadline, f"no {what}: {self.state()}"
-            time.sleep(0.001)
-
-    def state(self) -> str:
-        with self.bus.house.database.read() as connection:
-            query = (
-                "SELECT gates.id, node, item, length, live, together, running, state, due, reason "
-                "FROM gates LEFT JOIN parked ON gate_id = id"
-            )
-            rows = connection.exec_driver_sql(query).all()
-        return "\n".join(str(tuple(row)) for row in rows)
-
-    def close(self) -> None:
-        self.resumer.close()
-        for run in self.runs:
-            if not run.over:
-                self.executor.comfy.interrupt()
-        self.bus.close()
-
-
-def play(comfy: Comfy, prompt: Prompt, seed: int, forgets: bool = False) -> Stage:
-    stage = Stage(comfy, seed, forgets)
-    try:
-        stage.play(prompt)
-    finally:
-        stage.close()
-    return stage
+from tests.comfy_stand_in import Comfy
+from tests.random_graphs import Prompt, difference, graphs, waiting
+from tests.stage import Stage
 
 
 @pytest.fixture
@@ -154,13 +23,21 @@ def comfy(monkeypatch: pytest.MonkeyPatch) -> Comfy:
     return comfy
 
 
-def check(comfy: Comfy, prompt: Prompt, seed: int, forgets: bool = False) -> None:
-    waited = play(comfy, waiting(prompt), 0)
-    parked = play(comfy, prompt, seed, forgets)
+def play(comfy: Comfy, prompt: Prompt, **order: Any) -> Stage:
+    stage = Stage(comfy, **order)
+    try:
+        stage.play(prompt)
+    finally:
+        stage.close()
+    return stage
+
+
+def check(comfy: Comfy, prompt: Prompt, **order: Any) -> None:
+    waited = play(comfy, waiting(prompt))
+    parked = play(comfy, prompt, **order)
     assert difference(parked.asked, waited.asked) == ([], [])
     assert difference(parked.outputs, waited.outputs) == ([], [])
-    if not forgets:
-        assert sorted(parked.made) == sorted(waited.made)
+    assert sorted(parked.made) == sorted(waited.made)
 
 
 @given(prompt=graphs(), seed=st.integers(0, 3))
@@ -172,4 +49,81 @@ def test_park_gives_what_wait_gives(comfy: Comfy, prompt: Prompt, seed: int) -> 
     """Whatever hangs behind the gates, and whoever answers first: what is asked, what comes out,
     and what runs before the gates is as if all gates had waited.
     """
-    check(comfy, prompt, seed)
+    check(comfy, prompt, seed=seed)
+
+
+def node(kind: str, **inputs: Any) -> dict[str, Any]:
+    return {"class_type": kind, "inputs": inputs}
+
+
+def gate(image: list[Any], mode: str, **more: Any) -> dict[str, Any]:
+    return node("ImageGate", image=image, routes=2, mode=mode, **more)
+
+
+def meeting(
+    first: str, second: str, in_a_row: bool, meet: str, sizes: tuple[int, int], **more: Any
+) -> Prompt:
+    """Two gates, and an output of both.
+
+    Args:
+        meet: image, mask or both: what of them meets.
+        sizes: of the lists that they stand in.
+    """
+    prompt = {
+        "1": node("TestList", seed=1, count=sizes[0]),
+        "2": node("TestList", seed=2, count=sizes[1]),
+        "3": gate(["1", 0], first, **more),
+        "4": gate(["3", 1] if in_a_row else ["2", 0], second, **more),
+        "5": node("TestOfMask", mask=["3", 0]),
+        "6": node("TestOfMask", mask=["4", 0]),
+    }
+    pairs = {
+        "image": [(["3", 1], ["4", 1]), (["3", 1], ["4", 2])],
+        "mask": [(["5", 0], ["6", 0])],
+        "both": [(["3", 1], ["6", 0]), (["5", 0], ["4", 1]), (["5", 0], ["4", 2])],
+    }[meet]
+    for number, (one, other) in enumerate(pairs, 7):
+        prompt[str(number)] = node("TestOut", name=str(number), a=one, b=other)
+    return prompt
+
+
+@pytest.mark.parametrize("sizes", [(1, 1), (3, 3), (3, 1), (1, 3)])
+@pytest.mark.parametrize("meet", ["image", "mask", "both"])
+@pytest.mark.parametrize("in_a_row", [True, False], ids=["in a row", "side by side"])
+@pytest.mark.parametrize(
+    ("first", "second"), [("wait", "park"), ("park", "wait"), ("park", "park")]
+)
+def test_gates_that_meet_again(
+    comfy: Comfy, first: str, second: str, in_a_row: bool, meet: str, sizes: tuple[int, int]
+) -> None:
+    """What needs two gates runs once, with both answers, whoever answers first; nobody is asked
+    twice, and nothing that was painted is lost.
+    """
+    prompt = meeting(first, second, in_a_row, meet, sizes)
+    for one in ("3", "4"):
+        check(comfy, prompt, first=one)
+
+
+@pytest.mark.parametrize("first", ["3", "4"])
+def test_answers_are_known_though_the_cache_is_empty(comfy: Comfy, first: str) -> None:
+    """What came before the gates, waiting or parked, does not run again, whatever was cached."""
+    prompt = meeting("wait", "park", False, "both", (3, 3))
+    check(comfy, prompt, first=first, forgets=True)
+
+
+@pytest.mark.parametrize("how", ["keep places", "gather"])
+@pytest.mark.parametrize("kind", ["TestWhole", "TestTotal", "TestTwice"])
+@pytest.mark.parametrize(("first", "second"), [("wait", "park"), ("park", "park")])
+def test_whole_lists_behind_gates_that_meet(
+    comfy: Comfy, first: str, second: str, kind: str, how: str
+) -> None:
+    """Nodes that take or make whole lists run once, with all items, after the last answer."""
+    prompt = meeting(first, second, False, "image", (3, 3), list=how)
+    name = "image" if kind == "TestTwice" else "images"
+    prompt["10"] = node("TestMix", a=["3", 1], b=["4", 1])
+    prompt["11"] = node(kind, **{name: ["10", 0]})
+    prompt["12"] = node("TestOut", name="12", a=["11", 0])
+    prompt["13"] = node(kind, **{name: ["3", 2]})
+    prompt["14"] = node("TestOut", name="14", a=["13", 0])
+    for one in ("3", "4"):
+        check(comfy, prompt, first=one)
