@@ -157,7 +157,9 @@ class Claim:
     @property
     def labels(self) -> str:
         """The routes that they take, for a message."""
-        routes = (gate.gate.said(one.route) for gate, one in zip(self.gates, self.decisions, strict=True))
+        routes = (
+            gate.gate.said(one.route) for gate, one in zip(self.gates, self.decisions, strict=True)
+        )
         return ", ".join(dict.fromkeys(map(repr, routes)))
 
 
