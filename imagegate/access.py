@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
-import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -36,8 +35,6 @@ MAX_BODY = 40 * 2**20
 MAX_JSON = 64 * 2**10
 ASKED = "imagegate.asked"
 """In a request's scope: the `Asked` of the approver's door."""
-
-log = logging.getLogger("imagegate")
 
 
 class Refused(Exception):

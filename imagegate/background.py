@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import queue
 import threading
 from collections.abc import Callable
 
 from .failures import report_failure
-
-log = logging.getLogger("imagegate")
 
 
 class Background:

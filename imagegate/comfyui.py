@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from .comfy_users import EXTRA_USER
+from .failures import report_failure
 from .listener import address_in_network
 from .model import StoreError
 from .resume import End, Refused
@@ -31,8 +32,6 @@ EXTRA = ("extra_pnginfo", "preview_method", "comfy_usage_source", EXTRA_USER)
 input, how previews are made, and whose it is. Nothing else is stored: logins, say, are in there."""
 SUBMIT = 15.0
 """Seconds that ComfyUI may take to check a prompt; less than a claim holds."""
-
-log = logging.getLogger("imagegate")
 
 _shared_lock = threading.Lock()
 _shared: Service | None = None
@@ -52,7 +51,7 @@ def _names() -> tuple[str, ...]:
     try:
         return read_names()
     except StoreError as error:  # a gate waits as well without
-        log.error("%s", error)
+        report_failure("", error, level=logging.ERROR)
         return ()
 
 

@@ -7,7 +7,6 @@ the bus.
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -20,8 +19,6 @@ from .model import Snapshot
 
 KEPT_NEWS = 1_000
 """News a subscriber may leave unread before the oldest are lost to it."""
-
-log = logging.getLogger("imagegate")
 
 
 @dataclass(frozen=True)

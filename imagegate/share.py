@@ -7,7 +7,6 @@ app. They open with the first link that needs them and close with the last.
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -32,8 +31,6 @@ AGAIN = 5.0
 """Seconds until the links are read again after that failed."""
 LONGEST = 24 * 3600.0
 """Seconds that are waited for at once."""
-
-log = logging.getLogger("imagegate")
 
 
 class Share:
@@ -259,16 +256,20 @@ class Share:
                 self._app = create_approver(self._bus, self._links(), self._progress, self._names)
         except ImportError as error:
             self._trouble = f"the approver's page could not be loaded ({error})"
-            log.warning("%s; pip install -r requirements.txt", self._trouble)
+            advice = "share links cannot be served; pip install -r requirements.txt"
+            report_failure(advice, error, outside=(ImportError,))
             return None
+        failure: OSError | None = None
         for port in ports:
             try:
                 listener = Listener(self._app, host, port, secure=secure)
             except OSError as error:
                 self._trouble = f"no port can be listened on: {error.strerror}"
+                failure = error
                 continue
             self._trouble = ""
             listener.start()
             return listener
-        log.warning("links cannot be opened: %s", self._trouble)
+        if failure is not None:
+            report_failure("links cannot be opened, no port can be listened on", failure)
         return None

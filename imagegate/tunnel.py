@@ -268,7 +268,8 @@ class TunnelKeeper:
         if standing.url:
             log.info("the tunnel is open: %s", standing.url)
         else:
-            log.warning("%s; trying again", standing.problem)
+            problem = TunnelFailed(f"{standing.problem}; trying again")
+            report_failure("", problem, outside=(TunnelFailed,))
         self._tell()
 
     def _tell(self) -> None:
