@@ -28,7 +28,6 @@ from typing import Any, NoReturn
 
 import uvicorn
 from fastapi import FastAPI
-from PIL import Image
 
 from imagegate.access import Door, HostDoor
 from imagegate.bus import Bus, Records
@@ -72,8 +71,8 @@ def main(arguments: Sequence[str] | None = None, build: Build | None = None) -> 
     line = StatusLine()
     logging.getLogger("imagegate").addHandler(line)
     logging.getLogger("imagegate").setLevel(logging.INFO)
-    # Larger images than Pillow warns of are fine; it refuses those twice as large, and so do we.
-    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+    # The panel says what is wrong with a file; Pillow warns of it, and of large ones, as well.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     signal.signal(signal.SIGTERM, _terminated)
     try:
         if chosen.store is None:
