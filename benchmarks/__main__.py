@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from . import load, looking, sharing, storing, waiting
+from . import crowds, load, looking, sharing, storing, waiting
 from .measure import NotRun, Row, machine
 
 MEASUREMENTS: dict[str, Callable[[bool], list[Row]]] = {
@@ -31,6 +31,8 @@ MEASUREMENTS: dict[str, Callable[[bool], list[Row]]] = {
     "link-click": sharing.link_click,
     "link-preview": sharing.link_preview,
     "going-dark": sharing.going_dark,
+    "silent-streams": crowds.silent_streams,
+    "flooding-link": crowds.flooding_link,
 }
 
 

@@ -64,7 +64,7 @@ class Doors:
 
 
 @contextmanager
-def _doors() -> Iterator[Doors]:
+def doors_open() -> Iterator[Doors]:
     with tempfile.TemporaryDirectory(prefix="imagegate-bench-") as place:
         settings = Settings(f"sqlite:///{place}/gates.sqlite", str(Path(place) / "p"), "bench")
         bus = StoredBus(lambda: settings)
@@ -95,7 +95,7 @@ def _doors() -> Iterator[Doors]:
 
 def link_click(quick: bool) -> list[Row]:
     """From the click of a link's person to the waiter, over SQLite; beside it the operator's."""
-    with _doors() as doors:
+    with doors_open() as doors:
         _, token = doors.links.create("Ada")
         image = TensorPictures(photo(64))
 
@@ -118,7 +118,7 @@ def link_click(quick: bool) -> list[Row]:
 def link_preview(quick: bool) -> list[Row]:
     """The first picture that a slow line gets of a large image, beside all of it."""
     rows = []
-    with _doors() as doors:
+    with doors_open() as doors:
         _, token = doors.links.create("Ada")
         ada = doors.approver(token)
         kinds = {"photo": photo(4096), "noise": torch.rand(1, 4096, 4096, 3)}
@@ -153,7 +153,7 @@ def going_dark(quick: bool) -> list[Row]:
 
 def _told(pages: int, *, wait: bool) -> Times:
     """How long each page has to wait; ``wait``: for one before the next link is revoked."""
-    with _doors() as doors:
+    with doors_open() as doors:
         heard: list[float] = []
         revoked: dict[int, float] = {}
 

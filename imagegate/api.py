@@ -53,6 +53,7 @@ from .serving import (
 )
 from .share import Share
 from .share_api import add_sharing
+from .shared_events import SharedEvents
 
 AT_A_TIME = {"thumb": 2, "preview": 4, "zoom": 2, "full": 2}
 """Images made at the same time."""
@@ -112,13 +113,16 @@ def create_app(
     if share is not None:
         add_sharing(app, share)
 
+    shared = SharedEvents()
+
     @app.get(f"{PREFIX}/api/events")
     async def events(request: Request, node: str = "", workflow: str = "") -> StreamingResponse:
         """Server-sent events; see `News`."""
         among = Selection(node, workflow)
         told = partial(_told, bus, among, progress)
         bell = share.changed if share is not None else None
-        return News(bus, among, told, bell=bell, kind="links").response(request)
+        news = News(bus, among, told, bell=bell, kind="links", shared=shared)
+        return news.response(request)
 
     app.add_route(f"{PREFIX}/api/{{rest:path}}", NoSuchCall(app.routes))  # type: ignore[arg-type]
 

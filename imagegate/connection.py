@@ -9,11 +9,13 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import h11
 import uvicorn
+from anyio import to_thread
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from .listener import BACKLOG, SECURE, SOURCE, TUNNEL, Limits
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("imagegate")
 
+THREADS = 6
+"""Threads that work for all who call at one listener."""
 GRACE = 0.5
 """Seconds that answers under way have when the listener closes."""
 
@@ -68,6 +72,9 @@ class Server(uvicorn.Server):
         self._tell = started
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        # What strangers ask for takes neither the operator's threads nor all of the processor.
+        to_thread.current_default_thread_limiter().total_tokens = THREADS
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS))
         await super().startup(sockets)
         if not self.should_exit:
             self._tell()

@@ -42,6 +42,7 @@ from .model import (
     sayable,
 )
 from .pictures import Picture
+from .shared_events import SharedEvents
 from .viewers import Viewers
 
 PREFIX = "/imagegate"
@@ -55,6 +56,8 @@ HEARTBEAT = 5.0
 """Seconds between signs of life on the event stream; a closed tab is noticed at the latest then."""
 TOLD = 5
 """Of what is wrong with a request, the first so many things are told."""
+UNREAD = 50
+"""News that a stream is behind with after which its page reads the lists anew instead."""
 NO_STORE = {"cache-control": "no-store"}
 REMARKS = "imagegate-remarks"
 """The header of an image that says what people should know about it: a JSON list of sentences."""
@@ -231,6 +234,7 @@ class News:
         over: asked at each news, and before each sign of life; a text ends the stream with an
             event ``over``.
         left: seconds until ``over`` has to be asked in any case.
+        shared: by all streams for which ``told`` says the same.
     """
 
     def __init__(
@@ -243,8 +247,10 @@ class News:
         kind: str = "",
         over: Callable[[], str] | None = None,
         left: Callable[[], float] = lambda: HEARTBEAT,
+        shared: SharedEvents | None = None,
     ) -> None:
         self._bus = bus
+        self._shared = shared
         self._among = among
         self._told = told
         self._bell = Bell() if bell is None else bell
@@ -271,7 +277,8 @@ class News:
         looked = False
 
         def wake() -> None:
-            loop.call_soon_threadsafe(woken.set)
+            if not woken.is_set():  # one who reads nothing is woken once
+                loop.call_soon_threadsafe(woken.set)
 
         def ring() -> None:
             nonlocal rung
@@ -306,7 +313,7 @@ class News:
                         told.append((self._kind, None))
                     rung = False
                     news, missed = subscription.drain()
-                    if missed:
+                    if missed or len(news) > UNREAD:
                         told.append(("reload", None))
                     else:
                         ours = [item for item in news if self._among.covers(item.gate.gate)]
@@ -331,8 +338,14 @@ class News:
         return await to_thread.run_sync(self._over) if self._over is not None else ""
 
     async def _say(self, kind: str, gate: Snapshot | None = None) -> bytes:
+        def say() -> bytes:
+            return _event(kind, self._told(gate))
+
         # Counting may ask a database, which is not to hold up all other streams.
-        return _event(kind, await to_thread.run_sync(self._told, gate))
+        if self._shared is None:
+            return await to_thread.run_sync(say)
+        which = (gate.gate.id, gate.version) if gate is not None else None
+        return await self._shared.once((self._among, kind, which), say, keep=gate is not None)
 
 
 class _Stream(StreamingResponse):

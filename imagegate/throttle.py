@@ -1,7 +1,8 @@
-"""How often somebody may do something: changes in a minute. Standard library only."""
+"""How often somebody may do something: changes in a minute, requests in a second."""
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable
@@ -39,3 +40,43 @@ class Pace:
                 self._counts = {one: kept for one, kept in self._counts.items() if kept[0] > now}
         if count >= self._most:
             raise Refused(429, "Too fast. Try again in a moment.", max(1, round(ends - now)))
+
+
+class Budget:
+    """Lets so many requests a second through; more have to wait. Thread-safe.
+
+    Nobody is refused, and so nobody kept out: who sends more at once than is let through waits
+    longer, on connections of which there are only so many.
+
+    Args:
+        a_second: requests that are let through in the long run, from each who asks.
+        burst: requests that are let through at once.
+    """
+
+    LONGEST = 5.0
+    """Seconds that one waits at most."""
+
+    def __init__(
+        self, a_second: float, burst: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._each = 1 / a_second
+        self._free = burst / a_second
+        self._clock = clock
+        self._lock = threading.Lock()  # guards the next
+        self._until: dict[str, float] = {}  # up to when what was let through lasts
+
+    def delay(self, who: str) -> float:
+        """Count a request; seconds that it has to wait."""
+        now = self._clock()
+        with self._lock:
+            until = max(now, self._until.get(who, now)) + self._each
+            self._until[who] = until = min(until, now + self._free + self.LONGEST)
+            if len(self._until) > KEPT:
+                self._until = {one: at for one, at in self._until.items() if at > now}
+        return max(0.0, until - now - self._free)
+
+    async def take(self, who: str) -> None:
+        """Count a request, and wait until it is its turn."""
+        delay = self.delay(who)
+        if delay:
+            await asyncio.sleep(delay)
