@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
+from imagegate.approver import REQUESTS
 from imagegate.model import Gate
 from imagegate.tensors import TensorPictures
 
@@ -35,8 +36,11 @@ def silent_streams(quick: bool) -> list[Row]:
         count = 20 if quick else 300
         alone = samples(count, once, warm_up=5)
         port = doors.operator().connection.port
-        for _ in range(STREAMS):
-            peer = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+        for number in range(STREAMS):
+            source = f"127.0.0.{2 + number // 50}", 0  # of one address there are only so many
+            peer = stack.enter_context(
+                socket.create_connection(("127.0.0.1", port), source_address=source)
+            )
             peer.sendall(f"GET {API}/events HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
             assert peer.recv(15).startswith(b"HTTP/1.1 200")
         crowd = samples(count, once, warm_up=5)
@@ -80,11 +84,15 @@ def _flood(doors: Doors) -> Iterator[None]:
         caller = Caller(connection, first.headers)
         while not over.is_set():
             caller.call("GET", "gates")
+            asked.release()
         connection.close()
 
+    asked = threading.Semaphore(0)
     threads = [threading.Thread(target=ask) for _ in range(FLOODERS)]
     for thread in threads:
         thread.start()
+    for _ in range(2 * REQUESTS[1]):  # what goes through at once is over then
+        asked.acquire()
     try:
         yield
     finally:

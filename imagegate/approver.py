@@ -79,7 +79,7 @@ LOOKS = 600
 """Times a minute that the pages of one link may say what they show."""
 LARGEST = 8 * 2**20
 """Bytes of the largest body; a mask painted here has at most 1536 pixels a side."""
-REQUESTS = (40.0, 200)
+REQUESTS = (40.0, 100)
 """Requests a second, and at once, of one session; more have to wait."""
 STRANGERS = (100.0, 300)
 """The same of all who have no session."""
