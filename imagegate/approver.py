@@ -237,8 +237,9 @@ def _add_gates(app: FastAPI, progress: Progress | None) -> None:
         """Say what this page shows, so that other people are shown something else first."""
         asked: Asked = request.scope[ASKED]
         paces.keep(asked.link.id)
-        viewers = app.state.bus.viewers
-        return looks_at(viewers, asked.secret, seen, LinkedBus(app.state.bus, asked.link).get)
+        bus = LinkedBus(app.state.bus, asked.link)
+        bus.may_decide()
+        return looks_at(app.state.bus.viewers, asked.secret, seen, bus.get)
 
 
 def _around(bus: LinkedBus, progress: Progress | None) -> dict[str, Any]:

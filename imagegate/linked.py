@@ -70,7 +70,7 @@ class LinkedBus:
 
     def decide(self, gate_id: str, route: object, note: str, key: str) -> Verdict:
         """Answer with a route, in the name of the link's person."""
-        self._must("decide", self.link.may.decides)
+        self.may_decide()
         self.get(gate_id)
         return self._bus.decide(
             gate_id, route, by=self.link.name, note=note, link=self.link.id, key=key
@@ -78,9 +78,13 @@ class LinkedBus:
 
     def undo(self, gate_id: str) -> Snapshot:
         """Take an answer back that came through this link."""
-        self._must("decide", self.link.may.decides)
+        self.may_decide()
         self.get(gate_id)
         return self._bus.undo(gate_id, link=self.link.id)
+
+    def may_decide(self) -> None:
+        """Raises `Forbidden` if this link does not let its person decide."""
+        self._must("decide", self.link.may.decides)
 
     def may_paint(self) -> None:
         """Raises `Forbidden` if this link does not let its person paint."""

@@ -40,6 +40,7 @@ NEEDS = {
     (f"{API}/gates/{{gate_id}}/mask/{{index}}", "DELETE"): "mask",
     (f"{API}/gates/{{gate_id}}/decision", "POST"): "decide",
     (f"{API}/gates/{{gate_id}}/undo", "POST"): "decide",
+    (f"{API}/looking", "POST"): "decide",
     (f"{API}/events", "GET"): "look",
 }
 """What each call of the approver's door needs: a link that opens, or a session that may."""
@@ -57,7 +58,7 @@ OPERATORS = {
     (f"{API}/gates/{{gate_id}}/ask-again", "POST"), (f"{API}/status", "GET"),
     (f"{API}/links", "GET"), (f"{API}/links", "POST"), (f"{API}/qr", "POST"),
     (f"{API}/links/{{link_id}}/reissue", "POST"), (f"{API}/links/{{link_id}}/revoke", "POST"),
-    (f"{API}/events", "GET"),
+    (f"{API}/looking", "POST"), (f"{API}/events", "GET"),
 }  # fmt: skip
 """The calls of the operator's door that are not Gradio's."""
 
@@ -129,6 +130,8 @@ def send(visitor: Visitor, method: str, path: str) -> Answer:
         return visitor.enter("t" * 43)
     if path.endswith("/decision") and method == "POST":
         return visitor.post(path, {"route": 1})
+    if path.endswith("/looking") and method == "POST":
+        return visitor.post(path, {"page": "1", "gates": []})
     if method in ("PUT", "PATCH"):
         return visitor.call(method, path, png(), **PNG)
     if method == "POST":
