@@ -9,12 +9,12 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from .failures import report_failure
+from .folder_history import decision_of, labels_with
 from .folder_pictures import FolderPictures, Stamp, own_name, stamp_of
 from .folder_pictures import as_text as _text
 from .gate_bus import GateBus
@@ -26,7 +26,6 @@ from .ledger import Asked, Kept, Ledger
 from .model import (
     MAX_ROUTES,
     Answer,
-    Decision,
     Gate,
     GateClosed,
     ImageGateError,
@@ -331,7 +330,7 @@ class FolderSession:
         )
         decision = decision_of(line)
         self._bus.restore(
-            self._gate(pictures, _labels_with(self.labels, decision)), decision, pictures,
+            self._gate(pictures, labels_with(self.labels, decision)), decision, pictures,
             record=partial(self._record, pictures), revoke=partial(self._revoke, pictures),
             clicks=self._ledger.clicks(kept.gate),
         )  # fmt: skip
@@ -488,27 +487,6 @@ class FolderSession:
             self._tasks.put(partial(self._ask_anew, pictures))
         self._changed()
         return self._gate(pictures, self.labels)
-
-
-def decision_of(line: Line) -> Decision:
-    """The decision that a line of the journal is about."""
-    try:
-        at = datetime.fromisoformat(str(line.get("when", "")).replace("Z", "+00:00")).timestamp()
-    except ValueError:
-        at = 0.0
-    route, texts = line.get("route"), (line.get(key) for key in ("label", "by", "note", "link"))
-    label, by, note, link = (text if isinstance(text, str) else "" for text in texts)
-    return Decision(route if isinstance(route, int) else 1, label, by, note, at, link)
-
-
-def _labels_with(labels: tuple[str, ...], decision: Decision) -> tuple[str, ...]:
-    """Today's labels; if a decision's is none of them, it takes the place it had then."""
-    route = decision.route or 1
-    if labels[route - 1 : route] == (decision.label,):
-        return labels
-    longer = [*labels, *(str(number) for number in range(len(labels) + 1, route + 1))]
-    longer[route - 1] = decision.label
-    return tuple(longer)
 
 
 def _is_whole(path: Path) -> bool:
