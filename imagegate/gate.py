@@ -329,8 +329,8 @@ class ImageGate(metaclass=GateClass):
             try:
                 await wait_for_files(stored)
             except (ImageGateError, OSError) as error:
-                log.warning("gate %r will be asked again where a parked one goes on: %s",
-                            gate.title, error)  # fmt: skip
+                again = f"gate {gate.title!r} will be asked again where a parked one goes on"
+                report_failure(again, error)
         log.info("gate %r goes to %r", gate.title, gate.said(answer.decision.route))
         return _routed(answer, gate, image, start_mask)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from .failures import report_failure
 from .workers import Worker
 
 log = logging.getLogger("imagegate")
@@ -45,8 +46,8 @@ class Predecessors:
             self._lock.acquire(timeout=0)
             (self._folder / self._me).touch(mode=0o600)
         except (OSError, NotImplementedError) as error:
-            log.warning("links made now end with this process: %s cannot be used: %s",
-                        self._folder, error)  # fmt: skip
+            what = f"links made now end with this process: {self._folder} cannot be used"
+            report_failure(what, error, outside=(NotImplementedError,))
             self._folder = None
 
     def ended(self, workers: dict[str, Worker]) -> list[str]:
