@@ -91,6 +91,9 @@ OTHERS = {
     "no-url": {"origin": "http://[::1"},
     "unknown-site": {"sec-fetch-site": "anything"},
     "empty-site": {"sec-fetch-site": ""},
+    "our-header-from-another-site": {"sec-fetch-site": "cross-site", "x-imagegate": "1"},
+    "our-header-from-a-sandbox": {"origin": "null", "x-imagegate": "1"},
+    "our-header-from-a-public-name": {"origin": "http://evil.example", "x-imagegate": "1"},
 }
 CHANGES = {
     "decide": ("POST", "gates/{}/decision", b'{"route": 1}', "application/json"),
@@ -207,6 +210,26 @@ def test_rebinding_at_the_approvers_door(still: Scene) -> None:
                              sec_fetch_site="same-origin")  # fmt: skip
     assert rebound.get("gates").status == 401
     assert rebound.decide(still.hero).status == 401
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name])
+def test_rebinding_at_the_approvers_door_with_a_session(still: Scene, name: str) -> None:
+    """Even with a session such a page gets nothing, nor can it open a link or learn that there is
+    one; through the tunnel, to which people speak TLS, any name is the share server's own.
+    """
+    guest, before = still.guest(), still.state()
+    for path in ("gates", "me", f"gates/{still.hero}/image/0", f"{PREFIX}/"):
+        answer = guest.get(path, host=name)
+        assert answer.status == 403
+        assert "Hero" not in answer.whole
+    ours = {"host": name, "origin": f"http://{name}", "x-imagegate": "1"}
+    assert guest.post(f"gates/{still.hero}/decision", {"route": 1}, **ours).status == 403
+    _, token = still.link()
+    assert still.stranger().get(f"{PREFIX}/s/{token}", host=name).status == 403
+    assert still.stranger().enter(token, **ours).status == 403
+    assert still.state() == before
+    public = {"host": "x.gradio.live"}
+    assert still.guest(secure=True).get("gates", **public).status == 200
 
 
 @pytest.mark.parametrize("other", OTHERS)
