@@ -256,7 +256,24 @@ class Resumer:
             held = self._bus.put_back(claim, error)
             log.warning("gate %r could not go on and waits again: %s", claim.title, error)
         else:
-            held = self._bus.finish(claim)
-            log.info("gate %r has gone on", claim.title)
+            left = self._still_waited_for(claim)
+            held = self._bus.finish(claim, left)
+            log.info("gate %r has gone on%s", claim.title, f": {left}" if left else "")
         if not held:
             log.warning("gate %r was meanwhile taken up by another worker, too", claim.title)
+
+    def _still_waited_for(self, claim: Claim) -> str:
+        """Which open gates of the run hold back what hangs on them and on the claimed ones."""
+        graph = Graph(claim.parked.prompt)
+        mine = graph.behind(claim.parked.node)
+        ids = {
+            sibling.gate_id
+            for sibling in claim.siblings
+            if sibling.state.open and sibling.node != claim.parked.node
+            if mine & graph.behind(sibling.node)
+        }
+        left = [gate.gate.title for gate in self._bus.several(ids) if gate.state.open]
+        if not left:
+            return ""
+        titles = ", ".join(repr(title) for title in dict.fromkeys(left))
+        return f"what also hangs on {titles} runs after the answer there"

@@ -537,3 +537,19 @@ def test_a_store_that_fails_is_tried_again(runs: Worker, monkeypatch: pytest.Mon
     runs.bus.decide(gate.id, 1)
     runs.queue.end(0)
     runs.until(gate, State.RESUMED)
+
+
+def test_what_also_hangs_on_another_gate_is_said(runs: Worker) -> None:
+    """The history of a gate that has gone on names the open gates that hold back the rest."""
+    prompt = graph()
+    prompt["8"] = node("ImageGate", image=["1", 0], routes=2)
+    prompt["3"]["inputs"]["mask"] = ["8", 0]
+    one, other = runs.park(prompt, root="run"), runs.park(prompt, root="run", node="8")
+    runs.bus.decide(one.id, 1)
+    runs.queue.end(0)
+    runs.until(one, State.RESUMED)
+    assert "also hangs on 'Image Gate'" in runs.bus.lines(one.id)[-1].body["text"]
+    runs.bus.decide(other.id, 1)
+    runs.queue.end(1)
+    runs.until(other, State.RESUMED)
+    assert "text" not in runs.bus.lines(other.id)[-1].body
