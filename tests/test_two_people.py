@@ -89,7 +89,7 @@ def test_a_key_meant_for_the_image_that_went_decides_nothing(
         first.withdraw("its prompt ended")
     else:
         bus.expire(first.gate.id)
-    page.wait_for_function("window.pressed")
+    page.wait_for_function("() => window.pressed")
     said = {"somebody decides": "Ada chose “keep”", "it is withdrawn": "its prompt ended"}
     expect(page.locator("#ig-status")).to_contain_text(said.get(how, "nobody answered in time"))
     expect(page.locator("#ig-status")).to_contain_text("“1” was not taken")
@@ -105,7 +105,7 @@ def test_a_key_does_not_decide_what_comes_to_an_empty_page(
     page = new_page()
     page.evaluate(PRESS_AT_THE_SWAP)
     ticket = publish(bus, "New")
-    page.wait_for_function("window.pressed")
+    page.wait_for_function("() => window.pressed")
     expect(page.locator("#ig-status")).to_contain_text("“1” was not taken")
     assert not ticket.future.done()
     assert press_until(page, "1", ticket) == 1
@@ -122,7 +122,7 @@ def test_what_is_typed_about_an_image_that_went_is_lost_to_no_other(
     page.keyboard.type("too da")
     page.evaluate(PRESS_AT_THE_SWAP.replace("document.body", "document.activeElement"))
     bus.decide(first.gate.id, 1, by="Ada")
-    page.wait_for_function("window.pressed")
+    page.wait_for_function("() => window.pressed")
     shown(page, "Second")
     expect(page.locator("#ig-note")).to_have_value("")
     expect(page.locator("#ig-note")).to_be_editable()
@@ -174,7 +174,7 @@ def test_an_approver_decides_no_image_they_did_not_mean(browser: Browser) -> Non
         in_front(page, "First")
         page.evaluate(PRESS_AT_THE_SWAP)
         studio.bus.decide(ids[0], 1, by="Ben")
-        page.wait_for_function("window.pressed")
+        page.wait_for_function("() => window.pressed")
         expect(page.locator("#ig-status")).to_contain_text("Ben chose “keep” first")
         expect(page.locator("#ig-status")).to_contain_text("“1” was not taken")
         in_front(page, "Second")
@@ -219,6 +219,7 @@ def test_an_image_that_is_not_shown_can_be_decided_all_the_same(browser: Browser
         page.route("**/image/0?**", lambda route: route.abort())
         page = studio.operator_page(page)
         expect(page.locator("#ig-failed")).to_be_visible()
+        page.evaluate("() => new Promise((done) => setTimeout(done, 300))")  # no double click
         page.click("#ig-route-2")
         expect(page.locator("#ig-status")).to_contain_text("Send it to “fix” all the same?")
         page.evaluate("() => new Promise((done) => setTimeout(done, 700))")
