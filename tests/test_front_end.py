@@ -31,7 +31,12 @@ for (const [id, comfyClass] of [["7", "ImageGate"], ["8", "KSampler"]]) {
 }
 export const app = {
   rootGraph: graph,
-  canvas: { graph, canvas: new EventTarget(), setDirty() {} },
+  canvas: {
+    graph, canvas: new EventTarget(), setDirty() {},
+    centerOnNode(node) { globalThis.centre = node.id; },
+    selectNode() {}, setGraph(graph) { this.graph = graph; },
+    openSubgraph(subgraph) { this.graph = subgraph; },
+  },
   extensionManager: { toast: {
     shown: [],
     add(message) { this.shown.push(message); },
@@ -40,6 +45,7 @@ export const app = {
   registerExtension(extension) { globalThis.ready = extension.setup(); },
 };
 globalThis.LiteGraph = { NODE_TITLE_HEIGHT: 30 };
+globalThis.app = app;
 globalThis.toasts = () => app.extensionManager.toast.shown;
 globalThis.mark = (id) => {
   const node = graph.nodes[id];
@@ -236,3 +242,78 @@ def test_going_on_says_nothing_unless_it_fails(front: Callable[..., Page]) -> No
     assert toast["detail"].startswith("out of memory")
     assert len(toast["detail"]) < 320
     assert panels(page) == 1
+
+
+def test_a_toast_leads_to_the_node(front: Callable[..., Page]) -> None:
+    """A click on the toast brings the node on the screen, also in another open workflow; where none
+    has it, its gate is shown in a tab of the browser.
+    """
+    page = front()
+    # As PrimeVue draws it.
+    page.evaluate(
+        """() => {
+          app.extensionManager.toast.add = (message) => {
+            const box = document.createElement("div");
+            box.className = `p-toast-message ${message.styleClass}`;
+            box.append(message.summary, document.createElement("button"));
+            document.body.append(box);
+          };
+        }"""
+    )
+    page.evaluate("() => { open = (...asked) => { globalThis.opened = asked; }; }")
+    tell(page, "published", gate("a", "waiting"))
+    toast = page.locator(".p-toast-message")
+    toast.locator("button").click()
+    assert page.evaluate("globalThis.centre") is None, "that button closes it"
+    toast.click(position={"x": 2, "y": 2})
+    assert page.evaluate("centre") == "7"
+    page.evaluate(
+        """() => {
+          const there = { id: "there", getNodeById: () => ({ id: "3", graph: there }) };
+          app.extensionManager.workflow = { openWorkflows: [
+            { activeState: null }, { activeState: { id: "there" }, path: "other tab" }] };
+          app.loadGraphData = async (state, clean, view, workflow) => {
+            globalThis.loaded = workflow.path;
+            app.rootGraph = there;
+          };
+        }"""
+    )
+    tell(page, "published", gate("b", "waiting", workflow_id="there", node_id="3"))
+    toast.last.click(position={"x": 2, "y": 2})
+    page.wait_for_function("centre === '3'")
+    assert page.evaluate("loaded") == "other tab"
+    tell(page, "published", gate("c", "waiting", workflow_id="gone", node_id="4:5"))
+    toast.last.click(position={"x": 2, "y": 2})
+    page.wait_for_function("globalThis.opened")
+    assert page.evaluate("opened[0]") == "/imagegate/?node=4%3A5&workflow=gone"
+
+
+def test_a_toast_has_a_button_where_the_front_end_has_them(front: Callable[..., Page]) -> None:
+    """Front ends from 1.58 on show the way as a button of the toast, and take it away again."""
+    page = front()
+    page.evaluate(
+        """() => {
+          const shown = (globalThis.shown = new Map());
+          const add = (title, more) => { shown.set(title, more); return title; };
+          Object.assign(app.extensionManager.toast, {
+            info: add, warning: add, dismiss: (id) => shown.delete(id) });
+        }"""
+    )
+    tell(page, "published", gate("a"))
+    tell(page, "published", gate("b"))
+    assert page.evaluate("[...shown.keys()]") == ["2 images are parked, waiting for you"]
+    page.evaluate("[...shown.values()][0].action.onClick()")
+    assert page.evaluate("centre") == "7"
+
+
+def test_the_title_says_how_many_wait(front: Callable[..., Page]) -> None:
+    """It stands before whatever ComfyUI writes there, and goes with the last one."""
+    page = front(gate("a"))
+    assert page.title().startswith("(1) ")
+    page.evaluate("document.title = 'portrait - ComfyUI'")
+    page.wait_for_function("document.title === '(1) portrait - ComfyUI'")
+    tell(page, "published", gate("b", "waiting"))
+    assert page.title() == "(2) portrait - ComfyUI"
+    for name in "ab":
+        tell(page, "decided", gate(name, "decided", version=2))
+    assert page.title() == "portrait - ComfyUI"

@@ -15,10 +15,12 @@ const unsaid = new Set();
 /** Parked gates that were there when the page came: they do not push their panel into a node. */
 const old = new Set();
 let changed = () => {};
+let goTo = () => {};
 
-/** Calls `listener` whenever what waits has changed. */
-export function onChange(listener) {
+/** Calls `listener` whenever what waits has changed; `lead` goes to a gate. */
+export function onChange(listener, lead) {
   changed = listener;
+  goTo = lead;
 }
 
 export const isOld = (gate) => old.has(gate.id);
@@ -56,15 +58,21 @@ function sayOnce() {
   const here = gates.filter((gate) => !isParked(gate));
   if (here.length) {
     const many = `${here.length} images wait for you`;
-    say(here.length === 1 ? "An image waits for you" : many, about(here[0]));
+    say(here.length === 1 ? "An image waits for you" : many, about(here[0]), to(here[0]));
   }
   const parked = gates.filter(isParked);
-  if (parked.length) sayParked(parked, about(parked[0]));
+  if (parked.length) sayParked(parked, about(parked[0]), to(parked[0]).lead);
 }
 
+const to = (gate) => ({ lead: () => goTo(gate) });
+
 function sayTrouble(gate) {
-  const detail = gate.reason.length > 300 ? `${gate.reason.slice(0, 300)} …` : gate.reason;
-  say(`${gate.title || "Image Gate"} could not go on`, detail, { severity: "warn", life: TROUBLE });
+  const detail = gate.reason.length > 280 ? `${gate.reason.slice(0, 280)} …` : gate.reason;
+  say(`${gate.title || "Image Gate"} could not go on`, detail, {
+    severity: "warn",
+    life: TROUBLE,
+    ...to(gate),
+  });
 }
 
 const about = ({ title, labels = [] }) => `${title || "Image Gate"} · ${labels.join(" / ")}`;

@@ -6,7 +6,8 @@
  *   gates.js         what waits for a person, said once in a toast
  *   marks.js         the nodes where it waits are marked
  *   panel_widget.js  and show the panel
- *   places.js        which nodes those are
+ *   places.js        which nodes those are, and the way there
+ *   title.js         the page's title says how many wait
  *
  * Works on the canvas (front end 1.27 and later) and on Vue nodes ("Nodes 2.0").
  */
@@ -15,15 +16,21 @@ import { again, ended, onChange, published, restore, waiting } from "./gates.js"
 import { markNodes, markVueNodes } from "./marks.js";
 import { follow } from "./news.js";
 import { onDoubleClick, setUpNode } from "./outputs.js";
-import { followTheme, openPanel, releaseFocus, showPanels } from "./panel_widget.js";
-import { isParked } from "./places.js";
+import { followTheme, openPanel, openPanelOf, releaseFocus, showPanels } from "./panel_widget.js";
+import { goToNode, isParked } from "./places.js";
+import { countInTitle } from "./title.js";
+import { onToastClick } from "./toasts.js";
 
-const MENU_ITEM = { content: "Open panel", callback: openPanel };
+const menuItem = (node) => ({ content: "Open panel", callback: () => openPanelOf(node) });
 
 function showGates() {
   markNodes(waiting.values());
   showPanels();
+  countInTitle(waiting.size);
 }
+
+/** Where no open workflow has the node, the gate is shown in the panel. */
+const goTo = async (gate) => (await goToNode(gate)) || openPanel(gate);
 
 /** There is news of a gate; this is how it is by now. */
 function heard(gate) {
@@ -39,13 +46,24 @@ function heard(gate) {
 app.registerExtension({
   name: "ImageGate",
 
+  commands: [
+    { id: "ImageGate.OpenPanel", label: "Image Gate: open the panel", function: () => openPanel() },
+    {
+      id: "ImageGate.ShowWaiting",
+      label: "Image Gate: show the image that waits",
+      function: () => waiting.size && goTo(waiting.values().next().value),
+    },
+  ],
+
   beforeRegisterNodeDef(nodeType, nodeData) {
     // Front ends without the menu hook below (before 1.29) ask the node itself.
     if (!isGateClass(nodeData.name) || app.collectNodeMenuItems) return;
-    chain(nodeType.prototype, "getExtraMenuOptions", (_, options) => options.unshift(MENU_ITEM));
+    chain(nodeType.prototype, "getExtraMenuOptions", function (_, options) {
+      options.unshift(menuItem(this));
+    });
   },
 
-  getNodeMenuItems: (node) => (isGateNode(node) ? [MENU_ITEM] : []),
+  getNodeMenuItems: (node) => (isGateNode(node) ? [menuItem(node)] : []),
 
   nodeCreated(node) {
     if (isGateNode(node)) setUpNode(node);
@@ -55,12 +73,13 @@ app.registerExtension({
   afterConfigureGraph: showGates,
 
   async setup() {
-    onChange(showGates);
+    onChange(showGates, goTo);
     followTheme();
     follow(heard);
     api.addEventListener("reconnected", restore);
     app.canvas.canvas.addEventListener("litegraph:set-graph", markVueNodes);
     document.addEventListener("dblclick", onDoubleClick);
+    document.addEventListener("click", onToastClick);
     await restore();
   },
 });

@@ -68,7 +68,23 @@ function syncOutputs(node) {
   growOutputs(node, count);
   node.outputs.forEach((slot, index) => index && bindLabel(node, slot, index));
   if (tight) node.setSize([node.size[0], node.computeSize()[1]]);
+  sayUnused(node);
   redraw(node);
+}
+
+/** What this module wrote on the `labels` widget of a node: {name, written}. */
+const named = new WeakMap();
+
+/** Labels beyond `routes` stay in the widget, which says so, for when `routes` grows. */
+function sayUnused(node) {
+  const widget = widgetOf(node, "labels");
+  if (!widget) return;
+  const count = labelsOf(node).slice(routesOf(node)).filter(Boolean).length;
+  const before = named.get(widget);
+  const name = before && widget.label === before.written ? before.name : widget.label;
+  const written = count ? `${name || widget.name} · ${count} not used` : name;
+  named.set(widget, { name, written });
+  if (widget.label !== written) widget.label = written;
 }
 
 function redraw(node) {
@@ -95,6 +111,11 @@ export function setUpNode(node) {
   // ComfyUI brings all eleven outputs back whenever it creates a node or loads one.
   chain(node, "onConfigure", () => syncOutputs(node));
   chain(node, "onOutputDblClick", (slot) => slot > 0 && askLabel(node, slot));
+  // ComfyUI's own double click knows the dot and a little beside it.
+  chain(node, "onDblClick", (_event, at) => {
+    const slot = labelAt(node, at);
+    if (slot) askLabel(node, slot);
+  });
   chain(node, "onConnectionsChange", (type, _slot, connected) => {
     // Later, because moving a link first takes it off: its output must still be there.
     if (type !== OUTPUT || !connected) queueMicrotask(() => node.graph && syncOutputs(node));
@@ -107,6 +128,22 @@ export function setUpNode(node) {
   };
   syncOutputs(node);
   node.setSize([node.size[0], node.computeSize()[1]]);
+}
+
+/** The output whose label is drawn at a point of the node on the canvas; 0 where there is none. */
+function labelAt(node, [x, y]) {
+  if (node.flags?.collapsed) return 0;
+  const { canvas } = app;
+  canvas.ctx.save();
+  canvas.ctx.font = canvas.inner_text_font;
+  const slot = node.outputs.findIndex((_, index) => {
+    const [right, middle] = node.getOutputPos(index).map((value, axis) => value - node.pos[axis]);
+    const width = canvas.ctx.measureText(labelOf(node, index)).width + 20; // the dot and some room
+    const above = Math.abs(y - middle) <= LiteGraph.NODE_SLOT_HEIGHT / 2;
+    return index > 0 && above && x <= right && x >= right - width;
+  });
+  canvas.ctx.restore();
+  return Math.max(slot, 0);
 }
 
 /** Vue nodes know no double click on an output; their slots are plain elements. */

@@ -1,7 +1,7 @@
 /** The panel inside a node: an iframe in a DOM widget, there from the first gate that waits. */
 import { api, app, chain, isGateNode } from "./comfy.js";
 import { isOld, waiting } from "./gates.js";
-import { isParked, nodesOf, samePlace } from "./places.js";
+import { isParked, nodesOf, placeOf, samePlace } from "./places.js";
 
 const PANEL_TITLE = "Image Gate";
 const PANEL_SIZE = { width: 520, height: 540, minHeight: 420 };
@@ -140,4 +140,14 @@ function keepPlaced(box) {
   new ResizeObserver(() => drawing || look()).observe(box);
 }
 
-export const openPanel = () => window.open(api.fileURL("/imagegate/"), "imagegate");
+/** The panel in a tab of the browser: with all gates, or those of one place. */
+export function openPanel(place) {
+  if (!place) return window.open(api.fileURL("/imagegate/"), "imagegate");
+  const { node_id: node, workflow_id: workflow = "" } = place;
+  const query = new URLSearchParams({ node, workflow });
+  return window.open(api.fileURL(`/imagegate/?${query}`), `imagegate ${workflow} ${node}`);
+}
+
+/** The panel of a node: of the gate that waits there, or will. */
+export const openPanelOf = (node) =>
+  openPanel([...waiting.values()].find((gate) => nodesOf(gate).at(-1) === node) ?? placeOf(node));

@@ -171,6 +171,66 @@ def test_a_label_is_edited_on_its_output(front: Front, comfy: Comfy) -> None:
     expect(front.panel().locator("#ig-route-1")).to_have_text("1 · yes, please")
 
 
+@both
+def test_labels_that_are_not_used_stay(front: Front) -> None:
+    """`routes` 2 -> 1 leaves the labels as they are, says so, and 1 -> 2 uses the second again."""
+    front.load_example()
+    front.do("live.node(4).disconnectInput(0)")
+    name = front.do(f"live.widget({GATE}, 'labels').label ?? 'labels'")
+    _step(front, -1)
+    front.see_outputs(["mask", "keep"])
+    front.see(f"live.widget({GATE}, 'labels').value", "keep, fix", "labels")
+    front.see(f"live.widget({GATE}, 'labels').label", f"{name} · 1 not used", "note")
+    if front.vue:
+        expect(front.page.locator('[data-node-id="2"]')).to_contain_text("1 not used")
+    front.shot(f"unused-{'vue' if front.vue else 'canvas'}-{front.comfy.version}")
+    _step(front, +1)
+    front.see_outputs(["mask", "keep", "fix"])
+    front.see(f"live.widget({GATE}, 'labels').label ?? 'labels'", name, "note gone")
+
+
+def test_a_double_click_anywhere_on_a_label_renames_it(front: Front) -> None:
+    """Also on its first letter, far from the dot of the output."""
+    front.load_example()
+    front.do(f"live.widget({GATE}, 'labels').value = 'keep all of them, fix'")
+    front.do(f"live.widget({GATE}, 'labels').callback()")
+    dialog = front.page.get_by_role("dialog")
+
+    def opened() -> bool:
+        x, y = front.do(f"live.slot({GATE}, 1)")
+        front.page.mouse.dblclick(x - 80, y)
+        with suppress(PlaywrightTimeoutError):
+            dialog.wait_for(timeout=2000)
+        return dialog.is_visible()
+
+    until(opened, "dialog")
+    expect(dialog.get_by_role("textbox")).to_have_value("keep all of them")
+
+
+@both
+def test_the_toast_leads_to_the_gate(front: Front, comfy: Comfy) -> None:
+    """From another workflow tab a click on it goes to the tab, into the subgraph, to the node."""
+    front.load_example()
+    front.do(
+        "(() => { const made = app.canvas.graph.convertToSubgraph(new Set([live.node(2)]));"
+        " live.outer = made.node; })()"
+    )
+    front.until_kept("subgraphs")
+    run = front.queue()
+    front.do("app.extensionManager.command.execute('Comfy.NewBlankWorkflow')")
+    front.see("live.root().nodes.length", 0, "empty workflow")
+    comfy.waiting(run)
+    toast = front.page.locator(TOAST).filter(has_text="An image waits for you")
+    button = toast.get_by_role("button", name="Show")
+    if front.do("Boolean(app.extensionManager.toast.info)"):
+        button.click()
+    else:
+        toast.get_by_text("An image waits for you").click()
+    front.see("app.canvas.graph.nodes.map((n) => n.type)", ["ImageGate"], "graph of the gate")
+    expect(front.panel().locator("#ig-route-1")).to_have_text("1 · keep")
+    assert re.match(r"\(1\) ", front.page.title())
+
+
 def test_undo_takes_back_a_label(front: Front) -> None:
     """ComfyUI's undo and redo take outputs and widget along."""
     front.load_example()
@@ -299,13 +359,14 @@ def test_a_gate_of_another_workflow_marks_nothing_here(front: Front, comfy: Comf
 
 @both
 def test_the_menu_opens_the_panel_in_a_tab(front: Front) -> None:
-    """The node's context menu has "Open panel"."""
+    """The node's context menu has "Open panel"; it shows what waits at that node."""
     front.load_example()
+    workflow = front.do("live.root().id")
     at = front.do(f"live.screen({GATE}, 60, -12)")
     front.page.mouse.click(*at, button="right")
     with front.page.expect_popup() as popup:
         front.page.get_by_text("Open panel", exact=True).click()
-    popup.value.wait_for_url("**/imagegate/")
+    popup.value.wait_for_url(f"**/imagegate/?node=2&workflow={workflow}")
 
 
 def test_many_gates_at_once_are_said_once(front: Front, comfy: Comfy, name: str) -> None:
