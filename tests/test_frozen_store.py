@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from fastapi.testclient import TestClient
 from playwright.sync_api import Browser, Page, expect
 
@@ -20,6 +21,7 @@ from imagegate.api import create_app
 from imagegate.deadline import SOON, limited
 from imagegate.model import NoAnswer, Outcome, State, StoreError
 from imagegate.stored_bus import StoredBus
+from imagegate.tensors import TensorPictures
 from tests.browser import PanelServer, chromium, pages
 from tests.postgres import PostgreSQL
 from tests.stored import FILES, PLAIN, Store, gate, sql, to_go_on
@@ -270,9 +272,10 @@ def test_the_page_says_so_and_sends_it_again(
     """The page says that the store does not answer, and sends the click again by itself: after the
     thaw it has counted, once.
     """
-    ticket = bus.publish(gate(title="Sky"), PLAIN)
+    # Real pixels: on an image that cannot be shown, a route has to be pressed twice.
+    ticket = bus.publish(gate(title="Sky"), TensorPictures(torch.rand(1, 6, 8, 3)))
     page = new_page()
-    page.locator("#ig-route-1").wait_for()
+    page.wait_for_function("document.querySelector('#ig-image')?.naturalWidth > 0")
     page.evaluate("() => new Promise((done) => setTimeout(done, 1200))")
     postgresql.freeze()
     page.locator("#ig-route-1").click()
