@@ -310,7 +310,7 @@ def _list_of_many(place: Store, bus: StoredBus, count: int) -> Times:
 
 def fill(bus: StoredBus, count: int) -> None:
     """Park gates that have no pictures."""
-    from imagegate.parked import Parked
+    from imagegate.runs import Parked
 
     prompt = {"2": node("ImageGate", image=["1", 0], routes=3)}
     for number in range(count):

@@ -15,10 +15,11 @@ from .database import Database, meta
 from .failures import report_failure
 from .link_store import LinkStore
 from .model import Gate, ImageGateError, StoreError
-from .parked import LEASE, Claim, ParkedGates
+from .parked import LEASE, ParkedGates
 from .permissions import restrict, say_restricted
 from .place import PicturePlace
 from .predecessors import Predecessors
+from .runs import Claim
 from .settings import Settings
 from .store import GateStore
 from .stored_pictures import StoredPictures

@@ -32,7 +32,7 @@ from .tensors import (
 )
 
 if TYPE_CHECKING:  # it brings SQLAlchemy
-    from .parked import Parked
+    from .runs import Parked
 
 log = logging.getLogger("imagegate")
 
@@ -83,7 +83,7 @@ class Run:
 
     def parked(self, item: int) -> Parked:
         """What is stored of one item of the list."""
-        from .parked import Parked
+        from .runs import Parked
 
         gate = self.gate
         if self.node not in self.prompt:

@@ -17,7 +17,7 @@ from .prompts import GATE_CLASSES, NOT_YET, with_decisions
 from .stored_bus import StoredBus
 
 if TYPE_CHECKING:  # they bring SQLAlchemy
-    from .parked import Claim
+    from .runs import Claim
 
 AT_ONCE = 2
 """Gates taken up at the same time: the queue never runs dry, and others get their share."""

@@ -52,7 +52,7 @@ from .viewers import Viewers
 
 if TYPE_CHECKING:  # SQLAlchemy takes a while; it is imported when the store is first used
     from .house import House, Written
-    from .parked import Claim, Parked
+    from .runs import Claim, Parked
     from .store import Line
     from .told import Untold
 

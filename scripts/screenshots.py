@@ -26,7 +26,7 @@ from imagegate.gate_bus import GateBus
 from imagegate.link_store import LinkStore
 from imagegate.listener import Listener
 from imagegate.model import Gate
-from imagegate.parked import Parked
+from imagegate.runs import Parked
 from imagegate.samples import write_samples
 from imagegate.settings import Settings
 from imagegate.share import Share

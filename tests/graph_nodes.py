@@ -28,6 +28,11 @@ def digest(tensor: torch.Tensor) -> str:
     return hashlib.sha256(f"{tensor.dtype} {list(tensor.shape)}".encode() + data).hexdigest()[:12]
 
 
+def seen(pixels: Any) -> str:
+    """A digest of an image as a person sees it: the 8-bit pixels of the panel's full size."""
+    return hashlib.sha256(pixels.tobytes()).hexdigest()[:12]
+
+
 def mixed(*images: torch.Tensor) -> torch.Tensor:
     """One image of several; their order matters."""
     total = torch.zeros(SIZE)

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import random
 import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import sqlalchemy as sa
+from PIL import Image
 
 from imagegate.decisions import ImageGateDecisions
 from imagegate.gate import ImageGate
 from imagegate.model import Snapshot, State
-from imagegate.parked import parked
-from imagegate.parking import kept
 from imagegate.resume import Resumer
+from imagegate.runs import parked
 from imagegate.store import gates
 from tests.comfy_stand_in import Comfy, Executor, Run
 from tests.conftest import PATIENCE
-from tests.graph_nodes import SIZE, Output, classes, digest
+from tests.graph_nodes import SIZE, Output, classes, seen
 from tests.random_graphs import Prompt, outputs_of, paints, route
 from tests.stored import stored_bus
 from tests.test_gate import QuietService, png
@@ -101,11 +103,10 @@ class Stage:
 
     def answer(self, snapshot: Snapshot) -> None:
         gate = snapshot.gate
-        if snapshot.state is State.PARKED:
-            image = digest(kept(self.bus, gate)[0])
-        else:
-            pictures: Any = self.bus.pictures(gate.id)
-            image = digest(pictures._tensor())
+        pictures = self.bus.pictures(gate.id)
+        assert pictures is not None
+        with Image.open(io.BytesIO(pictures.full(0).body)) as full:
+            image = seen(np.asarray(full.convert("RGB")))
         self.asked.append((gate.node_id, image))
         if paints(gate.node_id, image):
             _, height, width, _ = SIZE

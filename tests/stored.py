@@ -13,8 +13,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from imagegate.model import Gate
-from imagegate.parked import Parked
 from imagegate.pictures import Picture
+from imagegate.runs import Parked
 from imagegate.settings import Settings
 from imagegate.stored_bus import StoredBus
 

@@ -29,7 +29,7 @@ from imagegate.model import (
     State,
     TooLate,
 )
-from imagegate.parked import Claim
+from imagegate.runs import Claim
 from imagegate.stored_bus import StoredBus
 from tests.conftest import PATIENCE, Watch
 from tests.stored import FILES, PLAIN, Store, gate, its_lease_runs_out, to_go_on

@@ -13,7 +13,7 @@ from imagegate.access import HostDoor
 from imagegate.api import create_app
 from imagegate.gate_bus import GateBus
 from imagegate.model import ALL, Gate, State, StoreError
-from imagegate.parked import Parked
+from imagegate.runs import Parked
 from imagegate.serving import News, while_it_lasts
 from imagegate.store import GateStore
 from imagegate.stored_bus import StoredBus

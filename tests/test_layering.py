@@ -128,6 +128,7 @@ def test_only_the_edges_know_the_frameworks() -> None:
             "redact",
             "store",
             "parked",
+            "runs",
             "told",
             "workers",
             "house",

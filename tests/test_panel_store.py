@@ -14,8 +14,8 @@ import torch
 from playwright.sync_api import Browser, Locator, Page, Route, expect
 
 from imagegate.model import Gate, Outcome, State
-from imagegate.parked import Claim, Parked
 from imagegate.parking import files_of
+from imagegate.runs import Claim, Parked
 from imagegate.settings import Settings
 from imagegate.stored_bus import StoredBus
 from imagegate.tensors import TensorPictures

@@ -40,6 +40,7 @@ def check(comfy: Comfy, prompt: Prompt, **order: Any) -> None:
     assert sorted(parked.made) == sorted(waited.made)
 
 
+@pytest.mark.slow
 @given(prompt=graphs(), seed=st.integers(0, 3))
 @settings(
     max_examples=60, deadline=None,
@@ -87,7 +88,8 @@ def meeting(
     return prompt
 
 
-@pytest.mark.parametrize("sizes", [(1, 1), (3, 3), (3, 1), (1, 3)])
+@pytest.mark.slow
+@pytest.mark.parametrize("sizes", [(3, 3), (3, 1), (1, 3)])
 @pytest.mark.parametrize("meet", ["image", "mask", "both"])
 @pytest.mark.parametrize("in_a_row", [True, False], ids=["in a row", "side by side"])
 @pytest.mark.parametrize(

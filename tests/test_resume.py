@@ -14,10 +14,10 @@ import sqlalchemy as sa
 
 from imagegate import resume as resume_module
 from imagegate.model import Decision, Gate, Snapshot, State, StoreError, TooLate
-from imagegate.parked import Claim, Parked, Sibling
 from imagegate.pictures import Picture
 from imagegate.prompts import as_queued, read_decisions
 from imagegate.resume import End, Refused, Resumer, going_on
+from imagegate.runs import Claim, Parked, Sibling
 from imagegate.stored_bus import StoredBus
 from tests.conftest import PATIENCE, Watch
 from tests.stored import stored_bus
