@@ -92,7 +92,7 @@ class EditorCalls:
         if event == "open":
             self._uploads.opened(session)
             loop = asyncio.get_running_loop()
-            loop.call_later(UNSEEN, self._uploads.close_unseen)
+            loop.call_later(UNSEEN + 1, self._uploads.close_unseen)
         elif event == "close":
             await asyncio.to_thread(self._uploads.closed, session)
         headers = [(k, v) for k, v in scope["headers"] if k.lower() != b"content-length"]
@@ -164,6 +164,7 @@ class EditorCalls:
             await self._app(scope, counted.receive, counted.watched(send))
         finally:
             await asyncio.to_thread(self._uploads.end, size)
+            asyncio.get_running_loop().call_later(UNSEEN + 1, self._uploads.close_unseen)
 
     async def _heartbeat(self, session: str, scope: Scope, receive: Receive, send: Send) -> None:
         self._uploads.page_opened(session)

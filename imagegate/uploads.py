@@ -24,10 +24,13 @@ MOST_BYTES = 256 * 2**20
 MOST_FILES = 200
 AT_ONCE = 8
 """Files in one request; an editor sends its layers, its background and what they look like."""
-UNSEEN = 60.0
-"""Seconds after which an editor whose page was never heard of is closed."""
+UNSEEN = 600.0
+"""Seconds after its opening, or the last upload, after which an editor counts as closed. If it is
+still open, nothing is lost: to save a mask it uploads all once more."""
 
 _LOCK = "lock"
+_SOME = ""
+"""Stands for the session of an upload, which does not say whose it is."""
 
 log = logging.getLogger("imagegate")
 
@@ -63,6 +66,8 @@ class Uploads:
         """It closed, or its page did; after the last one nothing is kept."""
         with self._lock:
             self._editors.pop(session, None)
+            if not self._editors.keys() - {_SOME}:
+                self._editors.clear()
         self._empty_if_unused()
 
     def page_opened(self, session: str) -> None:
@@ -91,8 +96,6 @@ class Uploads:
         """An upload of so many bytes begins. Raises `Refused` if there is no room for it."""
         files = [path.stat().st_size for path in self._files()]
         with self._lock:
-            if not self._editors:
-                raise Refused(409, "no mask is being painted, so there is nothing to upload")
             if sum(files) + self._coming + size > MOST_BYTES or len(files) >= MOST_FILES:
                 raise Refused(
                     413,
@@ -100,6 +103,7 @@ class Uploads:
                     "save or cancel a mask that is open in another page",
                 )
             self._coming += size
+            self._editors[_SOME] = time.monotonic()
 
     def end(self, size: int) -> None:
         """It has ended."""
