@@ -15,6 +15,8 @@ Output = tuple[str, ...]
 """What an output node got: its id, then a digest of each of its inputs."""
 
 SIZE = (1, 4, 6, 3)
+NONCE: dict[str, tuple[Any, ...]] = {"nonce": ("INT", {"default": 0})}
+"""Of sources and outputs: another number, and nothing comes from ComfyUI's cache of before."""
 
 
 def picture(seed: int) -> torch.Tensor:
@@ -124,7 +126,9 @@ def classes(made: Callable[[int], None], got: Callable[[Output], None]) -> dict[
             "count": ("INT", {"default": 1}),
         }
 
-        def run(self, seed: int, count: int) -> tuple[list[torch.Tensor]]:
+        OPTIONAL: ClassVar[dict[str, tuple[Any, ...]]] = NONCE
+
+        def run(self, seed: int, count: int, nonce: int = 0) -> tuple[list[torch.Tensor]]:
             made(seed)
             return ([picture(seed * 10 + i) for i in range(count)],)
 
@@ -134,9 +138,11 @@ def classes(made: Callable[[int], None], got: Callable[[Output], None]) -> dict[
         OUTPUT_NODE = True
         RETURN_TYPES: ClassVar[tuple[str, ...]] = ()
         INPUTS: ClassVar[dict[str, tuple[Any, ...]]] = {"name": ("STRING", {}), "a": ("IMAGE",)}
-        OPTIONAL: ClassVar[dict[str, tuple[Any, ...]]] = {"b": ("IMAGE",)}
+        OPTIONAL: ClassVar[dict[str, tuple[Any, ...]]] = {"b": ("IMAGE",), **NONCE}
 
-        def run(self, name: str, a: torch.Tensor, b: torch.Tensor | None = None) -> tuple[()]:
+        def run(
+            self, name: str, a: torch.Tensor, b: torch.Tensor | None = None, nonce: int = 0
+        ) -> tuple[()]:
             got((name, digest(a), *([] if b is None else [digest(b)])))
             return ()
 

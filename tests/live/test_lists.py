@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import random
-from collections import Counter
+import time
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +156,10 @@ class Person:
 
     def play(self, prompt: Prompt) -> tuple[list[Any], list[Any], list[str]]:
         """Run a prompt and answer until nothing is left to do: outputs, questions, sources."""
+        nonce = self.random.getrandbits(30) + time.time_ns() % 2**30
+        for one in prompt.values():
+            if one["class_type"] in ("TestList", "TestOut"):
+                one["inputs"]["nonce"] = nonce
         outputs, made = len(self.outputs()), len(self.comfy.made())
         self.comfy.queue(prompt)
         while gate := until(self.next_gate, "gate or end"):
@@ -200,10 +204,8 @@ def same(comfy: Comfy, prompt: Prompt, seed: int) -> list[Any]:
     """Park gives what wait gives; returns what came out."""
     waited = Person(comfy, 0).play(waiting(prompt))
     parked = Person(comfy, seed).play(prompt)
-    for found, wanted in zip(parked[:2], waited[:2], strict=True):
+    for found, wanted in zip(parked, waited, strict=True):
         assert difference(map(tuple, found), map(tuple, wanted)) == ([], [])
-    # What is still cached from before is not made at all.
-    assert max([0, *Counter(parked[2]).values()]) <= 1
     return [tuple(output) for output in waited[0]]
 
 
