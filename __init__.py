@@ -4,8 +4,8 @@ WEB_DIRECTORY = "./imagegate/web"
 
 # Outside a package (a test runner looking at this folder, say) there is nothing to register.
 if __package__:
-    from .imagegate.decisions import ImageGateDecisions
-    from .imagegate.gate import ImageGate
+    from .imagegate.comfy.decisions import ImageGateDecisions
+    from .imagegate.comfy.node import ImageGate
 
     NODE_CLASS_MAPPINGS = {"ImageGate": ImageGate, "ImageGateDecisions": ImageGateDecisions}
     NODE_DISPLAY_NAME_MAPPINGS = {
@@ -19,8 +19,8 @@ if __package__:
         PromptServer = None
 
     if PromptServer is not None and getattr(PromptServer, "instance", None) is not None:
-        from .imagegate.comfyui import shared_service
-        from .imagegate.gate_server import attach
+        from .imagegate.comfy.host import shared_service
+        from .imagegate.comfy.pack import attach
 
         attach(PromptServer.instance, shared_service())
 

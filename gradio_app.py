@@ -29,26 +29,26 @@ from typing import Any, NoReturn
 import uvicorn
 from fastapi import FastAPI
 
-from imagegate.access import Door, HostDoor
-from imagegate.bus import Bus, Records
-from imagegate.database import Database
-from imagegate.folder import FolderSession, read_routes
+from imagegate.core.bus import Bus, Records
+from imagegate.core.model import MAX_NAME, BadAnswer, StoreError
+from imagegate.core.pictures import Pictures
+from imagegate.core.settings import read_names, read_settings
+from imagegate.folder.label_folders import BadFolder
+from imagegate.folder.log import JOURNAL
+from imagegate.folder.search import ImageSearch
+from imagegate.folder.session import FolderSession, read_routes
 from imagegate.gate_bus import GateBus
-from imagegate.image_search import ImageSearch
-from imagegate.journal import JOURNAL
-from imagegate.label_folders import BadFolder
-from imagegate.link_store import LinkStore
-from imagegate.listener import listen
-from imagegate.model import MAX_NAME, BadAnswer, StoreError
-from imagegate.pictures import Pictures
-from imagegate.printable import escaped, name_of
-from imagegate.redact import store_url
-from imagegate.samples import write_samples
-from imagegate.service import PanelUnavailable
-from imagegate.serving import PREFIX, Progress
-from imagegate.settings import read_names, read_settings
-from imagegate.share import Share
-from imagegate.stored_bus import StoredBus
+from imagegate.http.access import Door, HostDoor
+from imagegate.http.serving import PREFIX, Progress
+from imagegate.http.sockets import listen
+from imagegate.operator.service import PanelUnavailable
+from imagegate.pictures.samples import write_samples
+from imagegate.share.share import Share
+from imagegate.storage.links import LinkStore
+from imagegate.storage.sql.database import Database
+from imagegate.storage.stored_bus import StoredBus
+from imagegate.text.printable import escaped, name_of
+from imagegate.text.redact import store_url
 
 PORT = 7865
 GRACE = 1.0
@@ -400,7 +400,7 @@ def _panel(
     share: Share | None = None,
 ) -> FastAPI:
     try:
-        from imagegate.panel import create_panel  # gradio takes seconds to import
+        from imagegate.operator.panel import create_panel  # gradio takes seconds to import
     except ImportError as error:
         raise PanelUnavailable(
             f"the panel could not be loaded ({error}); pip install -r requirements.txt"

@@ -10,9 +10,9 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from imagegate.approver import REQUESTS
-from imagegate.model import Gate
-from imagegate.tensors import TensorPictures
+from imagegate.core.model import Gate
+from imagegate.pictures.tensors import TensorPictures
+from imagegate.share.app import REQUESTS
 
 from .measure import Row, Times, photo, samples
 from .sharing import API, Caller, Doors, doors_open

@@ -17,15 +17,15 @@ import torch
 from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Page
 
-from imagegate.access import HostDoor
+from imagegate.core.model import Gate
+from imagegate.core.settings import Settings
 from imagegate.gate_bus import Ticket
-from imagegate.model import Gate
-from imagegate.panel import create_panel
-from imagegate.service import Service
-from imagegate.settings import Settings
-from imagegate.stored_bus import StoredBus
-from imagegate.tensors import TensorPictures
-from tests.browser import chromium
+from imagegate.http.access import HostDoor
+from imagegate.operator.panel import create_panel
+from imagegate.operator.service import Service
+from imagegate.pictures.tensors import TensorPictures
+from imagegate.storage.stored_bus import StoredBus
+from tests.support.browser import chromium
 
 from .measure import NotRun, Row, Times, figure, photo, ratio, samples
 

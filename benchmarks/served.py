@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from imagegate.settings import Settings
+from imagegate.core.settings import Settings
 
 from .measure import ROOT, NotRun
 
@@ -87,8 +87,8 @@ def _files() -> int:
 
 
 def _serve(store: str = "", pictures: str = "") -> None:
-    from imagegate.model import Gate
-    from imagegate.tensors import TensorPictures
+    from imagegate.core.model import Gate
+    from imagegate.pictures.tensors import TensorPictures
 
     from .looking import serve
     from .measure import photo

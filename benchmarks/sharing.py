@@ -17,15 +17,15 @@ from typing import Any
 
 import torch
 
-from imagegate.access import HostDoor
-from imagegate.api import create_app
-from imagegate.approver import create_approver
-from imagegate.link_store import LinkStore
-from imagegate.listener import Listener
-from imagegate.model import Gate
-from imagegate.settings import Settings
-from imagegate.stored_bus import StoredBus
-from imagegate.tensors import TensorPictures
+from imagegate.core.model import Gate
+from imagegate.core.settings import Settings
+from imagegate.http.access import HostDoor
+from imagegate.http.listener import Listener
+from imagegate.operator.rest import create_app
+from imagegate.pictures.tensors import TensorPictures
+from imagegate.share.app import create_approver
+from imagegate.storage.links import LinkStore
+from imagegate.storage.stored_bus import StoredBus
 
 from .measure import Row, Times, figure, photo, samples
 

@@ -9,9 +9,9 @@ from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from imagegate.settings import Settings
-from imagegate.stored_bus import StoredBus
-from tests.postgres import NoPostgreSQL, PostgreSQL
+from imagegate.core.settings import Settings
+from imagegate.storage.stored_bus import StoredBus
+from tests.support.postgres import NoPostgreSQL, PostgreSQL
 
 from .measure import NotRun
 

@@ -18,12 +18,12 @@ from urllib.parse import urlsplit
 import pytest
 import torch
 
-from imagegate.gate import ImageGate
-from imagegate.model import Gate, State
-from imagegate.service import Service
-from imagegate.stored_bus import StoredBus
-from tests.comfy_stand_in import Comfy, Executor
+from imagegate.comfy.node import ImageGate
+from imagegate.core.model import Gate, State
+from imagegate.operator.service import Service
+from imagegate.storage.stored_bus import StoredBus
 from tests.live.comfyui import node
+from tests.support.comfy_stand_in import Comfy, Executor
 
 from .load import API, GATES
 from .measure import ROOT, NotRun, Row, Times, figure, photo, ratio, samples
@@ -242,8 +242,8 @@ def _wake(place: Store, how: str, count: int, pause: float) -> tuple[Times, Time
 
 def _waiter(how: str, url: str, pictures: str) -> None:
     """The other process: for each line asks at a gate; says its id, then when it was answered."""
-    from imagegate.settings import Settings
-    from imagegate.tensors import TensorPictures
+    from imagegate.core.settings import Settings
+    from imagegate.pictures.tensors import TensorPictures
 
     settings = Settings(url, pictures, "waiter")
     image = photo(64)
@@ -310,7 +310,7 @@ def _list_of_many(place: Store, bus: StoredBus, count: int) -> Times:
 
 def fill(bus: StoredBus, count: int) -> None:
     """Park gates that have no pictures."""
-    from imagegate.runs import Parked
+    from imagegate.storage.runs import Parked
 
     prompt = {"2": node("ImageGate", image=["1", 0], routes=3)}
     for number in range(count):

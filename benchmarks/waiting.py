@@ -19,16 +19,16 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from imagegate.access import KEY_HEADER
-from imagegate.gate import ImageGate
+from imagegate.comfy.node import ImageGate
+from imagegate.core.model import Gate
 from imagegate.gate_bus import GateBus, Ticket
-from imagegate.model import Gate
-from imagegate.service import Service
-from imagegate.stored_bus import StoredBus
-from imagegate.tensors import TensorPictures
-from tests.comfy_stand_in import Comfy as StandIn
-from tests.comfy_stand_in import Executor
+from imagegate.http.access import KEY_HEADER
+from imagegate.operator.service import Service
+from imagegate.pictures.tensors import TensorPictures
+from imagegate.storage.stored_bus import StoredBus
 from tests.live.comfyui import Comfy, node, until
+from tests.support.comfy_stand_in import Comfy as StandIn
+from tests.support.comfy_stand_in import Executor
 
 from .measure import ROOT, NotRun, Row, Times, photo, ratio, samples
 from .stores import store

@@ -6,7 +6,7 @@ setting is touched until somebody asks for it.
 
 import logging
 
-from .printable import EscapeArguments
+from .text.printable import EscapeArguments
 
 logging.getLogger("imagegate").addFilter(EscapeArguments())
 

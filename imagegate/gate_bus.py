@@ -17,9 +17,8 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, field, replace
 from typing import Generic, Protocol, TypeVar
 
-from .failures import report_failure
-from .feed import KEPT_NEWS, Feed, News, Subscription, tell
-from .model import (
+from .core.failures import report_failure
+from .core.model import (
     ALL,
     Answer,
     Decision,
@@ -43,7 +42,8 @@ from .model import (
     signed,
     timed_out,
 )
-from .viewers import Viewers
+from .core.news import KEPT_NEWS, Feed, News, Subscription, tell
+from .core.viewers import Viewers
 
 __all__ = ["GateBus", "GateCancelled", "News", "Subscription", "Ticket"]
 
@@ -302,7 +302,7 @@ class GateBus(Generic[P]):
             was first.
 
         Raises:
-            UnknownGate, GateClosed, BadAnswer, NotRecorded: see `imagegate.model`.
+            UnknownGate, GateClosed, BadAnswer, NotRecorded: see `imagegate.core.model`.
         """
         gate = self.get(gate_id).gate
         number = gate.route(route)

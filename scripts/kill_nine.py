@@ -33,11 +33,11 @@ from kill_nine_tally import Seen, Tally, tally
 from kill_nine_worker import BOX, HEIGHT, ROUTES, WIDTH, Log, painted, read_log
 from PIL import Image
 
-from imagegate.database import Database
-from imagegate.model import StoreError
-from imagegate.pictures import encode_png
-from imagegate.store import gates
-from tests.postgres import PostgreSQL
+from imagegate.core.model import StoreError
+from imagegate.pictures.encode import encode_png
+from imagegate.storage.gates import gates
+from imagegate.storage.sql.database import Database
+from tests.support.postgres import PostgreSQL
 
 ROOT = Path(__file__).parents[1]
 WORKERS = 2

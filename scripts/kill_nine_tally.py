@@ -11,11 +11,11 @@ from typing import Any
 import sqlalchemy as sa
 from kill_nine_worker import image_of, mask_of
 
-from imagegate.database import Database
-from imagegate.model import Gate, ImageGateError, Snapshot, State
-from imagegate.place import PicturePlace
-from imagegate.store import GateStore, Line, gates
-from imagegate.tensors import decode_exact, digest
+from imagegate.core.model import Gate, ImageGateError, Snapshot, State
+from imagegate.pictures.place import PicturePlace
+from imagegate.pictures.tensors import decode_exact, digest
+from imagegate.storage.gates import GateStore, Line, gates
+from imagegate.storage.sql.database import Database
 
 Row = dict[str, Any]
 

@@ -26,17 +26,19 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import pytest
 import torch
 
-from imagegate import house, parked, resume, workers
-from imagegate.gate import ImageGate
+from imagegate.comfy import resume
+from imagegate.comfy.node import ImageGate
+from imagegate.comfy.resume import End, Resumer
+from imagegate.core.model import Gate, Snapshot, StoreError
+from imagegate.core.pictures import Pictures
+from imagegate.core.settings import Settings
 from imagegate.gate_bus import Ticket
-from imagegate.model import Gate, Snapshot, StoreError
-from imagegate.pictures import Pictures
-from imagegate.resume import End, Resumer
-from imagegate.service import Service
-from imagegate.settings import Settings
-from imagegate.stored_bus import StoredBus
-from imagegate.tensors import digest
-from tests.comfy_stand_in import Comfy, Executor, Prompt, Result
+from imagegate.operator.service import Service
+from imagegate.pictures.tensors import digest
+from imagegate.storage import open_store as house
+from imagegate.storage import parked, workers
+from imagegate.storage.stored_bus import StoredBus
+from tests.support.comfy_stand_in import Comfy, Executor, Prompt, Result
 
 WIDTH, HEIGHT, ROUTES = 64, 48, 3
 BOX = (slice(8, 24), slice(16, 48))

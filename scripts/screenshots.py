@@ -19,20 +19,20 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from PIL import Image, ImageOps
 from playwright.sync_api import Browser, Page
 
-from imagegate.approver import create_approver
-from imagegate.database import Database
-from imagegate.folder import FolderSession
+from imagegate.core.model import Gate
+from imagegate.core.settings import Settings
+from imagegate.folder.session import FolderSession
 from imagegate.gate_bus import GateBus
-from imagegate.link_store import LinkStore
-from imagegate.listener import Listener
-from imagegate.model import Gate
-from imagegate.runs import Parked
-from imagegate.samples import write_samples
-from imagegate.settings import Settings
-from imagegate.share import Share
-from imagegate.stored_bus import StoredBus
-from imagegate.tunnel import Standing
-from tests.browser import PanelServer, chromium
+from imagegate.http.listener import Listener
+from imagegate.pictures.samples import write_samples
+from imagegate.share.app import create_approver
+from imagegate.share.share import Share
+from imagegate.share.tunnel import Standing
+from imagegate.storage.links import LinkStore
+from imagegate.storage.runs import Parked
+from imagegate.storage.sql.database import Database
+from imagegate.storage.stored_bus import StoredBus
+from tests.support.browser import PanelServer, chromium
 
 DESK = {"width": 1280, "height": 860}
 PHONE = {"width": 390, "height": 844}

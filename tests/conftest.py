@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from imagegate import failures
+from imagegate.core import failures
 from imagegate.gate_bus import GateBus
-from tests.postgres import NoPostgreSQL, PostgreSQL
-from tests.stored import PATIENCE, Store
+from tests.support.postgres import NoPostgreSQL, PostgreSQL
+from tests.support.stored import PATIENCE, Store
 
 LIVE = Path(__file__).parent / "live"
 

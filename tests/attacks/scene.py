@@ -13,19 +13,20 @@ from typing import Any
 
 from PIL import Image
 
-from imagegate.access import HostDoor
-from imagegate.approver import create_approver
-from imagegate.database import Database
+from imagegate.core.links import Link
+from imagegate.core.model import Gate, Selection
+from imagegate.core.pictures import Picture
 from imagegate.gate_bus import GateBus
-from imagegate.link_store import LinkStore
-from imagegate.links import Link
-from imagegate.listener import Listener
-from imagegate.model import Gate, Selection
-from imagegate.panel import create_panel
-from imagegate.pictures import Picture, encode_png, encode_preview
-from imagegate.share import Share
-from tests.browser import PanelServer
-from tests.stored import PATIENCE
+from imagegate.http.access import HostDoor
+from imagegate.http.listener import Listener
+from imagegate.operator.panel import create_panel
+from imagegate.pictures.encode import encode_png, encode_preview
+from imagegate.share.app import create_approver
+from imagegate.share.share import Share
+from imagegate.storage.links import LinkStore
+from imagegate.storage.sql.database import Database
+from tests.support.browser import PanelServer
+from tests.support.stored import PATIENCE
 
 PREFIX = "/imagegate"
 API = f"{PREFIX}/api"

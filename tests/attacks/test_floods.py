@@ -15,14 +15,14 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from imagegate import passphrases as passphrases_module
-from imagegate.access import Body, Refused
-from imagegate.approver import STREAMS
-from imagegate.links import NoEntry
-from imagegate.listener import Listener
-from imagegate.outstanding import Outstanding
-from imagegate.passphrases import WRONG
-from imagegate.throttle import Pace
+from imagegate.core.links import NoEntry
+from imagegate.http.access import Body, Refused
+from imagegate.http.listener import Listener
+from imagegate.http.outstanding import Outstanding
+from imagegate.share.app import STREAMS
+from imagegate.share.limits import Pace
+from imagegate.storage import passphrases as passphrases_module
+from imagegate.storage.passphrases import WRONG
 from tests.attacks.scene import (
     API,
     GUEST,
@@ -37,7 +37,7 @@ from tests.attacks.scene import (
     statuses,
     stream,
 )
-from tests.stored import PATIENCE
+from tests.support.stored import PATIENCE
 
 EVIL = "127.0.0.66"
 GUESSES = 60
@@ -389,7 +389,7 @@ def test_a_failure_is_not_somebody_else_s(
     scene: Scene, door: Listener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While the links cannot be read nobody gets in, nobody is locked out, and it goes on after."""
-    from imagegate.model import StoreError
+    from imagegate.core.model import StoreError
 
     guest = Visitor(door.port, scene.guest().headers)
     with monkeypatch.context() as patch:
@@ -440,7 +440,7 @@ def test_bodies_that_are_held_back(scene: Scene, door: Listener) -> None:
 
 def test_a_body_of_a_stranger_that_is_slow(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody who has no session has seconds to say what they want, and few bytes."""
-    monkeypatch.setattr("imagegate.access.STRANGERS", Body(4096, 0.3))
+    monkeypatch.setattr("imagegate.http.access.STRANGERS", Body(4096, 0.3))
     with connect(scene.ports[False], EVIL) as peer:
         peer.sendall(
             f"POST {API}/session HTTP/1.1\r\nHost: door\r\nContent-Type: application/json\r\n"

@@ -15,8 +15,8 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
-from imagegate import uploads as uploads_module
-from imagegate.uploads import Uploads
+from imagegate.operator import uploads as uploads_module
+from imagegate.operator.uploads import Uploads
 from tests.attacks.scene import PREFIX, Answer, Operator, Scene, Visitor, connect, rest, statuses
 
 GRADIO = f"{PREFIX}/gradio_api"

@@ -6,9 +6,9 @@ from contextlib import suppress
 
 import pytest
 
-from imagegate.access import KEY_HEADER
+from imagegate.http.access import KEY_HEADER
 from tests.attacks.scene import API, PREFIX, Scene, Visitor, connect, raw, rest, statuses
-from tests.test_api import png
+from tests.operator.test_api import png
 
 CLAIMS = {
     "host-of-the-operator": {"host": "127.0.0.1:7865"},

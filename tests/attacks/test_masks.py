@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 from PIL import Image, ImageCms, PngImagePlugin
 
-from imagegate import approver
-from imagegate.folder import FolderSession
+from imagegate.folder.session import FolderSession
 from imagegate.gate_bus import GateBus
+from imagegate.share import app as approver
 from tests.attacks.scene import API, HEIGHT, MARK, PNG, WIDTH, Ports, Scene, connect
-from tests.stored import PATIENCE
-from tests.test_api import chunk, jpeg, made_png, png
+from tests.operator.test_api import chunk, jpeg, made_png, png
+from tests.support.stored import PATIENCE
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -250,7 +250,7 @@ def test_many_masks_that_unpack_to_much(scene: Scene, monkeypatch: pytest.Monkey
             at_once -= 1
         return scene.bus.get(scene.hero)
 
-    monkeypatch.setattr("imagegate.linked.save_painted", slow)
+    monkeypatch.setattr("imagegate.share.scoped.save_painted", slow)
     threads = [threading.Thread(target=guest.paint, args=(scene.hero, png())) for _ in range(50)]
     for thread in threads:
         thread.start()
@@ -342,7 +342,7 @@ def test_what_a_file_says_beside_its_pixels(
 def test_a_mask_that_is_not_this_link_s(scene: Scene) -> None:
     """A mask in a gate of another scope can neither be read, replaced nor cleared."""
     scene.guest().paint(scene.sky, png())
-    from imagegate.model import Selection
+    from imagegate.core.model import Selection
 
     guest = scene.guest(among=Selection(title="Hero"))
     before = scene.state()

@@ -12,15 +12,15 @@ from typing import Any, cast
 
 import pytest
 
-from imagegate.access import KEY_HEADER, HostDoor, KeyDoor
-from imagegate.api import create_app
-from imagegate.approver import create_approver
-from imagegate.database import Database
 from imagegate.gate_bus import GateBus
-from imagegate.link_store import LinkStore
-from imagegate.share import Share
+from imagegate.http.access import KEY_HEADER, HostDoor, KeyDoor
+from imagegate.operator.rest import create_app
+from imagegate.share.app import create_approver
+from imagegate.share.share import Share
+from imagegate.storage.links import LinkStore
+from imagegate.storage.sql.database import Database
 from tests.attacks.scene import API, JSON, PNG, PREFIX, Answer, Operator, Scene, Visitor
-from tests.test_api import png
+from tests.operator.test_api import png
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND")
 NEEDS = {

@@ -11,11 +11,11 @@ from urllib.parse import quote
 
 import pytest
 
+from imagegate.core.model import BadPicture, NotRecorded, Selection, StoreError
 from imagegate.gate_bus import GateBus
-from imagegate.model import BadPicture, NotRecorded, Selection, StoreError
 from tests.attacks.scene import API, MARK, PREFIX, Answer, Ports, Scene, Visitor, stream
-from tests.stored import stored_bus
-from tests.test_api import png
+from tests.operator.test_api import png
+from tests.support.stored import stored_bus
 
 HERO = Selection(title="Hero", workflow_id="w1")
 
@@ -300,8 +300,8 @@ def test_news_of_another_scope(anywhere: Scene) -> None:
 
 def test_the_rhythm_of_news(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """How often others answer can neither be told from the signs of life, nor keep them away."""
-    monkeypatch.setattr("imagegate.serving.HEARTBEAT", 0.3)
-    monkeypatch.setattr("imagegate.approver.HEARTBEAT", 0.3)
+    monkeypatch.setattr("imagegate.http.serving.HEARTBEAT", 0.3)
+    monkeypatch.setattr("imagegate.share.app.HEARTBEAT", 0.3)
     guest = scene.guest(among=HERO)
     over = threading.Event()
 

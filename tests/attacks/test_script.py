@@ -14,12 +14,12 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
-from imagegate.folder import FolderSession
+from imagegate.folder.log import JOURNAL
+from imagegate.folder.session import FolderSession
 from imagegate.gate_bus import GateBus
-from imagegate.journal import JOURNAL
 from tests.attacks.scene import PREFIX, Operator, Ports, Scene, Visitor
-from tests.browser import WAIT, chromium
-from tests.stored import PATIENCE
+from tests.support.browser import WAIT, chromium
+from tests.support.stored import PATIENCE
 
 SCRIPTS = {
     "script": "<script>window.__pwned=1</script>",

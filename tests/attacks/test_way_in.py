@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from imagegate.links import Link
+from imagegate.core.links import Link
 from tests.attacks.scene import API, PREFIX, Answer, Scene, Visitor, connect, raw, statuses, stream
-from tests.stored import PATIENCE
-from tests.test_api import png
+from tests.operator.test_api import png
+from tests.support.stored import PATIENCE
 
 Tamper = Callable[[str, Link], str]
 

@@ -21,10 +21,10 @@ import pytest
 from PIL import Image, ImageDraw
 from playwright.sync_api import Browser
 
-from tests.browser import chromium as open_chromium
 from tests.live.comfyui import Comfy, until
 from tests.live.front import Front
-from tests.postgres import PostgreSQL
+from tests.support.browser import chromium as open_chromium
+from tests.support.postgres import PostgreSQL
 
 HERE = Path(__file__).parent
 PACK = HERE.parents[1]

@@ -12,7 +12,7 @@ from playwright.sync_api import TimeoutError as PlaywrightTimeoutError
 
 from tests.live.comfyui import Comfy, gated, node, noise, until
 from tests.live.front import GATE, PARKED_COLOR, TOAST, Front, both
-from tests.painting import PAINT, capsule, open_editor, stroke
+from tests.support.painting import PAINT, capsule, open_editor, stroke
 
 
 @pytest.mark.parametrize("front", ["canvas", "light", "vue"], indirect=True)

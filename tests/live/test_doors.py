@@ -13,11 +13,11 @@ import httpx2 as httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.browser import chromium
+from tests.http.test_foreign_pages import FLAGS, TRY, visit
+from tests.http.test_origins import TABLE, Case
 from tests.live.comfyui import Comfy, gated, until
 from tests.live.conftest import _free_port, running
-from tests.test_foreign_pages import FLAGS, TRY, visit
-from tests.test_origins import TABLE, Case
+from tests.support.browser import chromium
 
 API = "/imagegate/api"
 # What needs no setting. Links from other sites ComfyUI refuses itself, as all cross-site calls.

@@ -14,13 +14,13 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from PIL import Image, ImageDraw
 
-from tests.comfy_stand_in import Comfy as StandIn
-from tests.graph_nodes import SIZE, seen
 from tests.live.comfyui import Comfy, Prompt, node, sink, until
 from tests.live.test_park import park
 from tests.live.test_prompts import _png
-from tests.random_graphs import difference, graphs, paints, route, waiting
-from tests.stage import Stage
+from tests.support.comfy_stand_in import Comfy as StandIn
+from tests.support.graph_nodes import SIZE, seen
+from tests.support.random_graphs import difference, graphs, paints, route, waiting
+from tests.support.stage import Stage
 
 COLOURS = {"red": (200, 0, 0), "green": (0, 200, 0), "blue": (0, 0, 200), "grey": (90, 90, 90)}
 

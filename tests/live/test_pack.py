@@ -29,7 +29,7 @@ def test_importing_the_pack_costs_next_to_nothing(comfy: Comfy) -> None:
 
 def test_nothing_heavy_is_imported_at_start(comfy: Comfy) -> None:
     """ComfyUI is up with the node in it, and neither gradio nor a web server was imported."""
-    own = {name for name in comfy.started_with if name.endswith("imagegate.gate")}
+    own = {name for name in comfy.started_with if name.endswith("imagegate.comfy.node")}
     assert own, "the node is loaded"
     assert comfy.started_with.isdisjoint({"gradio", "fastapi", "uvicorn"})
 

@@ -1,0 +1,1 @@
+"""The nodes, and everything that knows ComfyUI."""

@@ -1,0 +1,279 @@
+"""Goes on with parked gates: re-queues the prompt of one that was decided, and sees to its end."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..core.failures import report_failure
+from ..core.model import ImageGateError, State
+from ..core.prompts import GATE_CLASSES, NOT_YET, with_decisions
+from ..storage.stored_bus import StoredBus
+from .graph import Graph
+
+if TYPE_CHECKING:  # they bring SQLAlchemy
+    from ..storage.runs import Claim
+
+AT_ONCE = 2
+"""Gates taken up at the same time: the queue never runs dry, and others get their share."""
+LOOK = 0.1
+"""Seconds between looks at prompts that run: ComfyUI tells only its pages when one has ended."""
+UNSURE = 20.0
+"""Seconds after which a prompt that ComfyUI did not confirm will not be queued any more."""
+IDLE = 5.0
+"""Seconds between looks for what no news came of, such as another worker's claim that ran out."""
+
+log = logging.getLogger("imagegate")
+
+
+class Refused(Exception):
+    """ComfyUI does not take the prompt; the message is its own."""
+
+
+@dataclass(frozen=True)
+class End:
+    """How a prompt ended. ``error`` is ComfyUI's own message, empty if it went well.
+
+    ``interrupted``: because somebody wanted it so. ``gone``: it is not there, and never ran.
+    """
+
+    error: str = ""
+    interrupted: bool = False
+    gone: bool = False
+
+
+@dataclass(frozen=True)
+class _Running:
+    """A prompt that was queued. ``left_out``: what ComfyUI said will not run of it.
+
+    ``unsure``: what was said instead of an answer, and until when (monotonic) the prompt may still
+    turn up in the queue.
+    """
+
+    claim: Claim
+    left_out: str = ""
+    unsure: tuple[str, float] | None = None
+
+
+class PromptQueue(Protocol):
+    """What is needed of ComfyUI."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether it takes prompts yet."""
+
+    def is_output(self, class_type: str) -> bool:
+        """Whether nodes of this class are outputs."""
+
+    def submit(self, request: Mapping[str, Any]) -> str:
+        """Queue a prompt, as its own page does; what it says of nodes that will not run.
+
+        Raises:
+            Refused: it does not take it.
+        """
+
+    def ended(self, prompt_id: str) -> End | None:
+        """How a prompt ended; None while it is queued or runs."""
+
+    def remove(self, prompt_id: str) -> bool:
+        """Take a prompt out of the queue; False if it is not there any more."""
+
+
+def going_on(claim: Claim, is_output: Callable[[str], bool]) -> tuple[dict[str, Any], list[str]]:
+    """The prompt of decided gates, and the output nodes that shall run.
+
+    Every gate of the run that was asked has its decisions in the prompt, each item of a list in its
+    place: of the claimed node only the claimed items, so that what hangs on the others does not run
+    again; of all other nodes what earlier prompts have used. What needs several gates so runs once,
+    with the last of them. An item that was stopped, or whose answer is not used yet, is blocked.
+    """
+    first = claim.parked
+    prompt, graph = first.prompt, Graph(first.prompt)
+    decisions: dict[str, list[str]] = {}
+    for node, found in prompt.items():
+        if found.get("class_type") in GATE_CLASSES:
+            given = _decisions(claim, node, graph)
+            if any(given):
+                decisions[node] = given
+    routes = {decision.route for decision in claim.decisions if decision.route is not None}
+    hangs = graph.behind(first.node, {0, *routes})
+    outputs = first.targets or [node for node in hangs if is_output(prompt[node]["class_type"])]
+    return with_decisions(prompt, decisions), sorted(hangs.intersection(outputs))
+
+
+def _decisions(claim: Claim, node: str, graph: Graph) -> list[str]:
+    """What the gate at a node is given, one for each item of its list; see `with_decisions`."""
+    # Of several that were asked in the same place the newest counts: those before it failed.
+    asked = {
+        sibling.item: sibling
+        for sibling in claim.siblings
+        if sibling.node == node and sibling.state is not State.WITHDRAWN
+    }
+    claimed = {
+        parked.item: gate.gate.id
+        for gate, parked in zip(claim.gates, claim.stored, strict=True)
+        if parked.node == node
+    }
+    if not asked and not claimed:
+        return []
+    sizes = [sibling.length for sibling in asked.values()]
+    sizes += [parked.length for parked in claim.stored if parked.node == node]
+    if claimed:
+        return [claimed.get(item, NOT_YET) for item in range(max(sizes))]
+    # Those that nobody has answered: lost with the prompt that asked, or not reached before.
+    live = {item for sibling in asked.values() for item in sibling.live}
+    behind = node in graph.behind(claim.parked.node)
+    given = []
+    for item in range(max(sizes)):
+        sibling = asked.get(item)
+        if sibling is not None:
+            given.append(sibling.gate_id if sibling.usable else NOT_YET + sibling.gate_id)
+        else:
+            given.append("" if behind or item in live else NOT_YET)
+    return given
+
+
+class Resumer:
+    """A thread that goes on with decided gates, until it is closed.
+
+    Args:
+        bus: where gates are taken up. Its store is not opened for this alone unless it exists.
+        queue: ComfyUI's.
+    """
+
+    def __init__(self, bus: StoredBus, queue: PromptQueue) -> None:
+        self._bus = bus
+        self._queue = queue
+        self._woken = threading.Event()
+        self._closing = False
+        self._running: dict[str, _Running] = {}  # by prompt id
+        self._thread = threading.Thread(target=self._run, name="imagegate-resumer", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """End, and wait until it has. What runs goes on, and is taken up again by somebody."""
+        self._closing = True
+        self._woken.set()
+        self._thread.join(10)
+
+    def _run(self) -> None:
+        failing, ready = False, False
+        with self._bus.subscribe(self._woken.set, limit=1) as news:
+            while not self._closing:
+                self._woken.clear()
+                news.drain()  # that something happened is all there is to know
+                try:
+                    ready = self._queue.ready
+                    if ready and (self._bus.opened or self._bus.exists()):
+                        self._turn()
+                    failing = False
+                except Exception as error:  # the next one may fare better
+                    report_failure("parked gates do not go on", error)
+                    failing = isinstance(error, ImageGateError)
+                # Also woken by news; a store that fails is not asked all the time.
+                soon = not ready or (self._running and not failing)
+                self._woken.wait(LOOK if soon else IDLE)
+
+    def _turn(self) -> None:
+        for prompt_id, running in list(self._running.items()):
+            if self._over(prompt_id, running):
+                del self._running[prompt_id]
+        self._bus.renew([running.claim for running in self._running.values()])
+        while len(self._running) < AT_ONCE and not self._closing:
+            due = self._bus.claim()
+            if due is None:
+                return
+            try:
+                self._go_on(due)
+            except ImageGateError:
+                raise
+            except Exception as error:  # somebody has to know, or it is tried for ever
+                report_failure(f"gate {due.title!r} could not go on", error)
+                self._settle(due, f"it could not be prepared: {error!r}")
+
+    def _over(self, prompt_id: str, running: _Running) -> bool:
+        """Whether a prompt has ended; then its gate is settled."""
+        end = self._queue.ended(prompt_id)
+        if end is None:
+            return False
+        error = end.error or running.left_out
+        if end.gone and running.unsure is not None:
+            error, until = running.unsure
+            if time.monotonic() < until:
+                return False
+        if end.interrupted and self._bus.stopped_in(prompt_id):
+            error = ""  # a Stop at a later gate of the same prompt is not a failure of this one
+        if error:
+            why = "the prompt that it came from failed, and its gate is asked again"
+            self._bus.withdraw_parked(prompt_id, why)
+        self._settle(running.claim, error)
+        return True
+
+    def _go_on(self, claim: Claim) -> None:
+        prompt, targets = going_on(claim, self._queue.is_output)
+        if not targets:
+            log.info("gate %r: nothing hangs on route %s", claim.title, claim.labels)
+            self._bus.finish(claim, "nothing hangs on this route")
+            return
+        prompt_id = str(uuid.uuid4())
+        stored = claim.parked
+        request = {
+            "prompt": prompt,
+            "prompt_id": prompt_id,
+            "extra_data": dict(stored.extra),
+            "partial_execution_targets": targets,
+            "front": True,  # a person has waited for it, which what was queued later has not
+        }
+        if stored.client:
+            request["client_id"] = stored.client
+        running = _Running(claim)
+        try:
+            left_out = self._queue.submit(request)
+            running = _Running(claim, left_out)
+            if left_out and self._queue.remove(prompt_id):
+                self._settle(claim, left_out)
+                return
+        except Refused as refused:
+            self._settle(claim, str(refused))
+            return
+        except OSError as error:  # it may have taken the prompt all the same: see what is there
+            said = f"ComfyUI did not answer: {error}"
+            report_failure(f"gate {claim.title!r}: ComfyUI did not answer", error)
+            running = _Running(claim, unsure=(said, time.monotonic() + UNSURE))
+        self._running[prompt_id] = running
+        log.info("gate %r goes on, to %s", claim.title, claim.labels)
+
+    def _settle(self, claim: Claim, error: str) -> None:
+        if error:
+            held = self._bus.put_back(claim, error)
+            log.warning("gate %r could not go on and waits again: %s", claim.title, error)
+        else:
+            left = self._still_waited_for(claim)
+            held = self._bus.finish(claim, left)
+            log.info("gate %r has gone on%s", claim.title, f": {left}" if left else "")
+        if not held:
+            log.warning("gate %r was meanwhile taken up by another worker, too", claim.title)
+
+    def _still_waited_for(self, claim: Claim) -> str:
+        """Which open gates of the run hold back what hangs on them and on the claimed ones."""
+        graph = Graph(claim.parked.prompt)
+        mine = graph.behind(claim.parked.node)
+        ids = {
+            sibling.gate_id
+            for sibling in claim.siblings
+            if sibling.state.open and sibling.node != claim.parked.node
+            if mine & graph.behind(sibling.node)
+        }
+        left = [gate.gate.title for gate in self._bus.several(ids) if gate.state.open]
+        if not left:
+            return ""
+        titles = ", ".join(repr(title) for title in dict.fromkeys(left))
+        return f"what also hangs on {titles} runs after the answer there"

@@ -1,0 +1,1 @@
+"""The records, rules and words everybody shares. Standard library only."""

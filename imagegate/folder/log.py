@@ -1,0 +1,186 @@
+"""The journal of a sorted folder, ``decisions.jsonl``: one line a decision, only ever added to."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from typing import Any
+
+from ..pictures import atomic as disk
+from .tree import Tree
+
+JOURNAL = "decisions.jsonl"
+TORN = "decisions.torn"
+
+Line = dict[str, Any]
+
+log = logging.getLogger("imagegate")
+
+
+class InUse(Exception):
+    """Another process writes this journal."""
+
+
+class Journal:
+    """The journal of one sorted folder, opened and read. For one thread.
+
+    Args:
+        out: the sorted folder.
+
+    Attributes:
+        standing: the lines of decisions that were not taken back, oldest first, by their `name_of`.
+        decided: for each file that is decided, by its `origin`, the line that counts.
+        clicks: the clicks that have counted, also of decisions taken back, by the gate's id.
+        last: the last line there is, or None.
+
+    Raises:
+        InUse: another process has it.
+        OSError: it cannot be made, read or written.
+    """
+
+    def __init__(self, out: Tree) -> None:
+        self.path = out.root / JOURNAL
+        self.standing: dict[str, Line] = {}
+        self.decided: dict[str, Line] = {}
+        self.clicks: dict[str, frozenset[str]] = {}
+        self.last: Line | None = None
+        self._out = out
+        self._elsewhere: dict[str, set[str]] = {}  # origins, by the path within their folder
+        self._cut: int | None = None  # where a line starts that could not be taken off yet
+        self._file = out.append_to(JOURNAL)
+        try:
+            if not disk.lock(self._file):
+                raise InUse(str(self.path))
+            out.sync("")
+            self._read()
+        except BaseException:
+            os.close(self._file)
+            raise
+
+    def close(self) -> None:
+        """Let another process have it."""
+        os.close(self._file)
+
+    def append(self, line: Line) -> int:
+        """Add a line for good; returns where it starts. If this fails, nothing was added.
+
+        The line does not count in `decided` until `count` is called.
+        """
+        mine = os.fstat(self._file)
+        try:
+            there = self._out.stat(JOURNAL)
+        except FileNotFoundError:
+            raise OSError(f"{self.path} was deleted; start again") from None
+        if (there.st_dev, there.st_ino) != (mine.st_dev, mine.st_ino):
+            raise OSError(f"{self.path} is another file now; start again")
+        if self._cut is not None:
+            self.take_off(self._cut)
+        start = os.lseek(self._file, 0, os.SEEK_END)
+        try:
+            self._write(json.dumps(line).encode() + b"\n")
+        except BaseException:
+            self.take_off(start)
+            raise
+        return start
+
+    def take_off(self, start: int) -> None:
+        """Remove the line just added, which nobody was told of."""
+        self._cut = start  # tried again before the next line, should this fail
+        os.ftruncate(self._file, start)
+        os.fsync(self._file)
+        self._cut = None
+
+    def count(self, line: Line) -> None:
+        """Let a line count."""
+        name, place = name_of(line), origin(line["folder"], line["file"])
+        if line.get("undo"):
+            self.standing.pop(name, None)
+            if place in self.decided and name_of(self.decided[place]) == name:
+                del self.decided[place]
+            return
+        self.standing.pop(name, None)  # the last one comes last
+        self.standing[name] = self.decided[place] = line
+        self._elsewhere.setdefault(line["file"], set()).add(place)
+        if line["click"]:
+            gate = line["gate"]
+            self.clicks[gate] = self.clicks.get(gate, frozenset()) | {line["click"]}
+
+    def candidates(self, folder: str, file: str) -> list[Line]:
+        """Decisions that may be about this file, for whoever compares what the file holds.
+
+        That about a file of this place is the only one. If there is none: those about a file of
+        this name in folders elsewhere, which may have been moved here, and in older journals,
+        which do not name the folder.
+        """
+        own = self.decided.get(origin(folder, file))
+        if own is not None:
+            return [own]
+        others = self._elsewhere.get(file, ())
+        return [self.decided[place] for place in tuple(others) if place in self.decided]
+
+    def _write(self, text: bytes) -> None:
+        os.lseek(self._file, 0, os.SEEK_END)
+        while text:
+            text = text[os.write(self._file, text) :]
+        os.fsync(self._file)
+
+    def _read(self) -> None:
+        with open(self._file, "rb", closefd=False) as file:
+            file.seek(0)  # on Windows `disk.lock` leaves it far behind the end
+            text = file.read()
+        end = text.rfind(b"\n") + 1
+        whole, torn = text[:end], text[end:]
+        if torn and parse(torn) is not None:  # only its end is missing
+            whole = text
+            self._write(b"\n")
+        elif torn:
+            self._set_aside(torn, end)
+        for number, row in enumerate(whole.split(b"\n"), 1):
+            line = parse(row)
+            if line is not None:
+                self.count(line)
+                self.last = line
+            elif row.strip():
+                log.warning("line %d of %s is not understood and left alone", number, self.path)
+
+    def _set_aside(self, torn: bytes, start: int) -> None:
+        with os.fdopen(self._out.append_to(TORN), "r+b") as aside:
+            aside.seek(0, os.SEEK_END)
+            aside.write(torn + b"\n")
+            aside.flush()
+            os.fsync(aside.fileno())
+        self.take_off(start)
+        log.warning(
+            "the last line of %s was cut off and does not count; it was set aside in %s",
+            self.path, TORN,
+        )  # fmt: skip
+
+
+def parse(row: bytes) -> Line | None:
+    """A line of the journal, with what it must have; None if it is none."""
+    try:
+        line = json.loads(row)
+    except ValueError:
+        return None
+    texts = ("file", "sha256", "out")
+    if not isinstance(line, dict) or not all(isinstance(line.get(key), str) for key in texts):
+        return None
+    return ABSENT | line
+
+
+ABSENT: Line = {
+    "mask": None, "made": True, "moved": False, "size": -1, "mtime_ns": -1, "folder": "",
+    "gate": "", "click": "", "width": 0, "height": 0, "lost": {},
+}  # fmt: skip
+"""What lines of older versions do not have."""
+
+
+def origin(folder: str, file: str) -> str:
+    """Where a file came from; only its path within the folder if the folder is not known."""
+    return f"{folder.rstrip('/')}/{file}" if folder else file
+
+
+def name_of(line: Line) -> str:
+    """What tells a decision from all others, and is the same in the line that takes it back."""
+    return line["gate"] or f"{origin(line['folder'], line['file'])}\0{line['sha256']}"

@@ -1,0 +1,1 @@
+"""What both web apps share: who may call, how a call is answered, and the server."""

@@ -1,0 +1,1 @@
+"""Notifies people of gates that wait."""

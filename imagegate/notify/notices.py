@@ -1,0 +1,268 @@
+"""Tells people of gates that wait for long, through Apprise, where it is installed and set.
+
+A worker tells of the gates that it asked itself, parked ones of its earlier processes included. A
+panel on its own (``gradio_app.py``, over a folder or a store) tells of none: somebody sits there,
+or the workers do it.
+
+A gate is told of once, and again if it waits again: when its answer was taken back, when it could
+not go on, when its worker came back from the dead. That it was told of is a line of its history, so
+a restart changes nothing. Where a service gave up on a gate, it is told of after the next restart.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+from ..core.failures import report_failure
+from ..core.news import Subscription
+from ..core.pictures import Picture
+from ..core.settings import NoticeSettings
+from ..storage.stored_bus import StoredBus
+from .apprise import THREAD, Messenger, services
+from .wording import Message, Waits, message
+
+APART = 10
+"""More gates than this at once, a list of images say, are told of in one notice in any case."""
+AGAIN = 5.0
+"""Seconds before a store that failed is asked again."""
+GRACE = 1.0
+"""Seconds that `Notices.close` lets a service finish what it is sending."""
+KEPT = 10_000
+"""Gates of which it is remembered what became of them."""
+
+INSTALL = "IMAGEGATE_NOTIFY is set, but no notices are sent: pip install apprise (%s)"
+BROKEN = "IMAGEGATE_NOTIFY is set, but no notices are sent: Apprise failed (%s)"
+
+log = logging.getLogger("imagegate")
+
+
+class Notices:
+    """Threads that tell people, until closed. Nothing that waits for a gate waits for these.
+
+    The store is not opened for this: it is looked at as soon as somebody else has.
+
+    Args:
+        bus: whose gates.
+        url: the panel's address where the settings name none.
+    """
+
+    def __init__(
+        self, bus: StoredBus, settings: NoticeSettings, url: Callable[[], str] = str
+    ) -> None:
+        self._bus = bus
+        self._settings = settings
+        self._url = url
+        self._woken = threading.Event()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=THREAD, daemon=True)
+        # All below is of that thread alone, but for what went out, which the lock guards.
+        self._messengers: list[Messenger] = []
+        self._due: dict[str, float] = {}  # gate id -> when it is to be told of (monotonic)
+        self._order: list[tuple[float, str]] = []  # the same as a heap; may hold what is over
+        self._handed: dict[str, _Handed] = {}
+        self._blind = True  # whether more may wait than is known
+        self._failing = False
+        self._lock = threading.Lock()
+        self._went_out: dict[str, str] = {}  # gate id -> the service's name
+
+    def start(self) -> None:
+        """Begin, if there is anybody to tell."""
+        if self._settings.addresses:
+            self._thread.start()
+
+    def close(self) -> None:
+        """End soon, whatever the services do."""
+        self._closing.set()
+        self._woken.set()
+        if self._thread.ident is not None:
+            self._thread.join(GRACE + 2)
+
+    # -- the thread
+
+    def _run(self) -> None:
+        try:
+            found = services(self._settings.addresses)
+        except ImportError as error:
+            log.warning(INSTALL, error)
+            return
+        except Exception as error:  # what it says may hold an address
+            log.warning(BROKEN, type(error).__name__)
+            return
+        if not found:
+            return
+        self._messengers = [Messenger(self, schema, send) for schema, send in found]
+        for messenger in self._messengers:
+            messenger.start()
+        with self._bus.subscribe(self._woken.set) as news:
+            while not self._closing.is_set():
+                self._woken.clear()
+                self._try(news)
+                self._woken.wait(self._rest())
+        until = time.monotonic() + GRACE
+        for messenger in self._messengers:
+            messenger.leave(until)
+        self._try(None)
+
+    def _try(self, news: Subscription | None) -> None:
+        try:
+            if news is not None:
+                self._hear(news)
+            if self._bus.opened:
+                self._record()
+                if news is not None:
+                    self._look()
+                    self._hand_over()
+            self._failing = False
+        except Exception as error:  # it is tried again, so one failure must not end it
+            self._blind = True
+            if self._bus.opened:
+                report_failure("notices have to wait", error)
+            self._failing = True
+
+    def _rest(self) -> float | None:
+        """Seconds until there is something to do, if nothing happens; None for ever."""
+        if self._failing:
+            return AGAIN
+        head = self._head()
+        if head is None:
+            return None
+        return min(max(0.0, head - time.monotonic()), threading.TIMEOUT_MAX)
+
+    def _head(self) -> float | None:
+        """When the next notice goes out."""
+        while self._order and self._due.get(self._order[0][1]) != self._order[0][0]:
+            heapq.heappop(self._order)
+        return self._order[0][0] + self._settings.digest if self._order else None
+
+    def _tell_at(self, gate_id: str, due: float) -> None:
+        self._due[gate_id] = due
+        heapq.heappush(self._order, (due, gate_id))
+
+    def _hear(self, news: Subscription) -> None:
+        """Some gates wait from now on, others do not any more."""
+        found, missed = news.drain()
+        self._blind = self._blind or missed
+        now = time.monotonic()
+        for item in found:
+            gate = item.gate
+            if not gate.state.open:
+                self._due.pop(gate.gate.id, None)
+            elif item.kind == "published" and gate.gate.worker == self._bus.name:
+                self._tell_at(gate.gate.id, now + self._settings.after)
+
+    def _look(self) -> None:
+        """Find all that waits, if more may than was heard of."""
+        if not self._blind:
+            return
+        found, now = self._bus.untold(), time.monotonic()
+        self._due.clear()
+        self._order.clear()
+        for one in found:
+            if not self._has(one.gate_id, one.asked):
+                self._tell_at(one.gate_id, now + self._settings.after - max(0.0, one.age))
+        self._blind = False
+
+    def _hand_over(self) -> None:
+        """Give the services what has waited long enough, if it still does."""
+        head, now = self._head(), time.monotonic()
+        if head is None or head > now:
+            return
+        ripe = [gate_id for gate_id, due in self._due.items() if due <= now]
+        found = self._bus.untold(ripe)
+        for gate_id in ripe:
+            del self._due[gate_id]
+        ready: dict[str, float] = {}
+        for one in found:
+            age = max(0.0, one.age)
+            if self._has(one.gate_id, one.asked):
+                continue
+            if age < self._settings.after:  # it waits again, since a moment ago
+                self._tell_at(one.gate_id, now + self._settings.after - age)
+                continue
+            ready[one.gate_id] = now - age
+            self._handed.pop(one.gate_id, None)  # the newest stands last
+            self._handed[one.gate_id] = _Handed(one.asked)
+        while len(self._handed) > max(KEPT, len(ready)):
+            del self._handed[next(iter(self._handed))]
+        for messenger in self._messengers if ready else ():
+            messenger.tell(ready)
+
+    def _has(self, gate_id: str, asked: int) -> bool:
+        """Whether the services were given this gate since it was last asked."""
+        handed = self._handed.get(gate_id)
+        return handed is not None and handed.asked == asked
+
+    def _record(self) -> None:
+        """Write down what went out, once a gate, however many services it went through."""
+        with self._lock:
+            out, self._went_out = self._went_out, {}
+        try:
+            for schema in sorted(set(out.values())):
+                ids = [i for i, by in out.items() if by == schema and not self._is_written(i)]
+                if ids:
+                    self._bus.told(ids, f"by {schema}")
+                for gate_id in ids:
+                    if gate_id in self._handed:
+                        self._handed[gate_id].written = True
+        except BaseException:
+            with self._lock:
+                self._went_out = out | self._went_out
+            raise
+
+    def _is_written(self, gate_id: str) -> bool:
+        handed = self._handed.get(gate_id)
+        return handed is not None and handed.written
+
+    # -- what messengers need
+
+    @property
+    def closing(self) -> threading.Event:
+        """Set when this ends."""
+        return self._closing
+
+    def parts(self, gate_ids: Collection[str]) -> Iterable[Collection[str]]:
+        """These gates as they go into notices: a digest, or one each unless there are many."""
+        if self._settings.digest or len(gate_ids) > APART:
+            return [gate_ids]
+        return [[gate_id] for gate_id in gate_ids]
+
+    def still(self, since: Mapping[str, float]) -> list[Waits]:
+        """Those of these gates that are still open, the oldest first."""
+        found = [gate for gate in self._bus.several(list(since)) if gate.state.open]
+        found.sort(key=lambda gate: gate.seq)
+        now = time.monotonic()
+        return [Waits(gate, now - since[gate.gate.id]) for gate in found]
+
+    def write(self, waiting: list[Waits]) -> tuple[Message, Picture | None]:
+        """A notice of these gates; with its image, if it is of one and that is allowed."""
+        picture = None
+        if self._settings.image and len(waiting) == 1:
+            picture = self._picture(waiting[0].gate.gate.id)
+        return message(waiting, self._settings.url or self._url()), picture
+
+    def went_out(self, gate_ids: Collection[str], schema: str) -> None:
+        """A notice of these gates was taken by a service."""
+        with self._lock:
+            self._went_out = dict.fromkeys(gate_ids, schema) | self._went_out
+        self._woken.set()
+
+    def _picture(self, gate_id: str) -> Picture | None:
+        try:
+            pictures = self._bus.pictures(gate_id)
+            return pictures.preview(0) if pictures is not None else None
+        except Exception as error:  # the notice matters more
+            log.info("a notice goes out without its image: %s", error)
+            return None
+
+
+@dataclass
+class _Handed:
+    """A gate that the services were given; ``asked`` as in `Untold`. Whether that is on record."""
+
+    asked: int
+    written: bool = False

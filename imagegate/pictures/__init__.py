@@ -1,0 +1,1 @@
+"""Images, previews and masks, and the files they are kept in."""

@@ -1,0 +1,1 @@
+"""Reads image files of every kind, and says why it cannot."""

@@ -1,0 +1,1 @@
+"""The approver's web app: what a share link opens, and the way it is reached."""

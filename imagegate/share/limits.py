@@ -1,0 +1,82 @@
+"""How often somebody may do something: changes in a minute, requests in a second."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+
+from ..http.access import Refused
+
+MINUTE = 60.0
+KEPT = 1000
+"""Counts after which those whose minute has passed are dropped."""
+
+
+class Pace:
+    """Holds back who asks for more than so many changes a minute. Thread-safe.
+
+    Args:
+        a_minute: how many are let through in a minute, which begins with the first.
+        clock: gives seconds that never go back.
+    """
+
+    def __init__(self, a_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._most = a_minute
+        self._clock = clock
+        self._lock = threading.Lock()  # guards the counts
+        self._counts: dict[str, tuple[float, int]] = {}  # when its minute ends, changes in it
+
+    def keep(self, who: str) -> None:
+        """Count a change. Raises `Refused` if there were too many."""
+        now = self._clock()
+        with self._lock:
+            ends, count = self._counts.get(who, (0.0, 0))
+            if now >= ends:
+                ends, count = now + MINUTE, 0
+            self._counts[who] = ends, count + 1
+            if len(self._counts) > KEPT:
+                self._counts = {one: kept for one, kept in self._counts.items() if kept[0] > now}
+        if count >= self._most:
+            raise Refused(429, "Too fast. Try again in a moment.", max(1, round(ends - now)))
+
+
+class Budget:
+    """Lets so many requests a second through; more have to wait. Thread-safe.
+
+    Nobody is refused, and so nobody kept out: who sends more at once than is let through waits
+    longer, on connections of which there are only so many.
+
+    Args:
+        a_second: requests that are let through in the long run, from each who asks.
+        burst: requests that are let through at once.
+    """
+
+    LONGEST = 5.0
+    """Seconds that one waits at most."""
+
+    def __init__(
+        self, a_second: float, burst: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._each = 1 / a_second
+        self._free = burst / a_second
+        self._clock = clock
+        self._lock = threading.Lock()  # guards the next
+        self._until: dict[str, float] = {}  # up to when what was let through lasts
+
+    def delay(self, who: str) -> float:
+        """Count a request; seconds that it has to wait."""
+        now = self._clock()
+        with self._lock:
+            until = max(now, self._until.get(who, now)) + self._each
+            self._until[who] = until = min(until, now + self._free + self.LONGEST)
+            if len(self._until) > KEPT:
+                self._until = {one: at for one, at in self._until.items() if at > now}
+        return max(0.0, until - now - self._free)
+
+    async def take(self, who: str) -> None:
+        """Count a request, and wait until it is its turn."""
+        delay = self.delay(who)
+        if delay:
+            await asyncio.sleep(delay)

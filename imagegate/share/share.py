@@ -1,0 +1,276 @@
+"""Sharing: the links that were made here, and the approver's door, open while one of them is live.
+
+The door is a port of its own, for which no header and no path of the operator's port can be taken.
+A tunnel leads to one on this machine only, and a network's address to another; both serve the same
+app. They open with the first link that needs them and close with the last.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..core.bus import Bus
+from ..core.failures import report_failure
+from ..core.links import Link, Reach
+from ..core.news import Bell, Subscription
+from ..http.listener import Listener
+from ..http.sockets import address_in_network
+from .tunnel import Standing, TunnelKeeper
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+    from ..storage.links import LinkStore
+
+PORT = 7866
+"""Where the approver's door listens in the network; the next one that is free if this is taken."""
+PORTS = 20
+PREFIX = "/imagegate"
+AGAIN = 5.0
+"""Seconds until the links are read again after that failed."""
+LONGEST = 24 * 3600.0
+"""Seconds that are waited for at once."""
+
+
+class Share:
+    """The links made in this process, and the doors that they need. Thread-safe.
+
+    Nothing is started before `start`, and no door opened before there is a link.
+
+    Args:
+        bus: whose gates are shown.
+        links: gives the links, which may open their store. Raises `StoreError`.
+        worker: the id of this process, whose links are served here.
+        others: gives the names of the other processes that are alive, by their ids.
+        progress: what a folder's session says of itself.
+        port: where the door listens in the network.
+        tunnel: keeps a tunnel to a port; another one in tests.
+        names: under which people call the door in their network; see `imagegate.core.origins`.
+    """
+
+    def __init__(
+        self,
+        bus: Bus,
+        links: Callable[[], LinkStore],
+        *,
+        worker: str = "",
+        others: Callable[[], Mapping[str, str]] = dict,
+        progress: Callable[[], dict[str, Any]] | None = None,
+        port: int = PORT,
+        tunnel: Callable[[int, Callable[[], None]], TunnelKeeper] = TunnelKeeper,
+        names: Sequence[str] = (),
+    ) -> None:
+        self.changed = Bell()
+        """Rings when a link, or where the door can be reached, has changed."""
+        self._bus = bus
+        self._links = links
+        self._worker = worker
+        self._others = others
+        self._progress = progress
+        self._port = port
+        self._tunnel = tunnel
+        self._names = names
+        self._woken = threading.Event()
+        self._closing = False
+        self._lock = threading.Lock()  # guards the thread
+        self._thread: threading.Thread | None = None
+        # Only the thread changes these.
+        self._app: ASGIApp | None = None
+        self._inner: Listener | None = None
+        self._outer: Listener | None = None
+        self._keeper: TunnelKeeper | None = None
+        self._trouble = ""  # why there is no door
+
+    # -- links
+
+    def create(self, name: str, **given: Any) -> tuple[Link, str]:
+        """A new link and its token, as `LinkStore.create`; its door opens soon."""
+        self.start()
+        return self._links().create(name, worker=self._worker, **given)
+
+    def reissue(self, link_id: str) -> tuple[Link, str]:
+        """A new address for a link; see `LinkStore.reissue`."""
+        self.start()
+        return self._links().reissue(link_id, self._worker, self._others())
+
+    def revoke(self, link_id: str) -> Link:
+        """End a link at once; see `LinkStore.revoke`."""
+        return self._links().revoke(link_id)
+
+    def told(self, *links: Link) -> list[dict[str, Any]]:
+        """Links as the operator's REST tells them.
+
+        ``moved``: its address leads nowhere, because the door is elsewhere now or its process has
+        ended. ``worker``: whose door it opens, if that is another process that is alive.
+        """
+        door, others = self.door(), self._others()
+        answered = self._bus.answered([link.id for link in links])
+
+        def tell(link: Link) -> dict[str, Any]:
+            now = door[link.reach.value]["url"]
+            lost = link.worker != self._worker and link.worker not in others
+            return link.to_json() | {
+                "decisions": answered.get(link.id, 0),
+                "moved": link.live and (lost or bool(now and link.door not in ("", now))),
+                "worker": others.get(link.worker, ""),
+            }
+
+        return [tell(link) for link in links]
+
+    def to_json(self) -> dict[str, Any]:
+        """All links, and where the door can be reached, as the operator's REST tells it."""
+        links = self._links()
+        return {"links": self.told(*links.all()), "door": self.door(), "now": links.now()}
+
+    def waits_for(self, link: Link) -> bool:
+        """Whether somebody may still come by its address."""
+        now = self._links().get(link.id)
+        return now.live and not (now.once and now.opened)
+
+    def door(self) -> dict[str, dict[str, Any]]:
+        """By `Reach`: the address that links are below, else why there is none."""
+        keeper, outer = self._keeper, self._outer
+        tunnel = keeper.standing if keeper is not None else Standing(problem=self._trouble)
+        here, problem = "", self._trouble
+        if outer is not None:
+            address = address_in_network()
+            here = f"http://{address}:{outer.port}{PREFIX}" if address else ""
+            problem = "" if address else "this machine is in no network"
+        return {
+            Reach.INTERNET.value: {
+                "url": tunnel.url.rstrip("/") + PREFIX if tunnel.url else "",
+                "problem": tunnel.problem, "trying": tunnel.trying,
+            },
+            Reach.NETWORK.value: {"url": here, "problem": problem, "trying": False},
+        }  # fmt: skip
+
+    def address(self, link: Link, token: str) -> tuple[str, str]:
+        """The address to send, and why it is not the one that was asked for.
+
+        Both are empty while the door is being opened.
+        """
+        door = self.door()
+        wanted = door[link.reach.value]
+        if wanted["url"] or not wanted["problem"]:
+            return f"{wanted['url']}/s/{token}" if wanted["url"] else "", ""
+        instead = door[Reach.NETWORK.value]["url"]
+        return f"{instead}/s/{token}" if instead else "", wanted["problem"]
+
+    # -- the doors
+
+    def start(self) -> None:
+        """Open the doors that live links need, and look after them, in a thread; once."""
+        with self._lock:
+            if self._thread is None and not self._closing:
+                self._thread = threading.Thread(
+                    target=self._run, name="imagegate-share", daemon=True
+                )
+                self._thread.start()
+
+    def start_with(self, subscribe: Callable[[Callable[[], None]], Subscription],
+                   opened: Callable[[], bool]) -> None:  # fmt: skip
+        """Start as soon as the store is open: there may be links from before a restart."""
+
+        def look() -> None:
+            if opened():
+                subscription.close()
+                self.start()
+
+        subscription = subscribe(look)
+        look()
+
+    def close(self) -> None:
+        """Close all doors. Links stay as they are."""
+        with self._lock:
+            self._closing = True
+            thread = self._thread
+        self._woken.set()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(10)
+
+    def _run(self) -> None:
+        forget: Callable[[], None] | None = None
+        while not self._closing:
+            self._woken.clear()
+            wait = AGAIN
+            try:
+                links = self._links()
+                forget = forget or self._listen_to(links)
+                live = links.live_of(self._worker)
+                self._serve({link.reach for link in live})
+                urls = {reach: standing["url"] for reach, standing in self.door().items()}
+                links.lead(self._worker, urls)
+                if not self._trouble:
+                    wait = live[0].left + 0.1 if live else LONGEST
+            except Exception as error:  # it is tried again, so one failure must not end it
+                report_failure("share links cannot be served", error)
+            self.changed.ring()
+            self._woken.wait(min(wait, LONGEST))
+        if forget is not None:
+            forget()
+        self._serve(set())
+
+    def _listen_to(self, links: LinkStore) -> Callable[[], None]:
+        ends = links.changed.listen(self._wake), links.met.listen(self.changed.ring)
+
+        def end() -> None:
+            for forget in ends:
+                forget()
+
+        return end
+
+    def _wake(self) -> None:
+        self._woken.set()
+
+    def _serve(self, reaches: set[Reach]) -> None:
+        """Open what these need, and close what they do not."""
+        self._trouble = ""
+        if Reach.INTERNET in reaches and self._keeper is None:
+            self._inner = self._listen("127.0.0.1", (0,), secure=True)
+            if self._inner is not None:
+                self._keeper = self._tunnel(self._inner.port, self._wake)
+                self._keeper.start()
+        if Reach.INTERNET not in reaches and self._keeper is not None:
+            keeper, self._keeper = self._keeper, None
+            inner, self._inner = self._inner, None
+            keeper.close()
+            if inner is not None:
+                inner.close()
+        # Without a tunnel, at least those in the same network can open their link.
+        failed = self._keeper is not None and bool(self._keeper.standing.problem)
+        if self._outer is None and (Reach.NETWORK in reaches or failed):
+            ports = (*range(self._port, self._port + PORTS), 0) if self._port else (0,)
+            self._outer = self._listen("0.0.0.0", ports)  # noqa: S104 - only links get in there
+        if not reaches and self._outer is not None:
+            outer, self._outer = self._outer, None
+            outer.close()
+
+    def _listen(
+        self, host: str, ports: tuple[int, ...], *, secure: bool = False
+    ) -> Listener | None:
+        try:
+            from .app import create_approver  # a web framework takes a while to import
+
+            if self._app is None:
+                self._app = create_approver(self._bus, self._links(), self._progress, self._names)
+        except ImportError as error:
+            self._trouble = f"the approver's page could not be loaded ({error})"
+            advice = "share links cannot be served; pip install -r requirements.txt"
+            report_failure(advice, error, outside=(ImportError,))
+            return None
+        failure: OSError | None = None
+        for port in ports:
+            try:
+                listener = Listener(self._app, host, port, secure=secure)
+            except OSError as error:
+                self._trouble = f"no port can be listened on: {error.strerror}"
+                failure = error
+                continue
+            self._trouble = ""
+            listener.start()
+            return listener
+        if failure is not None:
+            report_failure("links cannot be opened, no port can be listened on", failure)
+        return None

@@ -1,0 +1,380 @@
+"""Keeps Gradio's tunnel open to one local port.
+
+Of Gradio it takes what its own `Tunnel` would: where its servers are, and the program (frpc, from
+the same place, checked in the same way). It does not take the class, which spins for half a minute
+when the program ends early, never reads what the program says afterwards, keeps each tunnel for
+ever, writes into the current folder, and runs a program it has just found to be the wrong one.
+"""
+
+from __future__ import annotations
+
+import atexit
+import hashlib
+import logging
+import os
+import platform
+import re
+import secrets
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import urlsplit
+
+from ..core.failures import report_failure
+
+log = logging.getLogger("imagegate")
+
+PAUSES = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 120.0, 300.0)
+"""Seconds before the next attempt, after the first, second, ... that failed in a row."""
+STEADY = 60.0
+"""Seconds after which a tunnel that was cut does not count as one more failure in a row."""
+OPEN_SECONDS = 30.0
+"""Seconds in which there must be an address."""
+HTTP_SECONDS = 10.0
+"""Seconds that a server may keep us waiting."""
+LARGEST = 100 * 2**20
+"""Bytes of a program that is downloaded at all."""
+
+_ADDRESS = re.compile(r"start proxy success: (\S+)")
+_REFUSED = re.compile(r"(?:login to server failed|start error): *(.*)")
+# The program would go on by itself, but perhaps to a server that is no longer the right one.
+_CUT = ("try to reconnect to server", "reconnect to server error")
+
+# Linux ends the program with the thread that started it, which lives as long as the program is
+# wanted; even kill -9 of this process takes the program along. It has to ask for that itself.
+_LAUNCHER = """
+import os, signal, sys
+try:
+    import ctypes
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+except Exception:
+    pass
+if os.getppid() == int(sys.argv[1]):
+    try:
+        os.execv(sys.argv[2], sys.argv[2:])
+    except OSError as error:
+        sys.stdout.write("cannot be run: %s" % error.strerror)
+"""
+_CANNOT_RUN = re.compile(r"cannot be run: (.+)")
+
+
+class TunnelFailed(Exception):
+    """There is no tunnel; the message says why, to a person, and holds no secret."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a tunnel stands.
+
+    Attributes:
+        url: where people reach the port, "" while they do not.
+        problem: why not, in one sentence; "" if nothing failed.
+        trying: it is being opened, or will be after a pause.
+    """
+
+    url: str = ""
+    problem: str = ""
+    trying: bool = False
+
+
+class TunnelKeeper:
+    """Opens a tunnel to a port of this machine, and again whenever it is cut. Thread-safe.
+
+    Args:
+        port: of 127.0.0.1.
+        changed: called when `standing` has changed, in a thread of the keeper's, which holds no
+            lock; not any more after `close`.
+    """
+
+    def __init__(self, port: int, changed: Callable[[], None]) -> None:
+        self._port = port
+        self._changed = changed
+        # Whoever has it can take the address over. In hex it never looks like an option.
+        self._token = secrets.token_hex(32)
+        self._over = threading.Event()
+        self._lock = threading.Lock()  # guards the next two
+        self._standing = Standing()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._thread = threading.Thread(target=self._run, name="imagegate-tunnel", daemon=True)
+
+    @property
+    def standing(self) -> Standing:
+        with self._lock:
+            return self._standing
+
+    def start(self) -> None:
+        """Start trying, once; returns at once."""
+        with self._lock:
+            self._standing = Standing(trying=True)
+        atexit.register(self.close)
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the tunnel for good, and its program.
+
+        Only a request to Gradio's servers that is under way may keep the thread, which does nothing
+        more, for another `HTTP_SECONDS`.
+        """
+        self._over.set()
+        with self._lock:
+            process = self._process
+            self._standing = Standing()
+        if process is not None:
+            process.kill()
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
+            self._thread.join(2)
+        atexit.unregister(self.close)
+
+    def _run(self) -> None:
+        self._tell()
+        failures = 0
+        while not self._over.is_set():
+            try:
+                steady = self._attempt() >= STEADY
+                problem = "The tunnel was cut"
+            except TunnelFailed as error:
+                steady, problem = False, str(error)
+            except Exception as error:  # whatever it is, the panel goes on, and so does this
+                steady = False
+                problem = f"The tunnel could not be opened ({self._hidden(str(error))})"
+            failures = 1 if steady else failures + 1
+            self._stand(Standing(problem=problem, trying=True))
+            self._over.wait(PAUSES[min(failures, len(PAUSES)) - 1])
+
+    def _attempt(self) -> float:
+        """Open the tunnel; returns once it was cut, with the seconds that it was open."""
+        networking, tunneling = _gradio()
+        with tempfile.TemporaryDirectory(prefix="imagegate-") as place:
+            certificate = Path(place) / "certificate.pem"
+            server, is_theirs = _server(networking, certificate)
+            program = self._program(tunneling)
+            command = _command(program, self._token, self._port, server)
+            if is_theirs:
+                command += ["--tls_enable", "--tls_trusted_ca_file", str(certificate)]
+            return self._keep(command, server)
+
+    def _program(self, tunneling: Any) -> str:
+        """The path of Gradio's program, which is downloaded unless it is there."""
+        path, url = Path(tunneling.BINARY_PATH), str(tunneling.BINARY_URL)
+        wanted = tunneling.CHECKSUMS.get(url)
+        if not path.exists() or (wanted and _sha256(path.read_bytes()) != wanted):
+            content = self._download(url, path, known=wanted is not None)
+            if wanted and _sha256(content) != wanted:
+                raise TunnelFailed(
+                    f"What {urlsplit(url).netloc} sent is not the tunnel program that Gradio "
+                    "published, and was not kept"
+                )
+            try:
+                _write(path, content)
+            except OSError as error:
+                raise TunnelFailed(
+                    f"Gradio's tunnel program could not be stored at {path}: {error.strerror}"
+                ) from error
+        return str(path)
+
+    def _download(self, url: str, path: Path, known: bool) -> bytes:
+        import httpx  # Gradio brings it
+
+        content = bytearray()
+        try:
+            with httpx.stream("GET", url, timeout=HTTP_SECONDS) as answer:
+                if answer.status_code in (403, 404) and not known:
+                    machine = f"{platform.system()} {platform.machine()}"
+                    raise TunnelFailed(f"Gradio has no tunnel program for this machine ({machine})")
+                answer.raise_for_status()
+                for piece in answer.iter_bytes():
+                    content += piece
+                    if len(content) > LARGEST or self._over.is_set():
+                        raise TunnelFailed("Gradio's tunnel program is not downloaded further")
+        except (httpx.HTTPError, OSError) as error:
+            raise TunnelFailed(
+                f"Gradio's tunnel program could not be downloaded from {urlsplit(url).netloc} "
+                f"({_reason(error)}); on a machine without internet it can be put at {path}"
+            ) from error
+        return bytes(content)
+
+    def _keep(self, command: list[str], server: str) -> float:
+        """Run the program until the tunnel is cut; returns how long it was open."""
+        began, opened, last = time.monotonic(), None, ""
+        process = self._launch(command)
+        late = threading.Timer(OPEN_SECONDS, process.kill)
+        late.daemon = True
+        late.start()
+        try:
+            assert process.stdout is not None
+            for line in _lines(process.stdout):
+                if told := _ADDRESS.search(line):
+                    late.cancel()
+                    opened = opened or time.monotonic()
+                    self._stand(Standing(url=_public(told[1], server)))
+                elif opened is not None and any(words in line for words in _CUT):
+                    break
+                elif refused := _REFUSED.search(line):
+                    why = self._hidden(refused[1])
+                    raise TunnelFailed(f"The share server {server} did not let us in ({why})")
+                elif failed := _CANNOT_RUN.match(line):
+                    raise _not_run(command[0], failed[1])
+                last = line or last
+        finally:
+            late.cancel()
+            process.kill()
+            process.wait()
+            assert process.stdout is not None
+            process.stdout.close()
+            late.join()
+            with self._lock:
+                self._process = None
+        if opened is not None:
+            return time.monotonic() - opened
+        if time.monotonic() - began >= OPEN_SECONDS:
+            raise TunnelFailed(f"The share server {server} gave no address in {OPEN_SECONDS:.0f} s")
+        raise TunnelFailed(
+            "Gradio's tunnel program ended before there was an address "
+            f"({self._hidden(last) or process.returncode})"
+        )
+
+    def _launch(self, command: list[str]) -> subprocess.Popen[bytes]:
+        guarded = sys.platform == "linux" and bool(sys.executable)
+        prefix = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid())] if guarded else []
+        try:
+            process = subprocess.Popen(  # noqa: S603
+                [*prefix, *command],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                # Ctrl+C in a terminal is ours to answer, not the program's.
+                start_new_session=guarded,
+                creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+            )
+        except OSError as error:
+            raise _not_run(command[0], error.strerror) from error
+        with self._lock:
+            self._process = process
+        if self._over.is_set():  # and `close` may have come too early to see it
+            process.kill()
+        return process
+
+    def _stand(self, standing: Standing) -> None:
+        with self._lock:
+            if self._over.is_set() or self._standing == standing:
+                return
+            self._standing = standing
+        if standing.url:
+            log.info("the tunnel is open: %s", standing.url)
+        else:
+            problem = TunnelFailed(f"{standing.problem}; trying again")
+            report_failure("", problem, outside=(TunnelFailed,))
+        self._tell()
+
+    def _tell(self) -> None:
+        try:
+            self._changed()
+        except Exception as error:  # the tunnel does not depend on who listens
+            report_failure("a listener to the tunnel failed", error)
+
+    def _hidden(self, words: str) -> str:
+        """What the program said, short, and without the token that it was given."""
+        return words.replace(self._token, "...").strip()[:200]
+
+
+def _gradio() -> tuple[Any, Any]:
+    try:
+        from gradio import networking, tunneling
+    except BaseException as error:  # a broken gradio can raise anything on import, exits too
+        raise TunnelFailed(
+            f"Gradio, which brings the tunnel, could not be loaded ({error}); "
+            "pip install -r requirements.txt"
+        ) from error
+    return networking, tunneling
+
+
+def _server(networking: Any, certificate: Path) -> tuple[str, bool]:
+    """The share server's HOST:PORT, and whether it is Gradio's, whose certificate is written."""
+    own = networking.GRADIO_SHARE_SERVER_ADDRESS
+    if own:
+        if not re.fullmatch(r"[\w.-]+:\d{1,5}", own):
+            raise TunnelFailed(f"GRADIO_SHARE_SERVER_ADDRESS is {own!r}; it takes HOST:PORT")
+        return own, False
+    import httpx  # Gradio brings it
+
+    url = networking.GRADIO_API_SERVER
+    name = f"Gradio's server for share links ({urlsplit(url).netloc})"
+    try:
+        answer = httpx.get(url, timeout=HTTP_SECONDS)
+        answer.raise_for_status()
+    except (httpx.HTTPError, OSError) as error:
+        raise TunnelFailed(f"{name} cannot be reached ({_reason(error)})") from error
+    try:
+        told = answer.json()[0]
+        server = f"{told['host']}:{int(told['port'])}"
+        if not re.fullmatch(r"[\w.-]+:\d{1,5}", server):
+            raise ValueError(server)
+        root = str(told["root_ca"])
+    except (LookupError, TypeError, ValueError) as error:
+        raise TunnelFailed(f"{name} did not say where to connect to") from error
+    certificate.write_text(root)
+    return server, True
+
+
+def _command(program: str, token: str, port: int, server: str) -> list[str]:
+    """What Gradio's own `Tunnel` would run; a test compares the two."""
+    return [
+        program, "http", "-n", token, "-l", str(port), "-i", "127.0.0.1", "--uc", "--sd", "random",
+        "--ue", "--server_addr", server, "--disable_log_color",
+    ]  # fmt: skip
+
+
+def _lines(output: IO[bytes]) -> Iterator[str]:
+    """What the program says, to its end; a line without end comes in pieces."""
+    while line := output.readline(2**16):
+        yield line.decode("utf-8", "replace").strip()
+
+
+def _public(told: str, server: str) -> str:
+    """The address for people, who always speak HTTPS to a share server, as in Gradio."""
+    parts = urlsplit(told)
+    if parts.scheme not in ("http", "https") or not re.fullmatch(r"[\w.-]+(:\d+)?", parts.netloc):
+        raise TunnelFailed(f"The share server {server} gave an address that is none")
+    return f"https://{parts.netloc}"
+
+
+def _write(path: Path, content: bytes) -> None:
+    """A program that is whole or not there at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    number, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    try:
+        with open(number, "wb") as file:
+            file.write(content)
+        os.chmod(name, 0o700)
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _reason(error: Exception) -> str:
+    """Why a request came to nothing, in a few words."""
+    import httpx
+
+    if isinstance(error, httpx.TimeoutException):
+        return "it did not answer in time"
+    if isinstance(error, httpx.HTTPStatusError):
+        return f"it answered {error.response.status_code}"
+    return re.sub(r"^\[Errno -?\d+\] ", "", str(error)) or type(error).__name__
+
+
+def _not_run(program: str, why: str | None) -> TunnelFailed:
+    return TunnelFailed(
+        f"Gradio's tunnel program cannot be run here ({why}); without {program} it is downloaded "
+        "again"
+    )

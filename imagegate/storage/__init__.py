@@ -1,0 +1,1 @@
+"""Remembers gates: in memory, or in a database."""

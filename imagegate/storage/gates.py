@@ -1,0 +1,556 @@
+"""What is remembered of gates: their state, their answers, their history. SQLAlchemy Core.
+
+The row of a gate is the truth. An answer is one conditional UPDATE, so that the first one wins
+inside the database, whichever process it comes from. History only ever grows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from types import MappingProxyType
+from typing import Any
+
+import sqlalchemy as sa
+
+from ..core.model import (
+    ALL,
+    Decision,
+    Gate,
+    Outcome,
+    Selection,
+    Snapshot,
+    State,
+    StoreError,
+    TooLate,
+    UnknownGate,
+    Verdict,
+    again,
+    check_undo,
+    closed,
+    plain,
+    sayable,
+    second,
+)
+from .sql.database import Database, lines
+
+_COLUMNS = (
+    "seq", "id", "record", "mode", "node_id", "workflow_id", "prompt_id", "worker", "deadline",
+    "state", "open", "version", "decision", "reason", "masked", "ended", "ended_at", "due",
+    "claimed_by", "resuming", "lease", "attempts", "fingerprint", "reusable", "bytes", "kept",
+    "title", "link",
+)  # fmt: skip
+gates = sa.table("gates", *(sa.column(name) for name in _COLUMNS))
+clicks = sa.table("clicks", sa.column("gate_id"), sa.column("key"))
+mask_files = sa.table("masks", *(sa.column(name) for name in ("gate_id", "image", "file", "bytes")))
+# As literals, so that both databases know which of the partial indexes serve.
+_ONE: sa.ColumnElement[int] = sa.literal_column("1")
+OPEN = gates.c.open == _ONE
+DUE = gates.c.due == _ONE
+KEPT = gates.c.kept == _ONE
+CLOSED: dict[str, Any] = {"open": 0, "version": gates.c.version + 1}
+REOPENED: dict[str, Any] = {
+    "open": 1, "version": gates.c.version + 1, "ended": None, "ended_at": None, "decision": None,
+    "due": 0, "claimed_by": "", "resuming": "", "lease": None, "link": "",
+}  # fmt: skip
+_LONGEST_ID = 200
+_LARGEST = 2**63 - 1
+_AT_ONCE = 500  # ids in one query: databases have limits
+_GATE_FIELDS = {field.name for field in fields(Gate)}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of history: what happened to a gate, and when (seconds since the epoch)."""
+
+    id: int
+    gate_id: str
+    at: float
+    kind: str
+    origin: str
+    body: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """The line as REST tells it."""
+        return {"id": self.id, "at": self.at, "kind": self.kind, **self.body}
+
+
+class GateStore:
+    """The gates of a database. Every call is a transaction of its own. Thread-safe.
+
+    All raise `StoreError` when the database cannot be used, `UnknownGate` for a gate it has not.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    # -- asking and answering
+
+    def add(
+        self,
+        gate: Gate,
+        *,
+        worker: str,
+        state: State = State.WAITING,
+        decision: Decision | None = None,
+        reason: str = "",
+        fingerprint: str = "",
+        masks: Mapping[int, tuple[str, int]] = MappingProxyType({}),
+        size: int = 0,
+        due: bool = False,
+        also: Iterable[sa.Insert] = (),
+    ) -> Snapshot:
+        """Add a gate.
+
+        Args:
+            worker: the id of the process that asks.
+            decision: for one that needs no answer.
+            masks: the files that come with it, and their sizes, by image.
+            size: bytes of its pictures.
+            due: whether its prompt is to go on with the decision.
+            also: what belongs to it and is added with it or not at all.
+        """
+        row: dict[str, Any] = {
+            "id": gate.id, "record": json.dumps(asdict(gate)), "mode": gate.mode,
+            "node_id": plain(gate.node_id), "title": plain(gate.title), "link": "",
+            "workflow_id": plain(gate.workflow_id), "prompt_id": plain(gate.prompt_id),
+            "worker": worker, "deadline": gate.deadline, "state": state.value,
+            "open": int(state.open), "version": 1, "decision": _dumped(decision),
+            "reason": plain(reason), "due": int(due),
+            "masked": json.dumps(sorted(i for i, (file, _) in masks.items() if file)),
+            "claimed_by": "", "resuming": "", "attempts": 0, "fingerprint": fingerprint,
+            "reusable": int(decision is not None), "bytes": size, "kept": 1,
+        }  # fmt: skip
+        try:
+            with self.database.write() as connection:
+                added = connection.execute(gates.insert().values(row).returning(*gates.c)).one()
+                for insert in also:
+                    connection.execute(insert)
+                for image, (file, bytes_) in masks.items():
+                    mask = {"gate_id": gate.id, "image": image, "file": file, "bytes": bytes_}
+                    connection.execute(mask_files.insert().values(mask))
+                body = {"worker": gate.worker} if gate.worker else {}
+                line = self._line(connection, gate.id, "published", body)
+                if decision is not None:
+                    body = _told(decision) | {"text": reason}
+                    line = self._line(connection, gate.id, "reused", body)
+                if not state.open:
+                    ending = {"ended": line, "ended_at": self.database.now()}
+                    added = self._changed(connection, gate.id, [], ending)
+        except StoreError as error:
+            if error.conflict:
+                raise ValueError(f"gate {gate.id} is published already") from error
+            raise
+        return snapshot(added)
+
+    def end(
+        self, gate_id: str, state: State, decision: Decision | None, reason: str = ""
+    ) -> tuple[Verdict, Snapshot, dict[int, str]]:
+        """The only way a gate ends: by the first answer, its deadline, or by being withdrawn.
+
+        Returns:
+            What became of it, the gate as it is now, and the files of its masks by image.
+
+        Raises:
+            GateClosed: it ended before without an answer.
+        """
+        # The line comes first, because its number is the gate's place in the history.
+        kind = "withdrawn" if state is State.WITHDRAWN else state.value
+        body = _told(decision) | ({"text": reason} if reason else {})
+        routed = decision is not None and decision.route is not None
+        with self._attempt(gate_id) as connection:
+            line = self._line(connection, gate_id, kind, body)
+            row = self._changed(
+                connection, gate_id, [OPEN],
+                CLOSED | {
+                    "state": state.value, "decision": _dumped(decision), "reason": plain(reason),
+                    "ended": line, "ended_at": self.database.now(),
+                    "due": sa.case((gates.c.mode == "park", int(routed)), else_=0),
+                    "reusable": int(routed and state is State.DECIDED),
+                    "link": decision.link if decision else "",
+                },
+            )  # fmt: skip
+            if row is None:
+                raise _Lost
+            if decision is not None and decision.key:  # refused if it was there: it counts once
+                click = {"gate_id": gate_id, "key": plain(decision.click)}
+                connection.execute(clicks.insert().values(click))
+            files = self._masks(connection, gate_id)
+            return Verdict(Outcome.WON, decision or Decision(None)), snapshot(row), files
+        now = self.get(gate_id)
+        if decision is not None and self._clicked(gate_id, decision.click):
+            return again(now, decision), now, {}
+        return second(now, decision), now, {}
+
+    def undo(self, gate_id: str, link: str = "") -> Snapshot:
+        """Take an answer back, unless somebody has gone on with it.
+
+        Args:
+            link: only one that came through it.
+
+        Raises:
+            TooLate, Forbidden: as `check_undo`.
+        """
+        with self._attempt(gate_id) as connection:
+            self._line(connection, gate_id, "undone", {})
+            free = [
+                gates.c.state == State.DECIDED.value,
+                DUE,
+                gates.c.claimed_by == "",
+            ]
+            if link:
+                free.append(gates.c.link == link)
+            again = REOPENED | {"state": State.PARKED.value, "reason": "", "reusable": 0}
+            row = self._changed(connection, gate_id, free, again)
+            if row is None:
+                raise _Lost
+            return snapshot(row)
+        check_undo(self.get(gate_id), link)
+        raise TooLate("too late: the prompt already went on with this decision")
+
+    def set_mask(self, gate_id: str, image: int, file: str, size: int) -> tuple[Snapshot, str]:
+        """Keep the name of a mask's file; an empty one says that the mask was cleared.
+
+        Returns:
+            The gate, and the file that was there before or an empty string.
+
+        Raises:
+            GateClosed, TooLate: the gate ended before.
+        """
+        with self._attempt(gate_id) as connection:
+            # First of all, so that another one of the same gate waits for this transaction.
+            if self._changed(connection, gate_id, [OPEN],
+                             {"version": gates.c.version + 1}) is None:  # fmt: skip
+                raise _Lost
+            here = (mask_files.c.gate_id == gate_id) & (mask_files.c.image == image)
+            was = connection.execute(
+                mask_files.delete().where(here).returning(mask_files.c.file, mask_files.c.bytes)
+            ).one_or_none()
+            before, less = was or ("", 0)
+            mask = {"gate_id": gate_id, "image": image, "file": file, "bytes": size}
+            connection.execute(mask_files.insert().values(mask))
+            masked = sorted(i for i, name in self._masks(connection, gate_id).items() if name)
+            changes = {"masked": json.dumps(masked), "bytes": gates.c.bytes + size - less}
+            row = self._changed(connection, gate_id, [], changes)
+            self._line(connection, gate_id, "masked", {"image": image, "cleared": not file})
+            return snapshot(row), str(before)
+        now = self.get(gate_id)
+        if now.state in (State.EXPIRED, State.WITHDRAWN):
+            raise closed(now)
+        raise TooLate(f"gate {now.gate.title!r} was decided before the mask was saved")
+
+    def reopen(self, gate_id: str, worker: str) -> Snapshot | None:
+        """Its worker was taken for dead, and is not: the gate waits again. None if it ended.
+
+        What the worker has withdrawn itself stays so.
+        """
+        with self._attempt(gate_id) as connection:
+            self._line(connection, gate_id, "reopened", {})
+            ending = sa.select(lines.c.origin).where(lines.c.id == gates.c.ended)
+            was = [
+                gates.c.state == State.WITHDRAWN.value,
+                gates.c.worker == worker,
+                ending.scalar_subquery() != worker,
+            ]
+            again = REOPENED | {"state": State.WAITING.value, "reason": ""}
+            row = self._changed(connection, gate_id, was, again)
+            if row is None:
+                raise _Lost
+            return snapshot(row)
+        return None
+
+    # -- looking
+
+    def get(self, gate_id: str) -> Snapshot:
+        """One gate."""
+        found = self.several([gate_id])
+        if not found:
+            raise UnknownGate(f"no gate has the id {gate_id!r}")
+        return found[0]
+
+    def several(self, gate_ids: Iterable[str]) -> list[Snapshot]:
+        """Those of these gates that there are."""
+        wanted = [gate_id for gate_id in gate_ids if _possible(gate_id)]
+        found: list[Snapshot] = []
+        for start in range(0, len(wanted), _AT_ONCE):
+            some = wanted[start : start + _AT_ONCE]
+            found += self._select(sa.select(*gates.c).where(gates.c.id.in_(some)))
+        return found
+
+    def masks(self, gate_id: str) -> dict[int, str]:
+        """The files of its masks by image; empty for one that was cleared."""
+        if not _possible(gate_id):
+            return {}
+        with self.database.read() as connection:
+            return self._masks(connection, gate_id)
+
+    def pending(self, limit: int | None, after: int, among: Selection = ALL) -> list[Snapshot]:
+        """Open gates, oldest first: at most ``limit`` of those whose ``seq`` is above ``after``."""
+        query = sa.select(*gates.c).where(OPEN, gates.c.seq > _number(after))
+        return self._select(_within(query, among).order_by(gates.c.seq).limit(limit))
+
+    def finished(
+        self, limit: int | None, before: int | None, among: Selection = ALL
+    ) -> list[Snapshot]:
+        """Finished gates, newest first: at most ``limit`` whose ``ended`` is below ``before``."""
+        query = sa.select(*gates.c).where(gates.c.ended.is_not(None))
+        if before is not None:
+            query = query.where(gates.c.ended < _number(before))
+        return self._select(_within(query, among).order_by(gates.c.ended.desc()).limit(limit))
+
+    def count(self, among: Selection = ALL) -> int:
+        """How many gates wait for a person."""
+        query = sa.select(sa.func.count()).select_from(gates).where(OPEN)
+        with self.database.read() as connection:
+            return int(connection.execute(_within(query, among)).scalar_one())
+
+    def answered(self, links: Collection[str]) -> dict[str, int]:
+        """How many gates have an answer that came through each of these share links."""
+        through = [gates.c.link.in_(list(links)), gates.c.link != sa.literal_column("''")]
+        query = sa.select(gates.c.link, sa.func.count()).where(*through).group_by(gates.c.link)
+        with self.database.read() as connection:
+            return {str(link): int(count) for link, count in connection.execute(query)}
+
+    def waiting_of(self, worker: str) -> list[str]:
+        """Ids of the waiting (not parked) gates of a worker."""
+        query = sa.select(gates.c.id).where(
+            OPEN, gates.c.state == State.WAITING.value, gates.c.worker == worker
+        )
+        with self.database.read() as connection:
+            return list(connection.execute(query).scalars())
+
+    def stopped_in(self, prompt_id: str) -> bool:
+        """Whether a gate at which this prompt waited was stopped, by a person or a timeout."""
+        ends = [State.STOPPED.value, State.EXPIRED.value]
+        query = sa.select(*gates.c).where(
+            gates.c.prompt_id == plain(prompt_id), gates.c.mode == "wait", gates.c.state.in_(ends)
+        )
+        found = self._select(query)
+        return any(gate.decision is None or gate.decision.route is None for gate in found)
+
+    def parked_in(self, prompt_id: str) -> list[str]:
+        """Ids of open gates at which this prompt was parked."""
+        query = sa.select(gates.c.id).where(
+            gates.c.prompt_id == plain(prompt_id),
+            gates.c.open == 1,
+            gates.c.state == State.PARKED.value,
+        )
+        with self.database.read() as connection:
+            return list(connection.execute(query).scalars())
+
+    def due_in(self, prompt_id: str) -> list[str]:
+        """Ids of gates at which this prompt was parked, and that are decided but not gone on."""
+        query = sa.select(gates.c.id).where(gates.c.prompt_id == plain(prompt_id), DUE)
+        with self.database.read() as connection:
+            return list(connection.execute(query).scalars())
+
+    def overdue(self) -> list[str]:
+        """Ids of parked gates whose time is up."""
+        query = sa.select(gates.c.id).where(
+            OPEN,
+            gates.c.state == State.PARKED.value,
+            gates.c.deadline <= self.database.now(),
+        )
+        with self.database.read() as connection:
+            return list(connection.execute(query).scalars())
+
+    def lines(self, gate_id: str) -> list[Line]:
+        """The history of one gate, oldest first."""
+        self.get(gate_id)
+        query = sa.select(*lines.c).where(lines.c.gate_id == gate_id).order_by(lines.c.id)
+        with self.database.read() as connection:
+            return [_line(row) for row in connection.execute(query)]
+
+    def take_on(self, worker: str, before: Collection[str]) -> None:
+        """What earlier processes have parked, and what is to go on, is this process's now."""
+        theirs = gates.c.worker.in_(list(before))
+        parked = theirs & ((OPEN & (gates.c.state == State.PARKED.value)) | DUE)
+        with self.database.read() as connection:  # most often there is nothing
+            if connection.execute(sa.select(gates.c.seq).where(parked).limit(1)).first() is None:
+                return
+        with self.database.write() as connection:
+            connection.execute(gates.update().where(parked).values(worker=worker))
+
+    def last_line(self) -> int:
+        """The number of the newest line; 0 before the first."""
+        with self.database.read() as connection:
+            return connection.execute(sa.select(sa.func.max(lines.c.id))).scalar() or 0
+
+    def lines_after(self, line: int, limit: int = 1000) -> list[Line]:
+        """Lines that came after one, oldest first. (Only SQLite commits them in this order.)"""
+        query = sa.select(*lines.c).where(lines.c.id > line).order_by(lines.c.id).limit(limit)
+        with self.database.read() as connection:
+            return [_line(row) for row in connection.execute(query)]
+
+    # -- answers used again
+
+    def set_fingerprint(self, gate_id: str, fingerprint: str) -> None:
+        """By which an equal question is known again."""
+        with self.database.write() as connection:
+            self._changed(connection, gate_id, [], {"fingerprint": fingerprint})
+
+    def decided_like(self, fingerprint: str) -> Snapshot | None:
+        """The newest gate that a person decided for an equal question, unless to be asked again."""
+        query = sa.select(*gates.c).where(
+            gates.c.fingerprint == fingerprint, gates.c.reusable == 1, gates.c.ended.is_not(None)
+        )
+        found = self._select(query.order_by(gates.c.ended.desc()).limit(1))
+        return found[0] if found else None
+
+    def ask_again(self, gate_id: str) -> Snapshot:
+        """Forget that questions like this one were answered."""
+        self.get(gate_id)
+        with self.database.write() as connection:
+            row = self._changed(connection, gate_id, [], {})
+            alike = gates.c.id == gate_id
+            if row.fingerprint:
+                alike = alike | (gates.c.fingerprint == row.fingerprint)
+            alike = alike & (gates.c.reusable == 1)
+            # In one order, so that two who do this at once do not wait for each other.
+            in_order = sa.select(gates.c.id).where(alike).order_by(gates.c.seq).with_for_update()
+            connection.execute(in_order).all()
+            changes = {"reusable": 0, "version": gates.c.version + 1}
+            connection.execute(gates.update().where(alike).values(changes))
+            self._line(connection, gate_id, "ask again", {})
+            return snapshot(self._changed(connection, gate_id, [], {}))
+
+    # -- pictures
+
+    def stale(self, keep: float, needed: sa.Select[Any], limit: int = 100) -> list[str]:
+        """Ids of gates that ended more than ``keep`` seconds ago and still have pictures.
+
+        Args:
+            needed: selects the ids of those that keep theirs all the same.
+        """
+        query = sa.select(gates.c.id).where(
+            KEPT,
+            gates.c.ended_at < self.database.now() - keep,
+            gates.c.due == 0,
+            gates.c.id.not_in(needed),
+        )
+        with self.database.read() as connection:
+            return list(connection.execute(query.limit(limit)).scalars())
+
+    def pictures_gone(self, gate_id: str) -> None:
+        """Its pictures are no longer kept."""
+        with self.database.write() as connection:
+            self._changed(connection, gate_id, [], {"kept": 0, "bytes": 0})
+
+    def add_bytes(self, gate_id: str, size: int) -> None:
+        """So many bytes more are kept for it."""
+        with self.database.write() as connection:
+            self._changed(connection, gate_id, [], {"bytes": gates.c.bytes + size})
+
+    def used_bytes(self) -> int:
+        """Bytes of all pictures that are kept."""
+        query = sa.select(sa.func.sum(gates.c.bytes)).where(KEPT)
+        with self.database.read() as connection:
+            return int(connection.execute(query).scalar() or 0)
+
+    # -- inside
+
+    @contextmanager
+    def _attempt(self, gate_id: str) -> Iterator[sa.Connection]:
+        """A transaction that leaves nothing behind if what it attempts is lost."""
+        if not _possible(gate_id):
+            raise UnknownGate(f"no gate has the id {gate_id!r}")
+        try:
+            with self.database.write() as connection:
+                yield connection
+        except _Lost:
+            return
+        except StoreError as error:
+            if not error.conflict:
+                raise  # else there is no such gate
+
+    def _line(
+        self, connection: sa.Connection, gate_id: str, kind: str, body: dict[str, Any]
+    ) -> int:
+        return self.database.add_line(connection, gate_id, kind, body)
+
+    def _changed(
+        self,
+        connection: sa.Connection,
+        gate_id: str,
+        conditions: Iterable[Any],
+        values: Mapping[str, Any],
+    ) -> Any:
+        """The row after the change; None if there is none, or the conditions do not hold."""
+        mine = [gates.c.id == gate_id, *conditions]
+        if not values:
+            return connection.execute(sa.select(*gates.c).where(*mine)).one_or_none()
+        update = gates.update().where(*mine).values(dict(values))
+        return connection.execute(update.returning(*gates.c)).one_or_none()
+
+    def _clicked(self, gate_id: str, click: str) -> bool:
+        if not click:
+            return False
+        here = (clicks.c.gate_id == gate_id) & (clicks.c.key == plain(click))
+        with self.database.read() as connection:
+            return connection.execute(sa.select(clicks.c.key).where(here)).first() is not None
+
+    def _masks(self, connection: sa.Connection, gate_id: str) -> dict[int, str]:
+        query = sa.select(mask_files.c.image, mask_files.c.file).where(
+            mask_files.c.gate_id == gate_id
+        )
+        return {int(image): str(file) for image, file in connection.execute(query)}
+
+    def _select(self, query: sa.Select[Any]) -> list[Snapshot]:
+        with self.database.read() as connection:
+            return [snapshot(row) for row in connection.execute(query)]
+
+
+class _Lost(Exception):
+    """What was attempted does not hold any more; the transaction is rolled back."""
+
+
+def snapshot(row: Any) -> Snapshot:
+    """A row of `gates` as the rest of the package knows it."""
+    record = {key: value for key, value in json.loads(row.record).items() if key in _GATE_FIELDS}
+    record |= {"labels": tuple(record["labels"]), "deadline": row.deadline}
+    return Snapshot(
+        gate=Gate(**record),
+        state=State(row.state),
+        seq=row.seq,
+        version=row.version,
+        decision=Decision(**json.loads(row.decision)) if row.decision else None,
+        masked=tuple(json.loads(row.masked)),
+        reason=row.reason,
+        ended=row.ended or 0,
+        attempts=row.attempts,
+        resuming=row.resuming,
+        reusable=bool(row.reusable),
+    )
+
+
+def _possible(gate_id: str) -> bool:
+    """Whether a gate could have this id: some texts no database takes, even to look for them."""
+    return len(gate_id) <= _LONGEST_ID and plain(gate_id) == gate_id
+
+
+def _number(wanted: int) -> int:
+    return max(-_LARGEST, min(wanted, _LARGEST))
+
+
+def _line(row: Any) -> Line:
+    return Line(row.id, row.gate_id, row.at, row.kind, row.origin, json.loads(row.body))
+
+
+def _dumped(decision: Decision | None) -> str | None:
+    return None if decision is None else json.dumps(decision.record())
+
+
+def _told(decision: Decision | None) -> dict[str, Any]:
+    if decision is None:
+        return {}
+    said = decision.record()
+    said.pop("at")
+    return {key: sayable(v) if isinstance(v, str) else v for key, v in said.items() if v != ""}
+
+
+def _within(query: sa.Select[Any], among: Selection) -> sa.Select[Any]:
+    wanted = {"id": among.gate_id, "node_id": among.node_id, "workflow_id": among.workflow_id,
+              "title": among.title, "link": among.link}  # fmt: skip
+    return query.where(*(gates.c[name] == plain(value) for name, value in wanted.items() if value))

@@ -1,0 +1,88 @@
+"""Of which gates people were told, and of which not yet. SQLAlchemy Core."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from ..core.model import State
+from .gates import OPEN, gates
+from .sql.database import NOTIFIED, Database, lines
+from .workers import workers
+
+ASKED = ("published", "undone", "put back", "reopened")
+"""Kinds of the lines after which a gate waits. After each, people are told anew."""
+_AT_ONCE = 500  # ids in one query: databases have limits
+
+
+@dataclass(frozen=True)
+class Untold:
+    """An open gate that nobody was told of since it was asked, last, ``age`` seconds ago.
+
+    ``asked`` is the number of the line that says so.
+    """
+
+    gate_id: str
+    asked: int
+    age: float
+
+
+class ToldGates:
+    """What notices went out, in a database. Thread-safe; raises as `GateStore` does."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    def untold(
+        self, worker: str, name: str, gate_ids: Collection[str] | None = None
+    ) -> list[Untold]:
+        """Open gates of a worker that nobody was told of, the one asked first first.
+
+        Args:
+            worker: its id. ``name``: what people call it. What is parked at an earlier process of
+                that name is its own, too; what still seems to wait there will be withdrawn.
+            gate_ids: only of these.
+        """
+        mine = (gates.c.worker == worker) | (gates.c.state == State.PARKED.value)
+        of_worker = [mine, workers.c.name == name]
+        if gate_ids is None:
+            return self._untold(*of_worker)
+        wanted = list(gate_ids)
+        found: list[Untold] = []
+        for start in range(0, len(wanted), _AT_ONCE):
+            some = gates.c.id.in_(wanted[start : start + _AT_ONCE])
+            found += self._untold(*of_worker, some)
+        return sorted(found, key=lambda untold: untold.asked)
+
+    def add(self, gate_ids: Collection[str], text: str) -> None:
+        """A notice of these gates went out; ``text`` says how."""
+        wanted, told = list(gate_ids), ["gate_id", "at", "kind", "origin", "body"]
+        values = (NOTIFIED, self.database.origin, json.dumps({"text": text} if text else {}))
+        with self.database.write() as connection:
+            for start in range(0, len(wanted), _AT_ONCE):
+                some = gates.c.id.in_(wanted[start : start + _AT_ONCE])
+                now, said = self.database.now(), [sa.literal(value) for value in values]
+                line = sa.select(gates.c.id, now, *said).where(some)
+                connection.execute(lines.insert().from_select(told, line))
+
+    def _untold(self, *conditions: Any) -> list[Untold]:
+        # From their lines, each read once, by index: a plan that is good however many there are.
+        join = gates.join(workers, workers.c.id == gates.c.worker)
+        of = sa.select(gates.c.id).select_from(join).where(OPEN, *conditions)
+        again = lines.c.kind.in_(ASKED)
+        asked = sa.func.max(sa.case((again, lines.c.id)))
+        told = sa.func.max(sa.case((lines.c.kind == NOTIFIED, lines.c.id)))
+        age = self.database.now() - sa.func.max(sa.case((again, lines.c.at)))
+        query = (
+            sa.select(lines.c.gate_id, asked.label("asked"), age.label("age"))
+            .where(lines.c.gate_id.in_(of), lines.c.kind.in_([*ASKED, NOTIFIED]))
+            .group_by(lines.c.gate_id)
+            .having(asked > sa.func.coalesce(told, 0))
+            .order_by(asked)
+        )
+        with self.database.read() as connection:
+            return [Untold(row.gate_id, row.asked, row.age) for row in connection.execute(query)]

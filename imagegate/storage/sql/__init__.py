@@ -1,0 +1,1 @@
+"""Gates, links and workers in SQLite or PostgreSQL."""

@@ -1,0 +1,121 @@
+"""A real Chromium and a real panel for the tests that look at the page."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import uvicorn
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from imagegate.core.bus import Bus, Records
+from imagegate.http.access import HostDoor
+from imagegate.http.sockets import listen
+from imagegate.operator.panel import create_panel
+from imagegate.share.share import Share
+
+WAIT = 60_000
+"""Milliseconds after which a page is taken to be stuck; a machine may be busy."""
+CHROMIUM_FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-quic",
+    "--no-first-run",
+]
+
+
+def chromium_path() -> str:
+    """The installed Chromium; without one the test is skipped, in CI it fails."""
+    found = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    if found is None:
+        if os.environ.get("CI"):
+            pytest.fail("CI has no Chromium; .ci/run installs it")
+        pytest.skip("no Chromium here; install one, or name it in $CHROMIUM")
+    return found
+
+
+@contextmanager
+def chromium(*flags: str) -> Iterator[Browser]:
+    path = chromium_path()
+    expect.set_options(timeout=WAIT)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=[*CHROMIUM_FLAGS, *flags])
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+@contextmanager
+def pages(browser: Browser, url: str) -> Iterator[Callable[..., Page]]:
+    """Opens the panel in tabs of their own, each once it is connected, and closes them.
+
+    A ``script`` runs in the tab before those of the page.
+    """
+    contexts = []
+
+    def open_page(query: str = "", *, script: str = "", **options: Any) -> Page:
+        context = browser.new_context(**{"viewport": {"width": 1280, "height": 860}} | options)
+        contexts.append(context)
+        context.set_default_timeout(WAIT)
+        if script:
+            context.add_init_script(script)
+        page = context.new_page()
+        page.goto(url + query)
+        page.wait_for_function(
+            "document.querySelector('#ig-pending')?.textContent.includes('waiting')"
+        )
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+
+
+class PanelServer:
+    """The panel over a bus, on a loopback port that it keeps over a restart."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        progress: Any = None,
+        records: Records | None = None,
+        share: Share | None = None,
+    ) -> None:
+        self.app = create_panel(bus, HostDoor(), progress, records, share)
+        self.port = 0
+        self.start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/imagegate/"
+
+    def start(self) -> None:
+        started = threading.Event()
+
+        class Server(uvicorn.Server):
+            async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+                await super().startup(sockets)
+                started.set()
+
+        listener = listen("127.0.0.1", self.port)
+        self.port = listener.getsockname()[1]
+        config = uvicorn.Config(self.app, log_level="warning", timeout_graceful_shutdown=1)
+        self._server = Server(config)
+        self._thread = threading.Thread(target=self._server.run, args=([listener],))
+        self._thread.start()
+        assert started.wait(20), "the panel did not start"
+
+    def stop(self) -> None:
+        self._server.should_exit = True
+        self._thread.join(20)
+        assert not self._thread.is_alive(), "the panel did not stop"
