@@ -156,7 +156,7 @@ MIGRATIONS: list[tuple[str, list[Step]]] = [
         ],
     ),
     (
-        "0003_wrong_passphrases",
+        "0004_wrong_passphrases",
         [
             """CREATE TABLE wrong_passphrases (
                 id TEXT PRIMARY KEY,
@@ -167,7 +167,7 @@ MIGRATIONS: list[tuple[str, list[Step]]] = [
         ],
     ),
     (
-        "0003_lists",
+        "0005_lists",
         [
             # How long the list is in which a gate was asked, and which of its items were with it.
             "ALTER TABLE parked ADD COLUMN length INTEGER NOT NULL DEFAULT 1",
