@@ -1,4 +1,4 @@
-"""Take the README's screenshots: the panel over sample images, parked, shared, and a link's page.
+"""Take the screenshots in docs: the panel over sample images, parked, shared, and a link's page.
 
 python scripts/screenshots.py [--out docs]
 """

@@ -397,7 +397,7 @@ class NoSuchCall:
         if allowed:
             message = f"{method} is not allowed on {path}; allowed are {allowed}"
             raise HTTPException(405, message, {"Allow": allowed})
-        raise HTTPException(404, f"no call {path!r}; the README lists those there are")
+        raise HTTPException(404, f"no call {path!r}; docs/rest.md lists those there are")
 
 
 def explain_all(app: FastAPI) -> None:
