@@ -19,7 +19,8 @@ import httpx
 import pytest
 from PIL import Image
 
-import gradio_app
+from imagegate.command import main as command
+from imagegate.command import serving
 from imagegate.core.model import Gate
 from imagegate.core.pictures import Picture
 from imagegate.core.settings import Settings
@@ -363,9 +364,9 @@ def test_a_start_that_cannot_be_is_explained(
     """Exit code 2 and one line that names what is wrong, and nothing is left behind."""
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(gradio_app, "_panel", None)
+    monkeypatch.setattr(command, "load_panel", None)
     before = signal.getsignal(signal.SIGTERM)
-    assert gradio_app.main([*arguments, "--no-browser", "--port", "0"]) == 2
+    assert command.main([*arguments, "--no-browser", "--port", "0"]) == 2
     signal.signal(signal.SIGTERM, before)
     error = capsys.readouterr().err
     assert says in error
@@ -373,22 +374,18 @@ def test_a_start_that_cannot_be_is_explained(
     assert not (tmp_path / "sorted").exists()
 
 
-def test_a_taken_port(run: Callable[..., Session], photos: Path) -> None:
+def test_a_taken_port(
+    run: Callable[..., Session], photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A port that was asked for and is taken is an error; without asking the next one is used."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         refused = run(photos, "--port", port)
         assert refused.ends() == 2
         assert f"port {port}" in refused.errors[-1]
-    with socket.socket() as other:
-        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            other.bind(("127.0.0.1", gradio_app.PORT))
-            other.listen()
-        except OSError:
-            pass  # taken by somebody else: as good
-        session = run(photos)
-        assert f":{gradio_app.PORT}/" not in session.hears("open http")
+        monkeypatch.setattr(serving, "PORT", port)
+        with serving.open_listener("127.0.0.1", None) as listener:
+            assert listener.getsockname()[1] not in (port, 0)
 
 
 def test_an_open_host_is_warned_of(run: Callable[..., Session], photos: Path) -> None:
@@ -475,9 +472,10 @@ def test_neither_torch_nor_gradio_is_imported_to_sort_a_folder() -> None:
 def test_no_torch_even_with_the_panel() -> None:
     """In a fresh interpreter the whole panel comes without torch."""
     program = (
-        "import sys, gradio_app; from imagegate.http.access import HostDoor\n"
+        "import sys; from imagegate.http.access import HostDoor\n"
+        "from imagegate.command.main import load_panel\n"
         "from imagegate.gate_bus import GateBus\n"
-        "gradio_app._panel(GateBus(), HostDoor(), dict)\n"
+        "load_panel(GateBus(), HostDoor(), dict)\n"
         "print('torch' in sys.modules)"
     )
     done = subprocess.run(

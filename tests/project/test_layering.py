@@ -40,6 +40,9 @@ ARROWS: dict[str, set[str]] = {
         "core", "gate_bus", "http", "notify", "operator", "pictures", "share", "storage", "text",
     },
     "gate": {"comfy"},
+    "command": {
+        "core", "folder", "gate_bus", "http", "operator", "pictures", "share", "storage", "text",
+    },
     "__init__": {"text"},
 }  # fmt: skip
 """Which rooms (packages, and modules beside them) each room may import from."""

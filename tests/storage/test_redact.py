@@ -14,8 +14,8 @@ import pytest
 from fastapi.testclient import TestClient
 from fsspec.implementations.memory import MemoryFileSystem
 
-import gradio_app
 from imagegate.comfy.pack import _waiting
+from imagegate.command.main import main
 from imagegate.core.model import Gate, StoreError
 from imagegate.core.settings import Settings, read_notice_settings
 from imagegate.http.access import HostDoor
@@ -149,7 +149,7 @@ def terminal(bus: StoredBus, *arguments: str) -> str:
         patch.setenv("IMAGEGATE_STORE", bus._settings().store)
         patch.setenv("IMAGEGATE_PICTURES", bus._settings().pictures)
         try:
-            status: object = gradio_app.main([*arguments, "--no-browser", "--port", "0"])
+            status: object = main([*arguments, "--no-browser", "--port", "0"])
         except SystemExit as wrong:  # argparse's own
             status = wrong.code
     assert status == 2

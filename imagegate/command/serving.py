@@ -1,0 +1,128 @@
+"""Listens, serves the panel, and says in the terminal where it is."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import ipaddress
+import logging
+import socket
+import threading
+import webbrowser
+from collections.abc import Callable, Sequence
+
+import uvicorn
+from fastapi import FastAPI
+
+from ..core.settings import read_names
+from ..folder.label_folders import BadFolder
+from ..http.serving import PREFIX
+from ..http.sockets import listen
+from ..share.share import Share
+from .terminal import StatusLine
+
+PORT = 7865
+GRACE = 1.0
+"""Seconds that open pages have to hear that the session ended, before the server goes."""
+
+
+class Server(uvicorn.Server):
+    """Serves until it is ended, and lets open pages hear of it before it goes.
+
+    Args:
+        build: makes what is served, once the server starts.
+        end: called when it ends.
+        opened: called once it answers.
+    """
+
+    def __init__(
+        self, build: Callable[[], FastAPI], end: Callable[[], None], opened: Callable[[], None]
+    ) -> None:
+        super().__init__(
+            uvicorn.Config(
+                build, factory=True, log_level="warning", access_log=False,
+                timeout_graceful_shutdown=1,
+            )
+        )  # fmt: skip
+        self._end = end
+        self._opened = opened
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._opened()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await asyncio.to_thread(self._end)
+        if not self.force_exit:
+            await asyncio.sleep(GRACE)
+        # Streams to open pages are cut off now, which is no error worth a traceback.
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+        await super().shutdown(sockets)
+
+
+def own_names(host: str) -> list[str]:
+    """Names under which people call this server, the one they chose to listen on included."""
+    return [*read_names(), *([host.lower()] if host else [])]
+
+
+def announce(
+    chosen: argparse.Namespace, listener: socket.socket, line: StatusLine, end: str, share: Share
+) -> None:
+    """The server answers: say where, and show it."""
+    shown = "127.0.0.1" if chosen.host in ("0.0.0.0", "::", "") else chosen.host  # noqa: S104
+    shown = f"[{shown}]" if ":" in shown else shown
+    url = f"http://{shown}:{listener.getsockname()[1]}{PREFIX}/"
+    line.say(f"Image Gate: open {url} (Ctrl+C {end})")
+    if not _is_loopback(chosen.host):
+        line.say(
+            f"Warning: --host {chosen.host} lets anybody on the network see and decide; "
+            "--share NAME gives a link to one person."
+        )
+    if not chosen.no_browser:
+        threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
+    _invite(share, chosen.share, line)
+
+
+def _invite(share: Share, names: Sequence[str], line: StatusLine) -> None:
+    """Make a link for each of these people and say its address, once there is one."""
+    if not names:
+        return
+    invited = [share.create(name) for name in names]
+    said: dict[str, tuple[str, str]] = {}
+    one_by_one = threading.Lock()
+
+    def look() -> None:
+        with one_by_one:
+            for link, token in invited:
+                address, problem = share.address(link, token)
+                if (address, problem) == said.get(link.id, ("", "")) or not share.waits_for(link):
+                    continue
+                said[link.id] = address, problem
+                if problem:
+                    line.say(f"{problem}. {'In this network:' if address else 'Trying again ...'}")
+                if address:
+                    line.say(f"{link.name}'s link, for 24 hours and one browser: {address}")
+                    line.draw(address)
+
+    line.say("Opening the way in for the people you named ...")
+    share.changed.listen(look)
+    look()
+
+
+def open_listener(host: str, port: int | None) -> socket.socket:
+    """A socket at this port; if none was asked for, at the first free one from ``PORT`` on."""
+    for wanted in (port,) if port is not None else (*range(PORT, PORT + 20), 0):
+        try:
+            return listen(host, wanted)
+        except socket.gaierror:
+            raise BadFolder(f"--host {host} is no address of this machine") from None
+        except OSError as error:
+            failure = f"cannot listen on {host} port {wanted}: {error.strerror}"
+    raise BadFolder(f"{failure}; choose another --port")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
