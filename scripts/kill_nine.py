@@ -35,8 +35,8 @@ from PIL import Image
 
 from imagegate.core.model import StoreError
 from imagegate.pictures.encode import encode_png
-from imagegate.storage.gates import gates
 from imagegate.storage.sql.database import Database
+from imagegate.storage.sql.tables import gates
 from tests.support.postgres import PostgreSQL
 
 ROOT = Path(__file__).parents[1]

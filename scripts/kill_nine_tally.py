@@ -14,8 +14,9 @@ from kill_nine_worker import image_of, mask_of
 from imagegate.core.model import Gate, ImageGateError, Snapshot, State
 from imagegate.pictures.place import PicturePlace
 from imagegate.pictures.tensors import decode_exact, digest
-from imagegate.storage.gates import GateStore, Line, gates
+from imagegate.storage.gates import GateStore, Line
 from imagegate.storage.sql.database import Database
+from imagegate.storage.sql.tables import gates
 
 Row = dict[str, Any]
 

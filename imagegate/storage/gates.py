@@ -34,17 +34,9 @@ from ..core.model import (
     sayable,
     second,
 )
-from .sql.database import Database, lines
+from .sql.database import Database
+from .sql.tables import clicks, gates, lines, mask_files
 
-_COLUMNS = (
-    "seq", "id", "record", "mode", "node_id", "workflow_id", "prompt_id", "worker", "deadline",
-    "state", "open", "version", "decision", "reason", "masked", "ended", "ended_at", "due",
-    "claimed_by", "resuming", "lease", "attempts", "fingerprint", "reusable", "bytes", "kept",
-    "title", "link",
-)  # fmt: skip
-gates = sa.table("gates", *(sa.column(name) for name in _COLUMNS))
-clicks = sa.table("clicks", sa.column("gate_id"), sa.column("key"))
-mask_files = sa.table("masks", *(sa.column(name) for name in ("gate_id", "image", "file", "bytes")))
 # As literals, so that both databases know which of the partial indexes serve.
 _ONE: sa.ColumnElement[int] = sa.literal_column("1")
 OPEN = gates.c.open == _ONE

@@ -23,7 +23,8 @@ from ..core.model import ALL, MAX_NAME, BadAnswer, Selection, StoreError, plain
 from ..core.news import Bell
 from ..text.printable import name_of, one_line
 from .passphrases import MAX_PASSPHRASE, Passphrases, hash_passphrase
-from .sql.database import Database, meta
+from .sql.database import Database
+from .sql.tables import links, meta, sessions
 
 BROWSERS = 100
 """Sessions that one address of a link may open, where it is not for one browser only."""
@@ -38,13 +39,6 @@ _MARK = sa.text(
     "INSERT INTO meta (name, value) VALUES (:name, :value) "
     "ON CONFLICT (name) DO UPDATE SET value = excluded.value"
 )
-_COLUMNS = (
-    "id", "name", "may", "scope", "reach", "door", "once", "passphrase", "token", "opened",
-    "worker", "created_at", "expires_at", "revoked_at", "seen_at",
-)  # fmt: skip
-links = sa.table("links", *(sa.column(name) for name in _COLUMNS))
-_SESSION = ("secret", "link", "opened_at", "key")
-sessions = sa.table("sessions", *(sa.column(name) for name in _SESSION))
 
 
 class LinkStore:

@@ -10,9 +10,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from ..core.model import State
-from .gates import OPEN, gates
-from .sql.database import NOTIFIED, Database, lines
-from .workers import workers
+from .gates import OPEN
+from .sql.database import NOTIFIED, Database
+from .sql.tables import gates, lines, workers
 
 ASKED = ("published", "undone", "put back", "reopened")
 """Kinds of the lines after which a gate waits. After each, people are told anew."""

@@ -22,8 +22,9 @@ from .links import LinkStore
 from .notified import ToldGates
 from .parked import LEASE, ParkedGates
 from .runs import Claim
-from .sql.database import Database, meta
+from .sql.database import Database
 from .sql.predecessors import Predecessors
+from .sql.tables import meta
 from .sql.watcher import Watcher
 from .workers import BEAT, DEAD, Workers
 
@@ -31,6 +32,8 @@ SWEEP = 3600.0
 """Seconds between looks for pictures that were kept long enough."""
 SHORTEST = 60.0
 """Seconds that pictures are kept in any case: somebody may be about to read them."""
+SLOW = BEAT
+"""Seconds after which a store that answers was silent: no worker could give a sign of life."""
 
 log = logging.getLogger("imagegate")
 
@@ -233,7 +236,7 @@ class House:
         self.workers.bury(self._worker)
         begun = time.monotonic()
         found = self.workers.orphans(begun - self._seen_since > DEAD)
-        if time.monotonic() - begun > BEAT:  # nobody could give a sign of life meanwhile
+        if time.monotonic() - begun > SLOW:  # nobody could give a sign of life meanwhile
             self._seen_since = time.monotonic()
             return []
         return found
@@ -247,7 +250,7 @@ class House:
                 begun = time.monotonic()
                 self.workers.beat(self._worker)
                 # A store that was silent, or away, has heard of no worker meanwhile.
-                if failing or time.monotonic() - begun > BEAT:
+                if failing or time.monotonic() - begun > SLOW:
                     self._seen_since = time.monotonic()
                 keep()
                 self._succeed()

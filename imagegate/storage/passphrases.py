@@ -12,13 +12,11 @@ import sqlalchemy as sa
 from ..core.links import TooManyAttempts, WrongPassphrase
 from ..core.model import plain
 from .sql.database import Database
+from .sql.tables import wrong_passphrases as wrong
 
 MAX_PASSPHRASE = 200
 WRONG = ((5, 60.0), (20, 3600.0))
 """Wrong passphrases of one link that are tried within so many seconds: more have to wait."""
-
-_COLUMNS = ("id", "link", "at")
-wrong = sa.table("wrong_passphrases", *(sa.column(name) for name in _COLUMNS))
 
 
 class Passphrases:

@@ -13,17 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from ..core.model import Decision, Snapshot, State, plain
-
-parked = sa.table(
-    "parked",
-    *(
-        sa.column(name)
-        for name in (
-            "gate_id", "root", "node", "item", "length", "live", "together", "running", "told",
-            "classes", "record",
-        )
-    ),
-)  # fmt: skip
+from .sql.tables import parked
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,9 @@ from filelock import FileLock, Timeout
 
 from ..core.model import StoreError
 from ..pictures.permissions import FILE, FOLDER
-from .gates import DUE, OPEN, gates
+from .gates import DUE, OPEN
 from .sql.database import Database
+from .sql.tables import gates, workers
 
 BEAT = 5.0
 """Seconds between signs of life."""
@@ -26,9 +27,6 @@ DEAD = 30.0
 """Seconds without one after which a worker is taken for dead."""
 SHOWN = 7 * 24 * 3600
 """Seconds that a worker is remembered."""
-
-_COLUMNS = ("id", "name", "kind", "host", "pid", "started_at", "seen_at", "classes", "ended")
-workers = sa.table("workers", *(sa.column(name) for name in _COLUMNS))
 
 
 @dataclass(frozen=True)

@@ -212,6 +212,7 @@ def test_only_the_edges_know_the_frameworks() -> None:
             "storage.sql.migrations",
             "storage.sql.postgresql",
             "storage.sql.sqlite_file",
+            "storage.sql.tables",
             "storage.gates",
             "storage.links",
             "storage.notified",

@@ -16,8 +16,7 @@ from imagegate.comfy.decisions import ImageGateDecisions
 from imagegate.comfy.node import ImageGate
 from imagegate.comfy.resume import Resumer
 from imagegate.core.model import Snapshot, State
-from imagegate.storage.gates import gates
-from imagegate.storage.runs import parked
+from imagegate.storage.sql.tables import gates, parked
 from tests.comfy.test_gate import QuietService, png
 from tests.comfy.test_park import ExecutorQueue
 from tests.conftest import PATIENCE

@@ -32,6 +32,7 @@ from . import sqlite_file
 from .deadline import CHECKED_WITHIN, hurried, limit, running
 from .migrations import MIGRATIONS
 from .sqlite_file import StoreFile
+from .tables import lines, meta, migrations
 
 CHANNEL = "imagegate"
 """Of PostgreSQL's NOTIFY."""
@@ -40,13 +41,6 @@ NOTIFIED = "notified"
 is told of it."""
 MIGRATING = 600.0
 """Seconds in which a store has to be up to date."""
-
-lines = sa.table(
-    "lines",
-    *(sa.column(name) for name in ("id", "gate_id", "at", "kind", "origin", "body")),
-)
-migrations = sa.table("migrations", sa.column("name"), sa.column("at"))
-meta = sa.table("meta", sa.column("name"), sa.column("value"))
 
 _MIGRATING = 7_341_205  # PostgreSQL's advisory lock while a store is brought up to date
 
