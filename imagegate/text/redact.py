@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import traceback
 from dataclasses import dataclass, field
+from pathlib import Path
 from urllib.parse import parse_qsl, quote, quote_plus, unquote, unquote_plus, urlsplit
 
 HIDDEN = "***"
@@ -91,10 +92,12 @@ def store_url(url: str) -> Redacted:
         if "@" in login + host or "?" in user or ("?" in written and "=" in written):
             return _hidden(scheme, rest)
     secrets = {password} | {value for key, value in query if key not in _HARMLESS}
-    if "@" in (parsed.database or "") and not scheme.startswith("sqlite"):
-        secrets.add(str(parsed.database))
-        parsed = parsed.set(database="")
-        query = [(HIDDEN, "")]
+    file = scheme.startswith("sqlite") and parsed.username is None
+    if "@" in (parsed.database or "") and not file:
+        # Its password may go on there, and what was taken for the host may be the middle of it.
+        return _hidden(scheme, rest)
+    query, pieces = _pieces(query)
+    secrets |= pieces
     shown = parsed.set(query={}).render_as_string(hide_password=True) + _query(query)
     return Redacted(shown, secrets=frozenset(secrets - {""}))
 
@@ -102,12 +105,19 @@ def store_url(url: str) -> Redacted:
 def place_url(url: str) -> Redacted:
     """What may be said of the URL of a place for pictures; a path is shown as it is."""
     if "://" not in url and "::" not in url:
+        login, at, _ = url.partition("@")
+        if at and ":" in login and not Path(url).is_absolute():  # a URL that lacks its "//"
+            return _hidden("", url)
         return Redacted(url)
     shown: list[str] = []
     secrets: set[str] = set()
+    query = False
     for part in url.split("::"):  # fsspec's chains
         found = _part(part)
-        if not found.clear:
+        # What comes after a query and is no URL may be the rest of a value.
+        rest_of_value = query and "://" not in part
+        query = query or "?" in part or "#" in part
+        if not found.clear or rest_of_value:
             return _hidden(url.partition("://")[0].partition("::")[0], url)
         shown.append(found.shown)
         secrets |= found.secrets
@@ -135,10 +145,23 @@ def _part(url: str) -> Redacted:
     if parsed.query and not query:
         query = [(HIDDEN, parsed.query)]
     secrets |= {value or key for key, value in query if key not in _HARMLESS}
-    secrets.add(parsed.fragment)
+    query, pieces = _pieces(query)
+    secrets |= {*pieces, parsed.fragment}
     shown = f"{scheme}://{user}{f':{HIDDEN}' if password else ''}{at}{host}{parsed.path}"
     shown += _query(query) + (f"#{HIDDEN}" if parsed.fragment else "")
     return Redacted(shown, secrets=frozenset(secrets - {""}))
+
+
+def _pieces(query: list[tuple[str, str]]) -> tuple[list[tuple[str, str]], set[str]]:
+    """A query without what may be the rest of a secret that has an ``&`` in it; those pieces."""
+    shown: list[tuple[str, str]] = []
+    pieces: set[str] = set()
+    for key, value in query:
+        if key not in _HARMLESS and any(before not in _HARMLESS for before, _ in shown):
+            pieces.add(key)
+            key, value = HIDDEN, ""
+        shown.append((key, value))
+    return shown, {piece for piece in pieces if len(piece) > 3}  # a shorter one is in any text
 
 
 def _query(query: list[tuple[str, str]]) -> str:
