@@ -20,7 +20,10 @@ from imagegate.http.access import HostDoor
 from imagegate.operator.rest import create_app
 from imagegate.pictures.tensors import TensorPictures
 from imagegate.storage.sql import deadline as deadline_module
+from imagegate.storage.sql import postgresql as postgresql_module
+from imagegate.storage.sql.database import Database
 from imagegate.storage.sql.deadline import SOON, limited
+from imagegate.storage.sql.postgresql import LimitedConnection
 from imagegate.storage.stored_bus import StoredBus
 from tests.support.browser import PanelServer, chromium, pages
 from tests.support.postgres import PostgreSQL
@@ -286,3 +289,33 @@ def test_the_page_says_so_and_sends_it_again(
     assert ticket.future.result(FOREVER).decision.route == 1
     expect(page.locator("#ig-history")).to_contain_text("Sky", timeout=FOREVER * 1000)
     assert [line.kind for line in bus.lines(ticket.gate.id)] == ["published", "decided"]
+
+
+def test_a_connection_that_cannot_be_set_up(
+    bus: StoredBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection that a server does not let be set up as it has to be is closed."""
+    made: list[LimitedConnection] = []
+    connect = LimitedConnection.connect
+
+    def noted(**given: Any) -> LimitedConnection:
+        made.append(connect(**given))
+        return made[-1]
+
+    monkeypatch.setattr(LimitedConnection, "connect", noted)
+    monkeypatch.setitem(postgresql_module._SESSION, "no_such_setting", 1)
+    database = bus.house.database
+    with pytest.raises(StoreError, match="no_such_setting"):
+        Database(database.engine.url.render_as_string(hide_password=False), "another")
+    assert [one.closed for one in made] == [True]
+
+
+def test_a_store_that_is_closed_during_a_transaction(bus: StoredBus) -> None:
+    """A connection that is in use when its store is closed is closed when it is given back."""
+    database = bus.house.database
+    with database.read() as connection:
+        used = connection.connection.driver_connection
+        database.close()
+        assert used is not None
+        assert not used.closed
+    assert used.closed

@@ -250,6 +250,7 @@ class Database:
     def _connected(self, seconds: float | None = None) -> Iterator[sa.Connection]:
         """A connection that works, for one transaction, and within the time there is for it."""
         with self._one, self._translated(), self._answered(), running(seconds or limit()):
+            pool = self.engine.pool
             # One from the pool is tried first; another is opened where that one is broken.
             with running(CHECKED_WITHIN) if hurried() and not seconds else nullcontext():
                 connection = self.engine.connect()
@@ -257,7 +258,12 @@ class Database:
                 if self._file is not None:
                     self._file.check(connection.info)
                     connection.info.pop("imagegate_line", None)
-                yield connection
+                try:
+                    yield connection
+                finally:
+                    # All others were closed meanwhile; nothing closes one that is given back now.
+                    if pool is not self.engine.pool and not connection.invalidated:
+                        connection.detach()
 
     def _check_content(self, connection: sa.Connection) -> None:
         """Look whether this is still the store that was opened: a file can be overwritten."""

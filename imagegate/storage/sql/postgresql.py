@@ -93,10 +93,14 @@ def create_engine(url: sa.URL) -> sa.Engine:
         if hurried():
             given["connect_timeout"] = round(CHECKED_WITHIN)
         connection = LimitedConnection.connect(**given)
-        connection.autocommit = True  # so that the settings outlast the transaction
-        for name, value in _SESSION.items():
-            connection.execute(f"SET {name} = {value}")
-        connection.autocommit = False
+        try:
+            connection.autocommit = True  # so that the settings outlast the transaction
+            for name, value in _SESSION.items():
+                connection.execute(f"SET {name} = {value}")
+            connection.autocommit = False
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     return engine
