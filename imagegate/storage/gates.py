@@ -355,15 +355,24 @@ class GateStore:
         with self.database.read() as connection:
             return [_line(row) for row in connection.execute(query)]
 
-    def take_on(self, worker: str, before: Collection[str]) -> None:
-        """What earlier processes have parked, and what is to go on, is this process's now."""
+    def take_on(self, worker: str, name: str, before: Collection[str]) -> None:
+        """What earlier processes have parked, and what is to go on, is this process's now.
+
+        Args:
+            name: what people call it, which may not be what they called those before it.
+        """
         theirs = gates.c.worker.in_(list(before))
         parked = theirs & ((OPEN & (gates.c.state == State.PARKED.value)) | DUE)
         with self.database.read() as connection:  # most often there is nothing
             if connection.execute(sa.select(gates.c.seq).where(parked).limit(1)).first() is None:
                 return
         with self.database.write() as connection:
-            connection.execute(gates.update().where(parked).values(worker=worker))
+            for seq, record in connection.execute(
+                sa.select(gates.c.seq, gates.c.record).where(parked)
+            ).all():
+                named = json.dumps(json.loads(record) | {"worker": name})
+                here = gates.update().where(gates.c.seq == seq, parked)
+                connection.execute(here.values(worker=worker, record=named))
 
     def last_line(self) -> int:
         """The number of the newest line; 0 before the first."""

@@ -221,7 +221,7 @@ class House:
                 if (one.name, one.kind, one.alive) == (me.name, me.kind, False)
             ]  # fmt: skip
         self.links.take_on(self._worker, gone)
-        self.gates.take_on(self._worker, gone)
+        self.gates.take_on(self._worker, self.settings.worker, gone)
         self._predecessors.drop(ended)
 
     def time_to_renew(self) -> bool:
