@@ -5,7 +5,6 @@ Its guard lets nobody in without a session but to the entry page of a valid link
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from collections.abc import Iterable
@@ -15,9 +14,7 @@ from typing import Annotated, Any
 from fastapi import Depends, FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from pydantic import BaseModel, ConfigDict, StrictInt, StrictStr
-from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..core.bus import Bus
 from ..core.failures import report_failure
@@ -36,7 +33,7 @@ from ..core.model import (
     sayable,
 )
 from ..core.pictures import Picture
-from ..http.access import ASKED, Asked, Body, Guard, LinkDoor, Refused, session_secret
+from ..http.access import ASKED, Asked, Body, Guard, LinkDoor, Refused
 from ..http.cursors import Cursors
 from ..http.headers import Sealed
 from ..http.outstanding import Outstanding
@@ -66,7 +63,7 @@ from ..pictures.formats.image_files import PreviewCache, lossy
 from ..pictures.masks import to_paint_on
 from ..storage.links import LinkStore
 from .entry import add_entry
-from .limits import Budget, Pace
+from .limits import InTurn, Pace
 from .scoped import LinkedBus
 
 AT_A_TIME = {"thumb": 2, "preview": 4, "zoom": 2, "full": 1}
@@ -80,10 +77,6 @@ LOOKS = 600
 """Times a minute that the pages of one link may say what they show."""
 LARGEST = 8 * 2**20
 """Bytes of the largest body; a mask painted here has at most 1536 pixels a side."""
-REQUESTS = (40.0, 100)
-"""Requests a second, and at once, of one session; more have to wait."""
-STRANGERS = (100.0, 300)
-"""The same of all who have no session."""
 PATIENCE = 60.0
 """Seconds that a body may take."""
 STREAMS = 16
@@ -92,24 +85,6 @@ PREVIEWS = 48 * 2**20
 """Bytes of previews for slow lines that are kept."""
 
 log = logging.getLogger("imagegate")
-
-
-class _InTurn:
-    """Has requests wait where there are too many, before anything is asked of a store."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-        self._inside, self._strangers = Budget(*REQUESTS), Budget(*STRANGERS)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            secret = session_secret(scope, Headers(scope=scope))
-            if secret:  # its hash: a long one that is made up takes no room
-                who = hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
-                await self._inside.take(who)
-            else:
-                await self._strangers.take("")
-        await self._app(scope, receive, send)
 
 
 class Choice(BaseModel):
@@ -153,7 +128,7 @@ def create_approver(
     app.add_middleware(Guard, door=door, prefix=PREFIX)
     app.add_middleware(Sealed, prefix=PREFIX)
     app.add_middleware(AnswersSoon)
-    app.add_middleware(_InTurn)
+    app.add_middleware(InTurn)
     app.add_exception_handler(ImageGateError, _explain)
     app.add_exception_handler(Refused, _explain_refusal)
     explain_all(app)

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import threading
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from ..http.access import Refused
+from ..http.access import ASKED, Refused, session_secret
 
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+REQUESTS = (40.0, 100)
+"""Requests a second, and at once, of one session; more have to wait."""
+STRANGERS = (100.0, 300)
+"""The same of all who have no session."""
+SESSIONS = 1000
+"""Sessions that are known as such, those that were heard of last."""
 MINUTE = 60.0
 KEPT = 1000
 """Counts after which those whose minute has passed are dropped."""
@@ -80,3 +91,41 @@ class Budget:
         delay = self.delay(who)
         if delay:
             await asyncio.sleep(delay)
+
+
+class InTurn:
+    """Has requests wait where there are too many, before anything is asked of a store.
+
+    A session has a budget of its own once a request of it was let in: anybody can make one up.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._inside, self._strangers = Budget(*REQUESTS), Budget(*STRANGERS)
+        self._lock = threading.Lock()  # guards the next
+        self._known: dict[str, None] = {}  # hashes of sessions, the one that came last at the end
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        from starlette.datastructures import Headers
+
+        secret = session_secret(scope, Headers(scope=scope))
+        who = hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
+        if who in self._known:
+            await self._inside.take(who)
+        else:
+            await self._strangers.take("")
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._remember(who, ASKED in scope)
+
+    def _remember(self, who: str, let_in: bool) -> None:
+        with self._lock:
+            self._known.pop(who, None)
+            if let_in:
+                self._known[who] = None
+            if len(self._known) > SESSIONS:
+                del self._known[next(iter(self._known))]

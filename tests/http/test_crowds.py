@@ -14,10 +14,12 @@ from anyio import to_thread
 from imagegate.core.model import ALL, Snapshot
 from imagegate.gate_bus import GateBus
 from imagegate.http import serving as serving_module
+from imagegate.http.access import ASKED
 from imagegate.http.connection import THREADS
 from imagegate.http.serving import News
 from imagegate.http.shared_events import SharedEvents
-from imagegate.share.limits import Budget
+from imagegate.share import limits as limits_module
+from imagegate.share.limits import Budget, InTurn
 from tests.operator.test_api import publish
 from tests.share.test_listener import listening
 from tests.support.stored import PATIENCE
@@ -117,6 +119,36 @@ def test_a_budget() -> None:
         budget.delay(str(number))
         now[0] += 0.1
     assert len(budget._until) <= 1001
+
+
+async def test_sessions_that_are_made_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Made-up sessions share the budget of strangers; one that was let in once has its own, until
+    it is not let in any more.
+    """
+    takes: list[tuple[str, str]] = []
+
+    class Noted(Budget):
+        async def take(self, who: str) -> None:
+            takes.append(("session" if who else "strangers", who))
+
+    async def app(scope: Any, *_: Any) -> None:
+        if scope["headers"] == [(b"cookie", b"imagegate=true")] and live:
+            scope[ASKED] = "somebody"
+
+    async def ask(secret: str) -> str:
+        cookie = [(b"cookie", f"imagegate={secret}".encode())] if secret else []
+        await in_turn({"type": "http", "headers": cookie}, None, None)  # type: ignore[arg-type]
+        return takes[-1][0]
+
+    monkeypatch.setattr(limits_module, "Budget", Noted)
+    monkeypatch.setattr(limits_module, "SESSIONS", 3)
+    in_turn, live = InTurn(app), True
+    assert {await ask(f"made-up-{number}") for number in range(50)} == {"strangers"}
+    assert [await ask("") for _ in range(2)] == ["strangers"] * 2
+    assert [await ask("true") for _ in range(3)] == ["strangers", "session", "session"]
+    live = False
+    assert [await ask("true") for _ in range(2)] == ["session", "strangers"]
+    assert not in_turn._known
 
 
 def test_threads_of_their_own() -> None:
