@@ -58,7 +58,6 @@ def _names() -> tuple[str, ...]:
 def settings() -> Settings:
     """Where this ComfyUI remembers its gates: its user directory, unless told otherwise."""
     import folder_paths
-
     from server import PromptServer
 
     port = getattr(PromptServer.instance, "port", "")
