@@ -7,24 +7,18 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from scripts.import_graph import MODULES, PACKAGE, PAGE, arrows, imports_of, room, with_graph
+
 ROOT = Path(__file__).parents[2]
-PACKAGE = ROOT / "imagegate"
 HEAVY = {
     "torch", "gradio", "comfy", "comfy_execution", "nodes", "server", "fastapi", "uvicorn",
     "fsspec", "apprise",
 }  # fmt: skip
-MODULES = {
-    ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
-    for path in sorted(PACKAGE.rglob("*.py"))
-}
-"""Every module by its name below ``imagegate``; a package's own is ``NAME.__init__``."""
-
 ARROWS: dict[str, set[str]] = {
     "text": set(),
     "core": {"text"},
@@ -117,43 +111,6 @@ def test_the_bus_needs_only_python(module: str) -> None:
     assert names <= set(sys.stdlib_module_names) | {"imagegate"}
 
 
-def imports_of(module: str, *, everywhere: bool) -> set[str]:
-    """The modules of this package that a module imports.
-
-    ``everywhere``: also inside functions, and for type checking alone.
-    """
-    package = module.split(".")[:-1]
-    found: set[str] = set()
-    todo: list[ast.AST] = [ast.parse(MODULES[module].read_text())]
-    while todo:
-        node = todo.pop()
-        if isinstance(node, ast.ImportFrom) and node.level:
-            base = package[: len(package) - node.level + 1]
-            target = [*base, *(node.module.split(".") if node.module else [])]
-            for name in (".".join([*target, alias.name]) for alias in node.names):
-                parent = ".".join(target)
-                known = (name, f"{name}.__init__", parent, f"{parent}.__init__", "__init__")
-                found.add(next(one for one in known if one in MODULES))
-        lazy = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
-        typing = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
-        if everywhere or not (lazy or typing):
-            todo += ast.iter_child_nodes(node)
-    return found
-
-
-def room(module: str) -> str:
-    """The package that a module lies in; one that lies in none stands for itself."""
-    return module.partition(".")[0]
-
-
-def arrows() -> Iterator[tuple[str, str]]:
-    """Each import from one room into another."""
-    for module in MODULES:
-        for wanted in imports_of(module, everywhere=True):
-            if room(module) != room(wanted):
-                yield module, wanted
-
-
 def test_imports_form_no_cycle() -> None:
     """No module imports itself by way of others, imports inside functions counted."""
     left = {module: imports_of(module, everywhere=True) for module in MODULES}
@@ -193,6 +150,19 @@ def test_the_map_of_the_code_is_true() -> None:
     files = {name for name in there if (PACKAGE / f"{name}.py").exists()}
     assert named == (there - files) | {f"{name}.py" for name in files} | {"page", "web"}
     assert len(rooms) <= 12
+
+
+def test_the_drawn_graph_is_true() -> None:
+    """docs/architecture.md draws the imports as they are: scripts/import_graph.py --write."""
+    page = PAGE.read_text(encoding="utf-8")
+    assert with_graph(page) == page
+
+
+def test_the_files_that_the_architecture_names_are_there() -> None:
+    """Every file and folder that docs/architecture.md names exists."""
+    names = re.findall(r"`((?:imagegate|tests|scripts)/[\w/.]*)", PAGE.read_text(encoding="utf-8"))
+    assert names
+    assert [name for name in names if not (ROOT / name).exists()] == []
 
 
 def test_only_the_edges_know_the_frameworks() -> None:
