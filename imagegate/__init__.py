@@ -10,4 +10,4 @@ from .text.printable import EscapeArguments
 
 logging.getLogger("imagegate").addFilter(EscapeArguments())
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
