@@ -106,18 +106,6 @@ class ParkedGates:
         with self.database.read() as connection:
             return {row[0]: Progress(int(row[1]), int(row[2])) for row in connection.execute(query)}
 
-    def open_beside(self, gate_id: str) -> list[str]:
-        """The ids of those that are still open, of the gates that go on together with this one."""
-        mine = parked.alias("mine")
-        same = (_others.c.root == mine.c.root) & (_others.c.node == mine.c.node)
-        query = (
-            sa.select(_others.c.gate_id)
-            .select_from(mine.join(_others, same).join(_their, _their.c.id == _others.c.gate_id))
-            .where(mine.c.gate_id == gate_id, _others.c.gate_id != gate_id, _their.c.open == 1)
-        )
-        with self.database.read() as connection:
-            return list(connection.execute(query).scalars())
-
     def prompt_ended(self, prompt_id: str, worker: str) -> list[Snapshot]:
         """The prompt that asked gates has ended: they may go on. Those that are due now."""
         mine = sa.select(gates.c.id).where(gates.c.prompt_id == plain(prompt_id))

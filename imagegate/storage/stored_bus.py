@@ -680,13 +680,7 @@ class StoredBus:
         return len(settled) == len(claim.gates)
 
     def _announce(self, kind: str, snapshot: Snapshot) -> None:
-        news = [(kind, one) for one in self._with_progress([snapshot])]
-        if snapshot.gate.together and kind != "masked":  # the others wait for one less, or more
-            with suppress(StoreError):
-                others = self.house.parked.open_beside(snapshot.gate.id)
-                open_ones = self._with_progress(self.house.gates.several(others))
-                news += [("masked", one) for one in open_ones if one.state.open]
-        self._news.announce(news)
+        self._news.announce([(kind, one) for one in self._with_progress([snapshot])])
 
     def _with_progress(self, found: list[Snapshot]) -> list[Snapshot]:
         """With each gate that goes on together with others, how many of them are answered."""
@@ -734,8 +728,8 @@ class StoredBus:
     def _heard(self, kinds: Mapping[str, str]) -> None:
         """Other processes have changed these gates: gate id -> kind of its newest line."""
         news = []
-        for snapshot in self.house.gates.several(kinds):
-            snapshot = self._follow(snapshot)
+        changed = [self._follow(one) for one in self.house.gates.several(kinds)]
+        for snapshot in self._with_progress(changed):
             masked = kinds[snapshot.gate.id] == "masked" and snapshot.state.open
             news.append(("masked" if masked else _kind(snapshot), snapshot))
         if news:

@@ -76,6 +76,16 @@ def park(bus: StoredBus, title: str = "Portrait", **more: Any) -> Gate:
     return bus.park(gate, files_of(image, None), parked, f"like {title}").gate
 
 
+def park_in_list(bus: StoredBus, number: int, of: int, **more: Any) -> Gate:
+    """A parked gate of a list that goes on together."""
+    gate = a_gate(f"Image {number}", together=of, prompt_id="a prompt", **more)
+    image = torch.rand(
+        1, gate.height, gate.width, 3, generator=torch.Generator().manual_seed(number)
+    )
+    parked = Parked("a run", "2", PROMPT, {}, number, of, tuple(range(of)), together=True)
+    return bus.park(gate, files_of(image, None), parked).gate
+
+
 def take_up(bus: StoredBus) -> Claim:
     """Play the worker that goes on with what was decided first."""
     claim = bus.claim()
@@ -553,6 +563,37 @@ def test_another_process_s_changes_reach_the_page(
         there.put_back(claim, "out of memory")
         shown(page, "Portrait")
         expect(page.locator("#ig-notice pre")).to_have_text("out of memory")
+    finally:
+        there.close()
+
+
+def test_a_list_that_goes_on_together_counts_its_answers(
+    store: StoredBus, tmp_path: Path, new_page: Callable[..., Page]
+) -> None:
+    """While one image of the list is shown, the page follows how many of the others are answered,
+    here or in another process, and taken back; what will not run stands above that.
+    """
+    there = worker(tmp_path, "attic")
+    try:
+        warning = "'Rebatch Images' (4) takes the whole list"
+        gates = [
+            park_in_list(there if number == 2 else store, number, of=4, warning=warning)
+            for number in range(4)
+        ]
+        page = new_page()
+        shown(page, "Image 0")
+        notice = page.locator("#ig-notice pre")
+        goes_on = "of 4 answered; the prompt goes on when all are"
+        expect(notice).to_have_text(f"{warning}\n0 {goes_on}")
+        store.decide(gates[3].id, 1)
+        expect(notice).to_have_text(f"{warning}\n1 {goes_on}")
+        there.stop(gates[2].id)
+        expect(notice).to_have_text(f"{warning}\n2 {goes_on}")
+        store.undo(gates[3].id)
+        expect(notice).to_have_text(f"{warning}\n1 {goes_on}")
+        press(page, 1)
+        shown(page, "Image 1")
+        expect(notice).to_have_text(f"{warning}\n2 {goes_on}")
     finally:
         there.close()
 

@@ -147,6 +147,7 @@ export class Gates extends EventTarget {
     const count = this.#workflow ? "place_waiting" : this.#node ? "node_waiting" : "waiting";
     if (content.gate) this.waiting = content[count];
     this.progress = content.progress ?? this.progress;
+    this.#goesOnWith(content.gate);
     if (kind === "published") this.#published(content.gate);
     else if (kind === "masked") this.#updated(content.gate);
     else if (content.gate) return this.#ended(content.gate).then(() => this.changed());
@@ -413,6 +414,15 @@ export class Gates extends EventTarget {
     for (const list of [this.queue, this.skipped]) {
       const at = list.findIndex((one) => one.id === gate.id);
       if (at >= 0 && list[at].version < gate.version) list[at] = gate;
+    }
+  }
+
+  /** Of images that go on together, one was answered or taken back: the others wait for as many. */
+  #goesOnWith(gate) {
+    if (!gate?.waits_for) return;
+    for (const one of [...this.queue, ...this.skipped]) {
+      const same = one.together && one.node_id === gate.node_id && one.prompt_id === gate.prompt_id;
+      if (same) one.waits_for = gate.waits_for;
     }
   }
 
