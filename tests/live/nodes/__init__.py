@@ -268,7 +268,7 @@ CLASSES = [
 
 def _graph_nodes() -> dict[str, type]:
     """The nodes of `tests.support.graph_nodes`, which ComfyUI does not find as a module."""
-    path = Path(__file__).resolve().parents[2] / "graph_nodes.py"
+    path = Path(__file__).resolve().parents[2] / "support" / "graph_nodes.py"
     spec = importlib.util.spec_from_file_location("imagegate_graph_nodes", path)
     assert spec is not None
     assert spec.loader is not None
