@@ -25,7 +25,7 @@ from imagegate.notify import notices as notices_module
 from imagegate.notify.apprise import THREAD
 from imagegate.notify.notices import Notices
 from imagegate.notify.wording import LONGEST, Waits, message, span
-from imagegate.storage.gates import _COLUMNS
+from imagegate.storage.sql import tables
 from imagegate.storage.stored_bus import StoredBus
 from imagegate.text.printable import one_line
 from tests.support.stored import FILES, PATIENCE, PLAIN, Store, gate, hears, sql, to_go_on
@@ -730,7 +730,7 @@ def test_ten_thousand(shared: Store, service: Service, start: Start) -> None:
     bus = shared.bus()
     first = park(bus, "Sky")
     own = ("id", "seq", "record")
-    columns = ", ".join(name for name in _COLUMNS if name not in own)
+    columns = ", ".join(column.name for column in tables.gates.c if column.name not in own)
     numbers = f"WITH RECURSIVE n(i) AS (SELECT 2 UNION ALL SELECT i + 1 FROM n WHERE i < {MANY})"
     named, like = "replace(record, id, id || i), id || i", f"WHERE id = '{first.id}'"
     gates = f"{numbers} SELECT {named}, {columns} FROM n, gates {like}"
