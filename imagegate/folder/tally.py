@@ -5,8 +5,8 @@ from __future__ import annotations
 import secrets
 import threading
 from collections import Counter
-from collections.abc import Sequence
-from itertools import islice
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice, zip_longest
 from typing import Any
 
 from .pictures import FolderPictures, Stamp, as_text
@@ -127,10 +127,6 @@ class Tally:
             done = self._counts[DECIDED] + self._counts[MOVED] + self._counts[BUSY]
             all_done = not self._scanning and not self._away and done + unreadable == total
             reasons = {reason: keys for reason, keys in self._reasons.items() if keys}
-            share = max(1, LISTED // max(1, len(reasons)))
-            aside = [
-                (key, reason) for reason, keys in reasons.items() for key in islice(keys, share)
-            ]
             return {
                 "session": self._session,
                 "total": total,
@@ -141,7 +137,7 @@ class Tally:
                 "all_done": all_done,
                 "away": self._away,
                 "unreadable_count": unreadable,
-                "unreadable": [_named(*each) for each in aside[:LISTED]],
+                "unreadable": [_named(*each) for each in _some(reasons)],
                 "unreadable_reasons": [
                     {"reason": reason, "count": len(keys)}
                     for reason, keys in islice(reasons.items(), LISTED)
@@ -151,6 +147,14 @@ class Tally:
                 "left_count": len(self._left),
                 "left": [as_text(file) for file in islice(self._left, LISTED)],
             }
+
+
+def _some(reasons: Mapping[str, Iterable[str]]) -> list[tuple[str, str]]:
+    """Files to name, with the reason: of each reason one before of any a second one."""
+    first = {reason: list(islice(keys, LISTED)) for reason, keys in reasons.items()}
+    turns = (key for turn in zip_longest(*first.values()) for key in turn if key is not None)
+    named = set(islice(turns, LISTED))
+    return [(key, reason) for reason, keys in first.items() for key in keys if key in named]
 
 
 def _named(file: str, reason: str) -> dict[str, str]:

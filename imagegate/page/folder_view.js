@@ -127,12 +127,12 @@ function row_of(file, more = "") {
 }
 
 /** A file's own name, and the folder that it lies in. */
-function parts(file) {
+export function parts(file) {
   const cut = file.lastIndexOf("/");
   return [file.slice(cut + 1), cut < 0 ? "" : file.slice(0, cut)];
 }
 
 /** A name on one line, as in the title of its gate. */
-function shown(name) {
+export function shown(name) {
   return name.replace(/[\n\r]/g, "↵").replace(/[\u0000-\u001f]/g, "\ufffd");
 }

@@ -1,8 +1,9 @@
 /** What is remembered: the history, each gate's own lines, the store and who shares it. */
 
+import { parts, shown } from "./folder_view.js";
 import { told } from "./shared/gates.js";
 import { toldApart } from "./shared/labels.js";
-import { $, age, amount, element, fill, when } from "./shared/parts.js";
+import { $, age, aimed, amount, element, fill, jolted, middle, when } from "./shared/parts.js";
 
 const LOOK = 30_000; // ms between looks at the store, while somebody can see the page
 
@@ -55,6 +56,7 @@ export class Records {
 
   #renderHistory() {
     const { history } = this.#gates;
+    if (this.#gates.changedByOthers(this.#rows)) jolted($("ig-history"));
     const kept = new Map();
     for (const gate of history) kept.set(gate.id, this.#row(gate, this.#rows.get(gate.id)));
     this.#rows = kept;
@@ -66,7 +68,8 @@ export class Records {
   #row(gate, before) {
     const { decision } = gate;
     const said = {
-      what: gate.file || gate.title,
+      file: gate.file ?? "",
+      title: gate.title,
       answer: gate.state === "withdrawn" ? "withdrawn" : decision.route === null ? "Stop" : toldApart(gate.labels, decision.route),
       standing: this.#standing(gate),
       about: [decision && signed(decision), decision && when(decision.at), decision?.note, gate.reason].filter(Boolean).join(" · "),
@@ -96,14 +99,14 @@ export class Records {
     const entry = element("div", "", { class: "ig-entry" });
     entry.append(
       element("button", "", { type: "button", class: "ig-more", "aria-label": `All that happened to ${gate.title}` }),
-      element("span", said.what, { class: "ig-what" }),
+      what(said),
       element("b", said.answer, { class: `ig-answer ig-${gate.state}` }),
       element("span", said.standing, { class: "ig-standing" }),
       element("small", said.about),
     );
     const button = (name, text, title, act) => {
       const made = element("button", text, { type: "button", class: name, title, "aria-label": `${text}: ${gate.title}` });
-      made.onclick = act;
+      made.onclick = (event) => aimed(event, $("ig-history")) && act();
       entry.append(made);
     };
     if (said.again) {
@@ -184,6 +187,15 @@ export class Records {
       }),
     );
   }
+}
+
+/** The title; of a file its own name, and then the folder. */
+function what({ file, title }) {
+  if (!file) return element("span", title, { class: "ig-what" });
+  const [name, folder] = parts(file);
+  const made = element("span", "", { class: "ig-what ig-file", title: file });
+  made.append(middle(shown(name)), element("small", folder));
+  return made;
 }
 
 /** Whose answer it is. */

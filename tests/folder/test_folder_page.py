@@ -111,6 +111,49 @@ def test_what_a_newcomer_needs_is_in_the_first_view(
     expect(page.locator("#ig-progress")).to_contain_text("0 of 2")
 
 
+def test_on_a_phone_the_line_over_the_image_fits(
+    bus: GateBus[Any], look: Callable[..., Page], photos: Path
+) -> None:
+    """However many files are not shown, Share is in sight, and no part lies over another."""
+    paint(photos / "a.png")
+    for number in range(120):
+        (photos / f"{number}.pdf").write_bytes(b"%PDF-1.7")
+    page = look("phone")
+    page.evaluate("""() => {
+      const share = document.querySelector("#ig-share"); // as it is where people can be invited
+      share.hidden = false;
+      share.innerHTML = '<button type="button" class="ig-share-open">Share</button>';
+    }""")
+    in_view(page, "#ig-share button", "#ig-alerts", "#ig-unreadable summary", "#ig-progress span")
+    assert page.evaluate("""() => {
+      const parts = ["#ig-progress span", "#ig-unreadable summary", "#ig-alerts", "#ig-share"];
+      const boxes = parts.map((part) => document.querySelector(part).getBoundingClientRect());
+      return boxes.every((box, i) => !i || box.left >= boxes[i - 1].right);
+    }""")
+
+
+@pytest.mark.parametrize("size", ["desk", "phone"])
+def test_in_the_history_a_files_own_name_comes_first(
+    look: Callable[..., Page], photos: Path, size: str
+) -> None:
+    """Its name has both ends, a deep folder what room is left; the whole path is in the tooltip."""
+    paint(photos / DEEP / LONG)
+    paint(photos / DEEP / "z.png")
+    page = look(size)
+    page.wait_for_function("() => document.querySelector('#ig-image').naturalWidth > 0")
+    page.evaluate("() => new Promise((done) => setTimeout(done, 300))")  # no double click
+    page.locator("#ig-route-1").click()
+    expect(page.locator("#ig-title")).to_contain_text("z.png")
+    page.locator("#ig-past").evaluate("(part) => part.open = true")
+    what = page.locator("#ig-history .ig-what")
+    expect(what).to_have_attribute("title", f"{DEEP}/{LONG}")
+    expect(what).to_have_text(f"{LONG}{DEEP}")
+    what.scroll_into_view_if_needed()
+    expect(what.locator("span > span").last).to_be_in_viewport(ratio=1)
+    assert what.bounding_box()["height"] < 30  # type: ignore[index]
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_the_files_own_name_comes_first_and_keeps_its_end(
     look: Callable[..., Page], photos: Path, size: str
@@ -180,7 +223,7 @@ def test_what_is_not_shown_is_listed_with_the_reason(
     summary.click()
     expect(listed).to_contain_text("HEIC needs a package: pip install pillow-heif (30 files)")
     expect(listed).to_contain_text("0.heic")
-    expect(listed).to_contain_text("and 20 more")
+    expect(listed).to_contain_text("and 11 more")
     expect(listed).to_contain_text("a video: only still images are shown")
     in_view(page, "#ig-unreadable > div")
     page.keyboard.press("Escape")

@@ -9,6 +9,7 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from tests.support.approver import PHONE, Studio
+from tests.support.approver import shown as in_front
 from tests.support.browser import chromium
 
 
@@ -41,6 +42,18 @@ def test_ten_long_labels_leave_stop_in_sight(browser: Browser, where: str) -> No
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
+def test_in_a_node_no_route_is_out_of_sight(browser: Browser) -> None:
+    """In the node's panel as it opens all ten routes are seen, however long their labels are."""
+    with Studio(browser) as studio:
+        studio.publish("Long", LONG, size=(640, 420))
+        studio.operator_page()
+        page = studio.tab(viewport={"width": 520, "height": 540})
+        page.goto(studio.operator_url + "?embed=1")
+        for route in range(1, 11):
+            expect(page.locator(f"#ig-route-{route}")).to_be_in_viewport(ratio=1)
+        expect(page.locator("#ig-stop")).to_be_in_viewport(ratio=1)
+
+
 def test_labels_that_look_alike_are_told_apart_wherever_they_are_said(browser: Browser) -> None:
     """Status line and history of both pages name the number beside a label that is there twice."""
     with Studio(browser) as studio:
@@ -48,6 +61,8 @@ def test_labels_that_look_alike_are_told_apart_wherever_they_are_said(browser: B
         page = studio.operator_page()
         expect(page.locator("#ig-route-3")).to_have_text("3 · 3")
         ada = studio.enter("Ada")
+        in_front(ada, "Twins")
+        ada.evaluate("() => new Promise((done) => setTimeout(done, 300))")  # no double click
         ada.tap("#ig-route-2")
         expect(ada.locator("#ig-status")).to_contain_text("“2 · keep” recorded for Twins")
         expect(page.locator("#ig-status")).to_contain_text("Ada chose “2 · keep”")

@@ -111,6 +111,92 @@ def test_a_key_does_not_decide_what_comes_to_an_empty_page(
     assert press_until(page, "1", ticket) == 1
 
 
+def test_a_key_does_not_decide_what_somebody_else_takes_back(browser: Browser) -> None:
+    """A key that is pressed just as an undo elsewhere brings an image back is not taken for it."""
+    with Studio(browser) as studio:
+        id_ = studio.publish("Back")
+        studio.bus.decide(id_, 1, by="Ada")
+        page = studio.operator_page()
+        expect(page.locator("#ig-empty")).to_be_visible()
+        page.evaluate(PRESS_AT_THE_SWAP)
+        studio.bus.undo(id_)
+        page.wait_for_function("() => window.pressed")
+        expect(page.locator("#ig-status")).to_contain_text("“1” was not taken")
+        assert studio.bus.get(id_).state.open
+        shown(page, "Back")
+        expect(page.locator("#ig-pause")).to_be_hidden()
+        page.keyboard.press("2")
+        expect(page.locator("#ig-status")).to_contain_text("“fix” recorded for Back")
+
+
+def test_a_key_does_not_decide_what_a_reconnection_brings(
+    bus: GateBus[Any], server: PanelServer, new_page: Callable[..., Page]
+) -> None:
+    """What was decided elsewhere while the connection was lost is said once it is back; a key that
+    was meant for it decides nothing.
+    """
+    first, second = publish(bus, "First"), publish(bus, "Second")
+    page = new_page()
+    shown(page, "First")
+    server.stop()
+    expect(page.locator("#ig-offline")).to_be_visible()
+    bus.decide(first.gate.id, 1, by="Ada")
+    page.evaluate(PRESS_AT_THE_SWAP)
+    server.start()
+    page.wait_for_function("() => window.pressed")
+    expect(page.locator("#ig-status")).to_contain_text("First: Ada chose “keep”.")
+    expect(page.locator("#ig-status")).to_contain_text("“1” was not taken")
+    assert not second.future.done()
+    shown(page, "Second")
+    assert press_until(page, "2", second) == 2
+
+
+UNDO_AS_ROWS_MOVE = """() => new MutationObserver((_, watch) => {
+  watch.disconnect();
+  const undo = document.querySelector("#ig-history").children[1].querySelector(".ig-back");
+  const how = { bubbles: true, detail: 1, pointerType: "touch" };
+  undo.dispatchEvent(new PointerEvent("click", how));
+  window.pressed = performance.now();
+}).observe(document.querySelector("#ig-history"), { childList: true })"""
+"""Has the page itself click the Undo that has just come where another one was."""
+
+
+@pytest.mark.parametrize("whose", ["operator", "approver"])
+def test_undo_takes_back_no_answer_that_came_under_the_pointer(
+    browser: Browser, whose: str
+) -> None:
+    """A click on an Undo of a list whose rows have just moved is not taken, and shown not to be; a
+    moment later it is.
+    """
+    with Studio(browser) as studio:
+        ids = [studio.publish(title) for title in ("First", "Second", "Third")]
+        page = studio.enter("Ada") if whose == "approver" else studio.operator_page()
+        in_front(page, "First") if whose == "approver" else shown(page, "First")
+        if whose == "approver":
+            for title in ("First", "Second"):
+                in_front(page, title)
+                expect(page.locator("#ig-pause")).to_be_hidden()
+                page.evaluate("() => new Promise((done) => setTimeout(done, 300))")
+                page.tap("#ig-route-1")
+                expect(page.locator("#ig-status")).to_contain_text(f"recorded for {title}")
+            page.tap("#ig-past-open")
+            page.tap("#ig-past-all")
+        else:
+            for id_ in ids[:2]:
+                studio.bus.decide(id_, 1, by="")
+        rows = page.locator("#ig-history li")
+        expect(rows).to_have_count(2)
+        page.evaluate(UNDO_AS_ROWS_MOVE)
+        studio.bus.decide(ids[2], 1, by="Ben")
+        page.wait_for_function("() => window.pressed")
+        expect(page.locator("#ig-status")).to_contain_text("“Undo” was not taken")
+        assert not any(studio.bus.get(id_).state.open for id_ in ids)
+        page.evaluate("() => new Promise((done) => setTimeout(done, 800))")  # to aim anew
+        rows.nth(1).locator(".ig-back").click()
+        expect(rows).to_have_count(2)
+        assert studio.bus.get(ids[1]).state.open
+
+
 def test_what_is_typed_about_an_image_that_went_is_lost_to_no_other(
     bus: GateBus[Any], new_page: Callable[..., Page]
 ) -> None:
@@ -209,6 +295,26 @@ def test_an_image_that_failed_is_asked_for_again(browser: Browser, whose: str) -
         expect(page.locator("#ig-image")).to_be_visible()
         page.keyboard.press("1")
         expect(page.locator("#ig-status")).to_contain_text("“keep” recorded for Portrait")
+
+
+def test_an_approver_reads_a_sentence_once(browser: Browser) -> None:
+    """What stands over the image is not said below it too; once it is gone it is read there."""
+    with Studio(browser) as studio:
+        ids = [studio.publish(title) for title in ("First", "Second")]
+        page = studio.enter("Ada")
+        in_front(page, "First")
+        studio.bus.decide(ids[0], 1, by="Ben")
+        expect(page.locator("#ig-pause")).to_contain_text("Ben chose “keep” first.")
+        expect(page.locator("#ig-status")).to_have_text("First: Ben chose “keep” first.")
+        assert page.evaluate("""() => new Promise((done) => {
+          const [over, below] = ["#ig-pause", "#ig-status"].map((id) => document.querySelector(id));
+          const look = () => {
+            const shown = getComputedStyle(below).visibility === "visible";
+            over.hidden ? (shown ? done(true) : requestAnimationFrame(look))
+              : shown ? done(false) : requestAnimationFrame(look);
+          };
+          look();
+        })""")
 
 
 def test_an_image_that_is_not_shown_can_be_decided_all_the_same(browser: Browser) -> None:

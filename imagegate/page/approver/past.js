@@ -1,7 +1,7 @@
 /** The sheet: what was decided, by me or by everybody, and whose link this is. */
 
 import { toldApart } from "./shared/labels.js";
-import { $, calm, element, fill, left, sure, when } from "./shared/parts.js";
+import { $, aimed, calm, element, fill, jolted, left, sure, when } from "./shared/parts.js";
 
 const TILE = 96; // px of a small picture
 
@@ -15,6 +15,7 @@ const MAY = {
 export class Past {
   #gates;
   #rows = new Map(); // gate id -> its row
+  #chosen = false; // another list was asked for, and comes
   #tiles = new Map(); // gate id -> a small picture of what was decided here
 
   /**
@@ -58,6 +59,7 @@ export class Past {
 
   render() {
     const { history, older, everyones, person } = this.#gates;
+    if (!this.#chosen && this.#gates.changedByOthers(this.#rows)) jolted($("ig-history"));
     const kept = new Map();
     for (const gate of history) kept.set(gate.id, this.#row(gate, this.#rows.get(gate.id)));
     this.#rows = kept;
@@ -88,7 +90,8 @@ export class Past {
   #list(all) {
     $("ig-past-mine").setAttribute("aria-pressed", String(!all));
     $("ig-past-all").setAttribute("aria-pressed", String(all));
-    return this.#gates.listEveryones(all);
+    this.#chosen = true;
+    return this.#gates.listEveryones(all).finally(() => (this.#chosen = false));
   }
 
   #row(gate, before) {
@@ -119,7 +122,7 @@ export class Past {
     row.replaceChildren(tile, words);
     if (said.undo) {
       const button = element("button", "Undo", { type: "button", class: "ig-back", "aria-label": `Undo: ${gate.title}` });
-      button.onclick = () => this.undo(gate);
+      button.onclick = (event) => aimed(event, $("ig-history")) && this.undo(gate);
       row.append(button);
       if (focused) button.focus({ preventScroll: true });
     }

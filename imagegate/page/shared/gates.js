@@ -67,6 +67,7 @@ export class Gates extends EventTarget {
   #mine = []; // gates decided here that can be taken back, newest last
   #viewers = new Viewers();
   #page = newKey();
+  #ours = new Set(); // ids of gates that were answered, or whose answer was taken back, here
   #shows = ""; // the gate of which the server knows that it is on show here
   #attends = true;
   #attended = 0; // when it was told so
@@ -280,6 +281,13 @@ export class Gates extends EventTarget {
     return Boolean(this.progress) || (gate.decision.by ?? "") === this.me();
   }
 
+  /** Whether others have changed what ended since it had these ids. */
+  changedByOthers(before) {
+    const now = new Set(this.history.map((gate) => gate.id));
+    const changed = [...now].filter((id) => !before.has(id)).concat([...before.keys()].filter((id) => !now.has(id)));
+    return before.size > 0 && changed.some((id) => !this.#ours.has(id));
+  }
+
   /** One after the other, and after the answers on their way: it is the last one that is meant. */
   undo(gate = null) {
     const asked = performance.now();
@@ -301,6 +309,7 @@ export class Gates extends EventTarget {
       return;
     }
     gate ??= last; // the server knows why it is too late
+    this.#ours.add(gate.id);
     const [status, body] = await this.send(gate, "undo", {});
     if (this.over) return;
     this.#mine = this.#mine.filter((one) => one.id !== gate.id);
@@ -329,6 +338,7 @@ export class Gates extends EventTarget {
   // -- answers
 
   answer(gate, path, body, said) {
+    this.#ours.add(gate.id);
     const answer = this.#deliver(gate, path, body, said);
     this.#sending.set(gate.id, answer);
     this.#drop(gate.id);

@@ -3,7 +3,7 @@
  * taken. What changed without the person, and who changed it, is said over the image.
  */
 
-import { $, element, say } from "./parts.js";
+import { $, element, say, shake } from "./parts.js";
 import { ACKNOWLEDGES, COUNTS, EARLY, Pause, UNSEEN } from "./pause.js";
 
 const MISSED = 1600; // ms for which it is shown that a press was not taken
@@ -29,6 +29,7 @@ export class Hold {
     this.#busy = busy;
     this.#sign = element("p", "", { id: "ig-pause", role: "alert", hidden: "" });
     $("ig-stage").append(this.#sign);
+    $("ig-status").addEventListener("said", () => this.#compare());
     const attend = () => gates.attend(document.visibilityState === "visible");
     for (const kind of ["keydown", "pointerdown", "visibilitychange"]) document.addEventListener(kind, attend, { capture: true });
     addEventListener("pagehide", () => gates.attend(false));
@@ -117,27 +118,34 @@ export class Hold {
   }
 
   #missed(text) {
-    if (this.#pause.held(performance.now())) return this.#shake(); // who took it stays to be read
+    if (this.#pause.held(performance.now())) return shake(this.#sign); // who took it stays to be read
     this.#say([text]);
-    this.#shake();
+    shake(this.#sign);
     clearTimeout(this.#hides);
-    this.#hides = setTimeout(() => (this.#sign.hidden = true), MISSED);
-  }
-
-  #shake() {
-    this.#sign.getAnimations().forEach((one) => one.cancel());
-    if (matchMedia("(prefers-reduced-motion: reduce)").matches) return;
-    this.#sign.animate([0, -6, 6, -3, 0].map((x) => ({ translate: `${x}px 0` })), 250);
+    this.#hides = setTimeout(() => this.#hide(), MISSED);
   }
 
   #say(parts) {
     this.#sign.replaceChildren(...parts);
     this.#sign.hidden = false;
+    this.#compare();
+  }
+
+  #hide() {
+    this.#sign.hidden = true;
+    this.#compare();
+  }
+
+  /** Whether the sentence about what happened says the same again: a page may leave it out. */
+  #compare() {
+    const said = $("ig-status").textContent;
+    const again = !this.#sign.hidden && said !== "" && this.#sign.textContent.includes(said);
+    $("ig-status").classList.toggle("ig-again", again);
   }
 
   #free() {
     clearInterval(this.#ticks);
-    this.#sign.hidden = true;
+    this.#hide();
     for (const part of document.querySelectorAll(this.#area)) part.removeAttribute("aria-disabled");
     if ($("ig-note")) $("ig-note").readOnly = false;
     document.body.classList.remove("ig-held");

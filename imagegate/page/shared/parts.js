@@ -5,6 +5,7 @@ import { StatusLine } from "./status.js";
 
 const SURE = 4000; // ms to confirm
 const SETTLE = 200; // ms in which a second click is that of a double click
+const AIM = 700; // ms after others have moved rows in which a click may be meant for another row
 const MINUTE = 60;
 const HOUR = 60 * MINUTE;
 const DAY = 24 * HOUR;
@@ -40,6 +41,31 @@ export function remembered(key, value) {
 export function fill(list, rows) {
   for (const row of [...list.children]) if (!rows.includes(row)) row.remove();
   rows.forEach((row, i) => list.children[i] !== row && list.insertBefore(row, list.children[i] ?? null));
+}
+
+const jolts = new WeakMap(); // list -> when others moved its rows, and whether the pointer was on it
+
+/** Others have moved the rows of a list. */
+export function jolted(list) {
+  jolts.set(list, { at: performance.now(), under: list.matches(":hover") });
+}
+
+/** Whether a click on a row is meant for it, and not for the one that was there a moment ago. */
+export function aimed(event, list) {
+  if (event.detail === 0) return true; // a key acts on what has the focus, wherever that moves
+  const { at, under } = jolts.get(list) ?? { at: -AIM, under: false };
+  const late = event.timeStamp - at < AIM && (under || event.pointerType === "touch");
+  if (!late && event.detail === 1) return true; // the second of a double click meets the next row
+  say({ text: `“${event.target.textContent}” was not taken: the list had only just moved.`, tone: "busy" });
+  shake(event.target);
+  return false;
+}
+
+/** Shows that a press was not taken. */
+export function shake(part) {
+  part.getAnimations().forEach((one) => one.cancel());
+  if (matchMedia("(prefers-reduced-motion: reduce)").matches) return;
+  part.animate([0, -6, 6, -3, 0].map((x) => ({ translate: `${x}px 0` })), 250);
 }
 
 /** A strip of small pictures keeps one of them, by its index, in its middle. */
