@@ -1,4 +1,5 @@
 /** The gates that wait for a person, and the toasts about them. */
+import { about, isolated } from "./labels.js";
 import { notices } from "./news.js";
 import { isParked } from "./places.js";
 import { say, sayParked } from "./toasts.js";
@@ -68,14 +69,12 @@ const to = (gate) => ({ lead: () => goTo(gate) });
 
 function sayTrouble(gate) {
   const detail = gate.reason.length > 280 ? `${gate.reason.slice(0, 280)} …` : gate.reason;
-  say(`${gate.title || "Image Gate"} could not go on`, detail, {
+  say(`${isolated(gate.title || "Image Gate")} could not go on`, detail, {
     severity: "warn",
     life: TROUBLE,
     ...to(gate),
   });
 }
-
-const about = ({ title, labels = [] }) => `${title || "Image Gate"} · ${labels.join(" / ")}`;
 
 /** Asks the server what waits: after a reload, and when the connection was lost. */
 export async function restore() {

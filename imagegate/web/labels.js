@@ -18,3 +18,16 @@ export function joinLabels(labels) {
   const quoted = (label) => (/[,"]/.test(label) ? `"${label.replaceAll('"', '""')}"` : label);
   return labels.map(quoted).join(", ");
 }
+
+const TURNS = /[\u202a-\u202e\u2066-\u2069]/g;
+
+/** A text that people wrote, in a sentence: it cannot turn around what stands beside it. */
+export function isolated(text) {
+  return `\u2068${text.replace(TURNS, "")}\u2069`;
+}
+
+/** What a gate is about: "Portrait · “keep”, “fix”". */
+export function about({ title, labels = [] }) {
+  const offered = labels.map((label) => `“${isolated(label)}”`).join(", ");
+  return [isolated(title || "Image Gate"), offered].filter(Boolean).join(" · ");
+}

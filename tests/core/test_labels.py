@@ -105,3 +105,19 @@ def test_the_pages_tell_labels_apart_in_the_same_way() -> None:
     ]
     assert not any(shown)
     assert letter
+
+
+def test_what_is_said_of_a_gate_out_of_sight_of_it_keeps_its_direction() -> None:
+    """Titles and labels of a toast and of a browser's notification turn nothing around, and labels
+    with a slash or a comma in them are told apart.
+    """
+    toast, notice = javascript(
+        "globalThis.matchMedia = () => ({}); globalThis.document = { getElementById: () => null };"
+        'const { about } = await import(here + "web/labels.js");'
+        'const { newsText } = await import(here + "page/shared/alerts.js");'
+        'const gate = { title: "\\u202egpj.exe", labels: ["a / b", "c, d", "\\u05e9"] };'
+        "console.log(JSON.stringify([about(gate), newsText(3, gate.title)]));"
+    )
+    title = "\u2068gpj.exe\u2069"
+    assert toast == f"{title} · “\u2068a / b\u2069”, “\u2068c, d\u2069”, “\u2068\u05e9\u2069”"
+    assert notice == f"{title} · 3 waiting"

@@ -4,6 +4,7 @@
  * a word each.
  */
 
+import { isolated } from "./labels.js";
 import { element, remembered } from "./parts.js";
 
 const QUIET = 4000; // ms after an alert in which there is no other
@@ -49,7 +50,7 @@ export class Alerts {
     if (!more || !(this.#sound.on || unseen) || performance.now() - this.#at < QUIET) return;
     this.#at = performance.now();
     if (this.#sound.on) this.#ring();
-    if (unseen && !notify([text, `${n} waiting`].filter(Boolean).join(" · "))) this.#notice.set(false);
+    if (unseen && !notify(newsText(n, text))) this.#notice.set(false);
   }
 
   #turnOnSound() {
@@ -80,6 +81,11 @@ export class Alerts {
       tone.stop(start + RINGS);
     }
   }
+}
+
+/** What a notification says: "Portrait · 3 waiting". */
+export function newsText(count, title) {
+  return [isolated(title), `${count} waiting`].filter(Boolean).join(" · ");
 }
 
 /** A button that is pressed or not, and remembers which. */
