@@ -481,6 +481,20 @@ def test_wide_colours_are_shown_in_srgb(tmp_path: Path) -> None:
     assert decoded(read_full(tmp_path / "a.png")).info["icc_profile"] == wide
 
 
+@pytest.mark.parametrize("name", ["a.exr", "a.cr2", "a.psd", "a.jxl", "a.tif", "a.jpg", "a.png"])
+def test_no_reason_names_the_place_of_a_file(tmp_path: Path, name: str) -> None:
+    """Why a broken file is not shown, people with a link may read too: never where it lies."""
+    starts = {
+        ".exr": b"\x76\x2f\x31\x01", ".cr2": b"II*\0", ".psd": b"8BPS", ".jxl": b"\xff\x0a",
+        ".tif": b"II*\0\x08\0\0\0", ".jpg": b"\xff\xd8\xff\xe0", ".png": b"\x89PNG\r\n\x1a\n",
+    }  # fmt: skip
+    path = tmp_path / name
+    path.write_bytes(starts[path.suffix] + bytes(60))
+    with pytest.raises(Exception) as error:  # noqa: PT011  nearly anything, see `why`
+        read_preview(path)
+    assert str(tmp_path) not in why(error.value)
+
+
 def test_a_broken_or_foreign_profile_is_no_reason_to_refuse(tmp_path: Path) -> None:
     """Grey with an RGB profile, or with none that can be read, is shown by its numbers."""
     grey = Image.new("L", (20, 20), 128)

@@ -151,7 +151,8 @@ def open_exr(path: Path, file: IO[bytes]) -> ArraySource:
         low, high = first.header["dataWindow"]
         size = int(high[0] - low[0]) + 1, int(high[1] - low[1]) + 1
     except Exception as error:  # its own
-        raise CannotRead(f"OpenEXR cannot read it: {_said(error)}") from error
+        said = _said(error).replace(f"'{path}'", "it")  # its place on the disk is nobody's business
+        raise CannotRead(f"OpenEXR cannot read it: {said}") from error
 
     def read() -> NDArray[Any]:
         channels = package.File(str(path)).parts[0].channels
