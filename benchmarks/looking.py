@@ -24,7 +24,7 @@ from imagegate.http.access import HostDoor
 from imagegate.operator.panel import create_panel
 from imagegate.operator.service import Service
 from imagegate.pictures.tensors import TensorPictures
-from imagegate.storage.stored_bus import StoredBus
+from imagegate.stored_bus import StoredBus
 from tests.support.browser import chromium
 
 from .measure import NotRun, Row, Times, figure, photo, ratio, samples

@@ -25,7 +25,7 @@ from imagegate.operator.rest import create_app
 from imagegate.pictures.tensors import TensorPictures
 from imagegate.share.app import create_approver
 from imagegate.storage.links import LinkStore
-from imagegate.storage.stored_bus import StoredBus
+from imagegate.stored_bus import StoredBus
 
 from .measure import Row, Times, figure, photo, samples
 
@@ -68,7 +68,7 @@ def doors_open() -> Iterator[Doors]:
     with tempfile.TemporaryDirectory(prefix="imagegate-bench-") as place:
         settings = Settings(f"sqlite:///{place}/gates.sqlite", str(Path(place) / "p"), "bench")
         bus = StoredBus(lambda: settings)
-        links = bus.house.links
+        links = bus.storage.store.links
         inner = Listener(create_app(bus, HostDoor()), "127.0.0.1", 0)
         outer = Listener(create_approver(bus, links), "127.0.0.1", 0)
         connections: list[http.client.HTTPConnection] = []

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imagegate.core.settings import Settings
-from imagegate.storage.stored_bus import StoredBus
+from imagegate.stored_bus import StoredBus
 from tests.support.postgres import NoPostgreSQL, PostgreSQL
 
 from .measure import NotRun

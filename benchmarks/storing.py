@@ -21,7 +21,7 @@ import torch
 from imagegate.comfy.node import ImageGate
 from imagegate.core.model import Gate, State
 from imagegate.operator.service import Service
-from imagegate.storage.stored_bus import StoredBus
+from imagegate.stored_bus import StoredBus
 from tests.live.comfyui import node
 from tests.support.comfy_stand_in import Comfy, Executor
 
@@ -66,9 +66,9 @@ def _park(kind: str, bus: StoredBus, quick: bool) -> list[Row]:
             few = quick or side > 2000
             count = 5 if few else 100
             nothing = samples(count, partial(plain, image))
-            before = bus.house.gates.used_bytes()
+            before = bus.storage.store.gates.used_bytes()
             whole = [parked(image) for _ in range(count + 2)][2:]
-            kept = (bus.house.gates.used_bytes() - before) / (count + 2)
+            kept = (bus.storage.store.gates.used_bytes() - before) / (count + 2)
         extra = Times([seconds * 1000 - nothing.p50 for seconds in whole])
         target = "60 ms" if side == 1024 else ""
         rows.append(
@@ -184,7 +184,7 @@ def _listed(bus: StoredBus, count: int) -> float:
 
 
 def wake(quick: bool) -> list[Row]:
-    """From `StoredBus.decide` in one process until a waiter in another has its answer.
+    """From `GateBus.decide` in one process until a waiter in another has its answer.
 
     The commit is part of it. Beside it: the waiter reads the gate's row every 0.5 s, and the
     answer comes at a random moment in between. Both processes read one monotonic clock.
@@ -316,8 +316,8 @@ def fill(bus: StoredBus, count: int) -> None:
     for number in range(count):
         gate = Gate(("keep", "fix", "reject"), 1024, 1024, title=f"Image {number}", mode="park")
         parked = Parked(root=gate.id, node="2", prompt=prompt, extra={})
-        bus.house.gates.add(
-            gate, worker=bus.id, state=State.PARKED, also=[parked.insert(gate.id)]
+        bus.storage.store.gates.add(
+            gate, worker=bus.storage.id, state=State.PARKED, also=[parked.insert(gate.id)]
         )  # fmt: skip
 
 

@@ -25,7 +25,7 @@ from imagegate.gate_bus import GateBus, Ticket
 from imagegate.http.access import KEY_HEADER
 from imagegate.operator.service import Service
 from imagegate.pictures.tensors import TensorPictures
-from imagegate.storage.stored_bus import StoredBus
+from imagegate.stored_bus import StoredBus
 from tests.live.comfyui import Comfy, node, until
 from tests.support.comfy_stand_in import Comfy as StandIn
 from tests.support.comfy_stand_in import Executor

@@ -32,12 +32,13 @@ from imagegate.comfy.resume import End, Resumer
 from imagegate.core.model import Gate, Snapshot, StoreError
 from imagegate.core.pictures import Pictures
 from imagegate.core.settings import Settings
-from imagegate.gate_bus import Ticket
+from imagegate.gate_bus import GateBus, Ticket
 from imagegate.operator.service import Service
 from imagegate.pictures.tensors import digest
 from imagegate.storage import open_store as house
 from imagegate.storage import parked, workers
-from imagegate.storage.stored_bus import StoredBus
+from imagegate.storage.sql_storage import SqlStorage
+from imagegate.stored_bus import StoredBus
 from tests.support.comfy_stand_in import Comfy, Executor, Prompt, Result
 
 WIDTH, HEIGHT, ROUTES = 64, 48, 3
@@ -118,18 +119,10 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-class LoggedBus(StoredBus):
-    """Writes down each gate that the bus has acknowledged."""
+class LoggedStorage(SqlStorage):
+    """Writes down each parked gate that it has stored."""
 
     log: Log
-    current = ""
-    """The gate that a prompt waited at last."""
-
-    def publish(self, gate: Gate, pictures: Pictures) -> Ticket:
-        ticket = super().publish(gate, pictures)
-        self.current = gate.id
-        self.log.write(kind="published", gate=gate.id, number=int(gate.title), mode="wait")
-        return ticket
 
     def park(
         self, gate: Gate, files: Iterable[tuple[str, bytes]], parked: Any, fingerprint: str = ""
@@ -137,6 +130,25 @@ class LoggedBus(StoredBus):
         snapshot = super().park(gate, files, parked, fingerprint)
         self.log.write(kind="published", gate=gate.id, number=int(gate.title), mode="park")
         return snapshot
+
+
+class LoggedBus(StoredBus):
+    """Writes down each gate that it has published."""
+
+    storage: LoggedStorage
+    current = ""
+    """The gate that a prompt waited at last."""
+
+    def __init__(self, settings: Settings, log: Log) -> None:
+        classes = ["ImageGate", "Load", "Save"]
+        GateBus.__init__(self, LoggedStorage(lambda: settings, classes=lambda: classes))
+        self.log = self.storage.log = log
+
+    def publish(self, gate: Gate, pictures: Pictures, **hooks: Any) -> Ticket:
+        ticket = super().publish(gate, pictures, **hooks)
+        self.current = gate.id
+        self.log.write(kind="published", gate=gate.id, number=int(gate.title), mode="wait")
+        return ticket
 
 
 # -- ComfyUI's part
@@ -315,9 +327,9 @@ def main() -> None:
     hasten(given.haste)
     asked = {line["number"] for line in read_log(Path(given.log)) if line["kind"] == "published"}
     settings = Settings(given.store, given.pictures, f"worker {given.index}")
-    bus = LoggedBus(lambda: settings, classes=lambda: ["ImageGate", "Load", "Save"])
-    bus.log = log = Log(Path(given.log))
-    log.write(kind="started", bus=bus.id, pid=os.getpid())
+    log = Log(Path(given.log))
+    bus = LoggedBus(settings, log)
+    log.write(kind="started", bus=bus.storage.id, pid=os.getpid())
     queue = Queue(bus, log)
     resumer = Resumer(bus, queue)
     resumer.start()

@@ -31,7 +31,7 @@ from imagegate.share.tunnel import Standing
 from imagegate.storage.links import LinkStore
 from imagegate.storage.runs import Parked
 from imagegate.storage.sql.database import Database
-from imagegate.storage.stored_bus import StoredBus
+from imagegate.stored_bus import StoredBus
 from tests.support.browser import PanelServer, chromium
 
 DESK = {"width": 1280, "height": 860}
@@ -85,7 +85,7 @@ def park(bus: StoredBus, file: Path, title: str, hours: float) -> Gate:
     png = io.BytesIO()
     image.save(png, "PNG")
     parked = Parked(title, "2", PROMPT, {})
-    return bus.park(gate, [("exact-0.png", png.getvalue())], parked).gate
+    return bus.storage.park(gate, [("exact-0.png", png.getvalue())], parked).gate
 
 
 @contextmanager
@@ -98,17 +98,17 @@ def parked_panel(place: Path, photos: list[Path]) -> Iterator[str]:
         again = park(other, photos[1], "Cover", 20)
         done = park(bus, photos[2], "Back cover", 19)
         bus.decide(again.id, 1, by="Ben")
-        claim = bus.claim()
+        claim = bus.storage.claim()
         assert claim is not None
-        bus.put_back(
+        bus.storage.put_back(
             claim, "UpscaleModelLoader 7: Value not in list: model_name: '4x.pth' not in []"
         )
         bus.decide(done.id, 2, by="Ada", note="the left hand")
-        claim = bus.claim()
+        claim = bus.storage.claim()
         assert claim is not None
-        bus.finish(claim)
+        bus.storage.finish(claim)
         bus.decide(again.id, 1, by="Ben", note="the model is there now")
-        assert bus.claim() is not None
+        assert bus.storage.claim() is not None
         yield server.url
     finally:
         server.stop()

@@ -23,7 +23,7 @@ from ..core.model import StoreError
 from ..core.settings import Settings, read_names, read_settings
 from ..http.sockets import address_in_network
 from ..operator.service import Service
-from ..storage.stored_bus import StoredBus
+from ..stored_bus import StoredBus
 from .resume import End, Refused
 from .users import EXTRA_USER
 

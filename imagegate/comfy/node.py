@@ -25,7 +25,7 @@ from ..core.model import (
 from ..core.prompts import NOT_YET
 from ..operator.service import INSTALL, Service
 from ..pictures.tensors import TensorPictures, check_image, empty_mask, fit_mask, mask_from_png
-from ..storage.stored_bus import StoredBus
+from ..stored_bus import StoredBus
 from .executor import (
     GateClass,
     Gathered,
@@ -302,7 +302,7 @@ class ImageGate(metaclass=GateClass):
     ) -> Answer | None:
         """The answer to an equal question before, if there is one."""
         needed = run.together or run.needed_later
-        answer = self._service.bus.reuse(
+        answer = self._service.bus.storage.reuse(
             gate,
             fingerprint(gate, image),
             files_of(image, start_mask) if needed else preview_file(image),
@@ -321,13 +321,13 @@ class ImageGate(metaclass=GateClass):
         bus = self._service.bus
         pictures = TensorPictures(image, start_mask)
         ticket = bus.publish(gate, pictures)
-        bus.later(lambda: bus.remember(gate.id, fingerprint(gate, image)))
+        bus.storage.later(lambda: bus.storage.remember(gate.id, fingerprint(gate, image)))
         log.info("gate %r waits for a person", gate.title)
         try:
             stored = None
             if run.needed_later:
                 parked = run.parked(list_index())
-                stored = bus.keep_for_later(gate, exact_files(image, start_mask), parked)
+                stored = bus.storage.keep_for_later(gate, exact_files(image, start_mask), parked)
             answer = await wait_for_answer(self._service, ticket)
         finally:
             # Reached too when the prompt ends in any other way; after an answer it does nothing.
@@ -347,8 +347,8 @@ class ImageGate(metaclass=GateClass):
     ) -> tuple[Any, ...]:
         """The prompt ends here, and goes on after the answer."""
         bus = self._service.bus
-        bus.park(gate, files_of(image, start_mask), run.parked(list_index()))
-        bus.later(lambda: bus.remember(gate.id, fingerprint(gate, image)))
+        bus.storage.park(gate, files_of(image, start_mask), run.parked(list_index()))
+        bus.storage.later(lambda: bus.storage.remember(gate.id, fingerprint(gate, image)))
         log.info("gate %r is parked; its prompt goes on after the answer", gate.title)
         return _all_blocked()
 
@@ -369,7 +369,7 @@ async def _decided(
         return _all_blocked()
     while True:
         try:
-            snapshot, answer = bus.answer_of(gate_id)
+            snapshot, answer = bus.storage.answer_of(gate_id)
             if answer is not None:
                 return _routed(answer, snapshot.gate, *kept(bus, snapshot.gate))
             log.info("gate %r is %s", snapshot.gate.title, snapshot.state.value)

@@ -26,7 +26,7 @@ from ..http.headers import error_page, wants_page
 from ..notify.notices import Notices
 from ..operator.service import PanelUnavailable, Service
 from ..storage.sql.deadline import SOON, limited
-from ..storage.stored_bus import StoredBus
+from ..stored_bus import StoredBus
 from .host import ComfyQueue, panel_address
 from .resume import Resumer
 from .users import follow_users, is_for, multi_user, user_of
@@ -118,7 +118,7 @@ def attach(server: PromptServer, service: Service) -> None:
     async def go_on(_: web.Application) -> None:
         # Whatever was decided while this worker was away goes on, with no page open.
         Resumer(service.bus, ComfyQueue(server)).start()
-        service.share.start_with(service.bus.subscribe, lambda: service.bus.opened)
+        service.share.start_with(service.bus.subscribe, lambda: service.bus.storage.opened)
         try:
             settings = read_notice_settings()
         except StoreError as error:  # a gate waits as well without
@@ -161,12 +161,13 @@ async def _to_no_other_origin(request: web.Request, response: web.StreamResponse
 
 def _waiting(bus: StoredBus) -> list[Snapshot]:
     """What waits for the people at this ComfyUI; of a shared store that is not all."""
-    if not (bus.opened or bus.exists()):  # a page that is merely opened does not make a store
+    # A page that is merely opened does not make a store.
+    if not (bus.storage.opened or bus.storage.exists()):
         return []
     found: list[Snapshot] = []
     page = bus.pending(limit=PAGE)
     while page:
-        found += [gate for gate in page if gate.gate.worker == bus.name]
+        found += [gate for gate in page if gate.gate.worker == bus.storage.name]
         found.sort(key=lambda gate: gate.state is not State.WAITING)  # it holds the queue up
         del found[MARKED:]
         page = bus.pending(limit=PAGE, after=page[-1].seq)
@@ -175,13 +176,13 @@ def _waiting(bus: StoredBus) -> list[Snapshot]:
 
 def _named(bus: StoredBus, ids: list[str]) -> list[Snapshot]:
     """The gates of this ComfyUI with these ids, in whatever state they are."""
-    if not (bus.opened or bus.exists()):
+    if not (bus.storage.opened or bus.storage.exists()):
         return []
     found = []
     for gate_id in ids[:MARKED]:
         with suppress(UnknownGate):
             found.append(bus.get(gate_id))
-    return [gate for gate in found if gate.gate.worker == bus.name]
+    return [gate for gate in found if gate.gate.worker == bus.storage.name]
 
 
 def _tell(server: PromptServer, service: Service) -> Subscription:
@@ -191,7 +192,7 @@ def _tell(server: PromptServer, service: Service) -> Subscription:
         with in_order:
             news, _ = subscription.drain()  # drained at once, so none is ever lost
             for item in news:
-                if item.kind != "masked" and item.gate.gate.worker == service.bus.name:
+                if item.kind != "masked" and item.gate.gate.worker == service.bus.storage.name:
                     server.send_sync(f"imagegate.{item.kind}", _said(item.gate))
 
     subscription = service.bus.subscribe(notify)

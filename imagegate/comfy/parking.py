@@ -24,7 +24,7 @@ from ..pictures.tensors import (
     full,
     needs_torch,
 )
-from ..storage.stored_bus import StoredBus
+from ..stored_bus import StoredBus
 from .executor import Mapping as ListOf
 from .executor import list_index, lists_of, shown_name, when_prompt_ends
 from .graph import Graph
@@ -126,7 +126,7 @@ def run_of(
     run = Run(bus, gate, node, prompt, list_of, extra_pnginfo, parks=parks)
     before = decided_gates(prompt)
     for gate_id in before:
-        stored = bus.house.parked.get(gate_id)
+        stored = bus.storage.store.parked.get(gate_id)
         if stored is not None and stored.prompt:
             return replace(run, root=stored.root, prompt=stored.prompt)
     number = running(gate.prompt_id, None).number
@@ -138,12 +138,12 @@ def _while_it_runs(bus: StoredBus, gate: Gate) -> str:
     """The id of this process, until the prompt of the gate ends: nothing goes on before."""
     if not gate.prompt_id:
         return ""
-    if bus.prompt_runs(gate.prompt_id) and not when_prompt_ends(
-        lambda: bus.prompt_ended(gate.prompt_id)
+    if bus.storage.prompt_runs(gate.prompt_id) and not when_prompt_ends(
+        lambda: bus.storage.prompt_ended(gate.prompt_id)
     ):
-        bus.prompt_ended(gate.prompt_id)
+        bus.storage.prompt_ended(gate.prompt_id)
         return ""
-    return bus.id
+    return bus.storage.id
 
 
 def _warning(names: list[str]) -> str:
@@ -182,7 +182,7 @@ def exact_files(
 
 def kept(bus: StoredBus, gate: Gate) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The image of a parked gate, bit for bit, and the mask that painting started from."""
-    place = bus.house.place
+    place = bus.storage.store.place
     images = []
     for index in range(gate.batch):
         for suffix in ("png", "safetensors"):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ..core.failures import report_failure
 from ..core.model import ImageGateError, State
 from ..core.prompts import GATE_CLASSES, NOT_YET, with_decisions
-from ..storage.stored_bus import StoredBus
+from ..stored_bus import StoredBus
 from .graph import Graph
 
 if TYPE_CHECKING:  # they bring SQLAlchemy
@@ -172,7 +172,7 @@ class Resumer:
                 news.drain()  # that something happened is all there is to know
                 try:
                     ready = self._queue.ready
-                    if ready and (self._bus.opened or self._bus.exists()):
+                    if ready and (self._bus.storage.opened or self._bus.storage.exists()):
                         self._turn()
                     failing = False
                 except Exception as error:  # the next one may fare better
@@ -186,9 +186,9 @@ class Resumer:
         for prompt_id, running in list(self._running.items()):
             if self._over(prompt_id, running):
                 del self._running[prompt_id]
-        self._bus.renew([running.claim for running in self._running.values()])
+        self._bus.storage.renew([running.claim for running in self._running.values()])
         while len(self._running) < AT_ONCE and not self._closing:
-            due = self._bus.claim()
+            due = self._bus.storage.claim()
             if due is None:
                 return
             try:
@@ -209,11 +209,11 @@ class Resumer:
             error, until = running.unsure
             if time.monotonic() < until:
                 return False
-        if end.interrupted and self._bus.stopped_in(prompt_id):
+        if end.interrupted and self._bus.storage.stopped_in(prompt_id):
             error = ""  # a Stop at a later gate of the same prompt is not a failure of this one
         if error:
             why = "the prompt that it came from failed, and its gate is asked again"
-            self._bus.withdraw_parked(prompt_id, why)
+            self._bus.storage.withdraw_parked(prompt_id, why)
         self._settle(running.claim, error)
         return True
 
@@ -221,7 +221,7 @@ class Resumer:
         prompt, targets = going_on(claim, self._queue.is_output)
         if not targets:
             log.info("gate %r: nothing hangs on route %s", claim.title, claim.labels)
-            self._bus.finish(claim, "nothing hangs on this route")
+            self._bus.storage.finish(claim, "nothing hangs on this route")
             return
         prompt_id = str(uuid.uuid4())
         stored = claim.parked
@@ -253,11 +253,11 @@ class Resumer:
 
     def _settle(self, claim: Claim, error: str) -> None:
         if error:
-            held = self._bus.put_back(claim, error)
+            held = self._bus.storage.put_back(claim, error)
             log.warning("gate %r could not go on and waits again: %s", claim.title, error)
         else:
             left = self._still_waited_for(claim)
-            held = self._bus.finish(claim, left)
+            held = self._bus.storage.finish(claim, left)
             log.info("gate %r has gone on%s", claim.title, f": {left}" if left else "")
         if not held:
             log.warning("gate %r was meanwhile taken up by another worker, too", claim.title)
@@ -272,7 +272,7 @@ class Resumer:
             if sibling.state.open and sibling.node != claim.parked.node
             if mine & graph.behind(sibling.node)
         }
-        left = [gate.gate.title for gate in self._bus.several(ids) if gate.state.open]
+        left = [gate.gate.title for gate in self._bus.storage.several(ids) if gate.state.open]
         if not left:
             return ""
         titles = ", ".join(repr(title) for title in dict.fromkeys(left))

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from ..core.model import Answer, GateCancelled, State
 from ..gate_bus import Ticket
 from ..operator.service import Service
-from ..storage.stored_bus import StoredBus
+from ..stored_bus import StoredBus
 from .executor import check_interrupt, interrupt, interrupted
 
 log = logging.getLogger("imagegate")

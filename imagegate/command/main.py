@@ -32,8 +32,9 @@ from ..operator.service import PanelUnavailable
 from ..pictures.samples import write_samples
 from ..share.share import Share
 from ..storage.links import LinkStore
+from ..storage.memory import MemoryStorage
 from ..storage.sql.database import Database
-from ..storage.stored_bus import StoredBus
+from ..stored_bus import StoredBus
 from ..text.redact import store_url
 from .arguments import create_parser
 from .serving import Server, announce, open_listener, own_names
@@ -86,7 +87,8 @@ def _review(chosen: argparse.Namespace, line: StatusLine, build: Build) -> int:
         photos.mkdir()
         write_samples(photos)
         line.say(f"No folder was named, so here are a few sample images: {photos}")
-    bus: GateBus[Pictures] = GateBus(kept=sys.maxsize)  # whatever was decided can be undone
+    storage: MemoryStorage[Pictures] = MemoryStorage(kept=sys.maxsize)  # any answer can be undone
+    bus = GateBus(storage)
     session = FolderSession(
         bus, photos, out, routes, move=chosen.move, follow_links=chosen.follow_links,
         title=chosen.title, changed=lambda: changed(),
@@ -153,15 +155,18 @@ def _oversee(chosen: argparse.Namespace, line: StatusLine, build: Build) -> int:
     names = own_names(chosen.host)
     listener = open_listener(chosen.host, chosen.port)
     door = HostDoor(names)
-    share = Share(bus, lambda: bus.house.links, worker=bus.id, others=bus.others, names=names)
+    storage = bus.storage
+    share = Share(
+        bus, lambda: storage.store.links, worker=storage.id, others=storage.others, names=names
+    )
     server = Server(
-        lambda: build(bus, door, None, bus, share),
+        lambda: build(bus, door, None, storage, share),
         lambda: None,
         lambda: announce(chosen, listener, line, "ends it", share),
     )
     try:
         waiting = bus.count()
-        line.say(f"The store is open: {bus.house.database.shown}; {waiting} waiting.")
+        line.say(f"The store is open: {storage.store.database.shown}; {waiting} waiting.")
         line.say("Loading the panel ...")
         share.start()  # there may be links from before
         server.run(sockets=[listener])

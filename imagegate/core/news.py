@@ -1,24 +1,27 @@
 """News for whoever listens. Standard library only.
 
-Adding news happens under the bus's lock, so that all listeners get them in the order in which
-things happened; calling the listeners happens after it is released, so that none of them can block
-the bus.
+News are added under a lock, so that all listeners get them in the same order; listeners are called
+after it is released, so that none of them can block the bus.
 """
 
 from __future__ import annotations
 
 import threading
-from collections import deque
-from collections.abc import Callable
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 
 from .failures import report_failure
-from .model import Snapshot
+from .model import Selection, Snapshot
 
 KEPT_NEWS = 1_000
 """News a subscriber may leave unread before the oldest are lost to it."""
+REMEMBERED = 10_000
+"""Gates whose last announced version is remembered."""
+MOST_COUNTS = 1_000
+"""Counts that are kept."""
 
 
 @dataclass(frozen=True)
@@ -70,15 +73,16 @@ class Subscription:
 
 
 class Feed:
-    """Hands news to all subscriptions.
+    """Hands news to all subscriptions, each once and in the order of the gates' versions.
 
-    Args:
-        lock: the bus's; it also guards what is in here.
+    Thread-safe.
     """
 
-    def __init__(self, lock: threading.Lock) -> None:
-        self.lock = lock
+    def __init__(self) -> None:
+        # Guards all below, and all unread news. No listener is called while it is held.
+        self.lock = threading.Lock()
         self._subscriptions: set[Subscription] = set()
+        self._versions: OrderedDict[str, int] = OrderedDict()  # gate id -> version last announced
 
     def __len__(self) -> int:
         with self.lock:
@@ -96,18 +100,66 @@ class Feed:
         with self.lock:
             self._subscriptions.discard(subscription)
 
-    def add(self, news: News) -> list[Subscription]:
-        """Add news for everybody. The caller holds the lock, and calls `tell` without it."""
+    def announce(self, news: Iterable[News]) -> None:
+        """Add news for everybody, and call the listeners."""
+        listeners: list[Subscription] = []
+        with self.lock:
+            for item in news:
+                if self._is_new(item.gate):
+                    listeners = self._add(item)
+            while len(self._versions) > REMEMBERED:
+                self._versions.popitem(last=False)
+        _call(listeners)
+
+    def lose(self) -> None:
+        """Have everybody read the current state anew: more may have changed than is known."""
+        with self.lock:
+            for subscription in self._subscriptions:
+                subscription.missed = True
+            listeners = list(self._subscriptions)
+        _call(listeners)
+
+    def _is_new(self, gate: Snapshot) -> bool:
+        # Two threads may come here in another order than that of their changes.
+        if gate.version <= self._versions.get(gate.gate.id, 0):
+            return False
+        self._versions[gate.gate.id] = gate.version
+        self._versions.move_to_end(gate.gate.id)
+        return True
+
+    def _add(self, news: News) -> list[Subscription]:
         for subscription in self._subscriptions:
             subscription.missed |= len(subscription.unread) == subscription.unread.maxlen
             subscription.unread.append(news)
         return list(self._subscriptions)
 
-    def lose(self) -> list[Subscription]:
-        """Have everybody read the current state anew. The caller does as after `add`."""
-        for subscription in self._subscriptions:
-            subscription.missed = True
-        return list(self._subscriptions)
+
+class Counts:
+    """How many gates wait, as it was last counted. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # guards the two below; nothing is counted while it is held
+        self._known: dict[Selection, int] = {}
+        self._changes = 0
+
+    def get(self, among: Selection, count: Callable[[], int]) -> int:
+        """What ``count`` said since the last change."""
+        with self._lock:
+            known, changes = self._known.get(among), self._changes
+        if known is None:
+            known = count()
+            with self._lock:
+                if changes == self._changes:
+                    self._known[among] = known
+                    if len(self._known) > MOST_COUNTS:
+                        del self._known[next(iter(self._known))]
+        return known
+
+    def clear(self) -> None:
+        """Something has changed."""
+        with self._lock:
+            self._known.clear()
+            self._changes += 1
 
 
 class Bell:
@@ -139,8 +191,7 @@ class Bell:
                 report_failure("a listener failed", error)
 
 
-def tell(subscriptions: list[Subscription]) -> None:
-    """Call the listeners that `Feed.add` named."""
+def _call(subscriptions: list[Subscription]) -> None:
     for subscription in subscriptions:
         if subscription.closed:
             continue

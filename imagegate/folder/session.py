@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..core.bus import Hooks
 from ..core.failures import report_failure
 from ..core.model import (
     MAX_ROUTES,
@@ -27,6 +28,7 @@ from ..core.model import (
 from ..core.pictures import Pictures
 from ..gate_bus import GateBus
 from ..pictures.formats.image_files import PreviewCache, read_preview, read_size, why
+from ..storage.memory import MemoryStorage
 from ..text.labels import split_labels
 from .history import decision_of, labels_with
 from .label_folders import BadFolder, folder_names
@@ -115,7 +117,10 @@ class FolderSession:
         self.previews = PreviewCache(PREVIEW_BYTES)
         self.ended = threading.Event()
         """Set when the session is over: no gate waits any more."""
+        if not isinstance(bus.storage, MemoryStorage):
+            raise TypeError("a folder is sorted with a bus in memory: the log is its record")
         self._bus = bus
+        self._storage = bus.storage
         self._title = title
         self._changed = changed
         self._folders = folder_names(self.labels)
@@ -139,7 +144,7 @@ class FolderSession:
             BadFolder: the sorted folder cannot be used.
         """
         earlier = self._ledger.open()
-        self._bus.incomplete = f"the folder {_text(str(self.folder))} is still being read"
+        self._storage.incomplete = f"the folder {_text(str(self.folder))} is still being read"
         for line in self._ledger.past():
             self._restore(line)
         self._thread.start()
@@ -185,7 +190,7 @@ class FolderSession:
                 self._work(SETTLING / 4)
                 self._look_at_growing()
             self._tally.say(scanning=False)
-            self._bus.incomplete = self._tally.away
+            self._storage.incomplete = self._tally.away
             self._changed()
             self._check_sorted()
             while not self._ending:
@@ -195,7 +200,7 @@ class FolderSession:
             report_failure("the session broke", error)
             self._ending = self._ending or "the session broke; see the terminal"
         finally:
-            self._bus.incomplete = ""
+            self._storage.incomplete = ""
             # Gates of a folder belong to no prompt.
             self._bus.withdraw_prompt("", self._ending)
             self.ended.set()
@@ -225,7 +230,7 @@ class FolderSession:
             log.warning("%s", f"{text}; its {waiting} images wait" if text else
                         f"the folder {_text(str(self.folder))} is there again")  # fmt: skip
             self._tally.say(away=text)
-            self._bus.incomplete = text
+            self._storage.incomplete = text
             self._changed()
         if not away:
             self._look_at_growing()
@@ -329,10 +334,12 @@ class FolderSession:
             kept.folder, kept.file, kept.size, kept.mtime_ns
         )
         decision = decision_of(line)
-        self._bus.restore(
+        self._storage.restore(
             self._gate(pictures, labels_with(self.labels, decision)), decision, pictures,
-            record=partial(self._record, pictures), revoke=partial(self._revoke, pictures),
-            clicks=self._ledger.clicks(kept.gate),
+            Hooks(
+                partial(self._record, pictures), partial(self._revoke, pictures),
+                self._ledger.clicks(kept.gate),
+            ),
         )  # fmt: skip
         self._kept.append(pictures)
 
@@ -353,7 +360,7 @@ class FolderSession:
             if was and pictures.kept is kept:
                 reason = f"{_text(kept.out)} {was}"
                 self._tally.miss(kept.out, was)
-                self._bus.remark(pictures.gate_id, reason)
+                self._storage.remark(pictures.gate_id, reason)
                 changed += 1
                 if changed <= LISTED:
                     log.warning("%s: %s since it was sorted", _text(str(self.out)), reason)

@@ -21,8 +21,8 @@ from itertools import count
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
+from ..core.bus import digest_of
 from ..core.model import Decision, GateClosed, TooLate
-from ..gate_bus import digest_of
 from ..pictures import atomic as disk
 from ..pictures.atomic import Attributes
 from .gate_ids import gate_id, read_key

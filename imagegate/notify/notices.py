@@ -22,7 +22,7 @@ from ..core.failures import report_failure
 from ..core.news import Subscription
 from ..core.pictures import Picture
 from ..core.settings import NoticeSettings
-from ..storage.stored_bus import StoredBus
+from ..stored_bus import StoredBus
 from .apprise import THREAD, Messenger, services
 from .wording import Message, Waits, message
 
@@ -112,7 +112,7 @@ class Notices:
         try:
             if news is not None:
                 self._hear(news)
-            if self._bus.opened:
+            if self._bus.storage.opened:
                 self._record()
                 if news is not None:
                     self._look()
@@ -120,7 +120,7 @@ class Notices:
             self._failing = False
         except Exception as error:  # it is tried again, so one failure must not end it
             self._blind = True
-            if self._bus.opened:
+            if self._bus.storage.opened:
                 report_failure("notices have to wait", error)
             self._failing = True
 
@@ -152,14 +152,14 @@ class Notices:
             gate = item.gate
             if not gate.state.open:
                 self._due.pop(gate.gate.id, None)
-            elif item.kind == "published" and gate.gate.worker == self._bus.name:
+            elif item.kind == "published" and gate.gate.worker == self._bus.storage.name:
                 self._tell_at(gate.gate.id, now + self._settings.after)
 
     def _look(self) -> None:
         """Find all that waits, if more may than was heard of."""
         if not self._blind:
             return
-        found, now = self._bus.untold(), time.monotonic()
+        found, now = self._bus.storage.untold(), time.monotonic()
         self._due.clear()
         self._order.clear()
         for one in found:
@@ -173,7 +173,7 @@ class Notices:
         if head is None or head > now:
             return
         ripe = [gate_id for gate_id, due in self._due.items() if due <= now]
-        found = self._bus.untold(ripe)
+        found = self._bus.storage.untold(ripe)
         for gate_id in ripe:
             del self._due[gate_id]
         ready: dict[str, float] = {}
@@ -205,7 +205,7 @@ class Notices:
             for schema in sorted(set(out.values())):
                 ids = [i for i, by in out.items() if by == schema and not self._is_written(i)]
                 if ids:
-                    self._bus.told(ids, f"by {schema}")
+                    self._bus.storage.told(ids, f"by {schema}")
                 for gate_id in ids:
                     if gate_id in self._handed:
                         self._handed[gate_id].written = True
@@ -233,7 +233,7 @@ class Notices:
 
     def still(self, since: Mapping[str, float]) -> list[Waits]:
         """Those of these gates that are still open, the oldest first."""
-        found = [gate for gate in self._bus.several(list(since)) if gate.state.open]
+        found = [gate for gate in self._bus.storage.several(list(since)) if gate.state.open]
         found.sort(key=lambda gate: gate.seq)
         now = time.monotonic()
         return [Waits(gate, now - since[gate.gate.id]) for gate in found]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from ..core.failures import report_failure
 from ..http.sockets import listen
 from ..share.share import Share
-from ..storage.stored_bus import StoredBus
+from ..stored_bus import StoredBus
 
 if TYPE_CHECKING:
     import uvicorn
@@ -63,8 +63,9 @@ class Service:
         self.bus = bus
         self.names = names
         self.key = secrets.token_urlsafe(32)
+        storage = bus.storage
         self.share = Share(
-            bus, lambda: bus.house.links, worker=bus.id, others=bus.others, names=names
+            bus, lambda: storage.store.links, worker=storage.id, others=storage.others, names=names
         )
         self._build = build or _build_panel
         self._lock = threading.Lock()  # guards the rest
@@ -212,4 +213,5 @@ def _build_panel(service: Service) -> FastAPI:
     from ..http.access import KeyDoor
     from .panel import create_panel
 
-    return create_panel(service.bus, KeyDoor(service.key), records=service.bus, share=service.share)
+    bus = service.bus
+    return create_panel(bus, KeyDoor(service.key), records=bus.storage, share=service.share)

@@ -46,7 +46,7 @@ class Written:
     stay: bool = False
 
 
-class House:
+class OpenStore:
     """One process's part in a store. Thread-safe; raises as `GateStore` does.
 
     Args:

@@ -89,7 +89,7 @@ def test_painting(operator: Visitor, still: Scene, uploads: Uploads) -> None:
     assert kept(uploads) == []
     assert operator.get(f"{GRADIO}/file={layer['path']}").status == 404
     still.bus.withdraw(gate, "done")
-    still.bus._finished.pop(gate)
+    still.bus.storage._finished.pop(gate)
 
 
 def test_uploads_without_end(

@@ -383,13 +383,13 @@ async def test_events_arrive_one_by_one(front: Front) -> None:
         assert (await told())[0] == "decided"
         assert front.bus.listeners == listeners + 2
     left = asyncio.Event()
-    loop, unsubscribe = asyncio.get_running_loop(), front.bus._news.feed.remove
+    loop, unsubscribe = asyncio.get_running_loop(), front.bus._feed.remove
 
     def seen(subscription: Any) -> None:
         unsubscribe(subscription)
         loop.call_soon_threadsafe(left.set)
 
-    front.bus._news.feed.remove = seen  # type: ignore[method-assign]
+    front.bus._feed.remove = seen  # type: ignore[method-assign]
     if front.bus.listeners > listeners + 1:
         await asyncio.wait_for(left.wait(), PATIENCE)
     assert front.bus.listeners == listeners + 1

@@ -64,7 +64,7 @@ class ParkBench(Bench):
 
     def __init__(self, comfy: Comfy, service: Service) -> None:
         super().__init__(comfy, service)
-        service.bus._classes = lambda: list(self.executor.nodes)
+        service.bus.storage._classes = lambda: list(self.executor.nodes)
         self.queue = ExecutorQueue(self)
         self.resumer = Resumer(self.bus, self.queue)
         self.resumer.start()
@@ -256,7 +256,7 @@ def test_a_store_that_is_away_for_a_moment(
         return answer_of(gate_id)
 
     gate = bench.park(parking())
-    monkeypatch.setattr(bench.bus, "answer_of", failing)
+    monkeypatch.setattr(bench.bus.storage, "answer_of", failing)
     bench.bus.decide(gate.id, 1)
     assert bench.resumed(gate).result().status == "success"
     assert bench.bus.get(gate.id).attempts == 1
@@ -273,7 +273,7 @@ def test_a_cancel_ends_the_wait_for_the_store(
         asked.set()
         raise StoreError("connection refused", passing=True)
 
-    monkeypatch.setattr(bench.bus, "answer_of", failing)
+    monkeypatch.setattr(bench.bus.storage, "answer_of", failing)
     run = bench.start(graph({"decision": gate.id}))
     assert asked.wait(PATIENCE)
     bench.comfy.interrupt()

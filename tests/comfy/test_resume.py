@@ -18,7 +18,7 @@ from imagegate.core.model import Decision, Gate, Snapshot, State, StoreError, To
 from imagegate.core.pictures import Picture
 from imagegate.core.prompts import as_queued, read_decisions
 from imagegate.storage.runs import Claim, Parked, Sibling
-from imagegate.storage.stored_bus import StoredBus
+from imagegate.storage.sql_storage import SqlStorage
 from tests.conftest import PATIENCE, Watch
 from tests.support.stored import stored_bus
 
@@ -128,7 +128,9 @@ def worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
 @pytest.fixture
 def runs(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> Worker:
     """A worker that has all nodes and has been started."""
-    monkeypatch.setattr(worker.bus, "_classes", lambda: ["ImageGate", "Load", "Scale", "Save"])
+    monkeypatch.setattr(
+        worker.bus.storage, "_classes", lambda: ["ImageGate", "Load", "Scale", "Save"]
+    )
     worker.resumer.start()
     return worker
 
@@ -514,7 +516,7 @@ def test_a_restart_goes_on_with_what_was_decided_meanwhile(tmp_path: Path) -> No
     first.watch.close()
     first.bus.close()
     second = Worker(**place)
-    second.bus._classes = lambda: ["ImageGate", "Save"]
+    second.bus.storage._classes = lambda: ["ImageGate", "Save"]
     second.resumer.start()
     second.queue.end(0)
     assert second.until(gate, State.RESUMED).attempts == 1
@@ -525,15 +527,15 @@ def test_a_store_that_fails_is_tried_again(runs: Worker, monkeypatch: pytest.Mon
     """Trouble with the store ends nothing: the gate goes on when that is over."""
     monkeypatch.setattr(resume_module, "IDLE", 0.01)
     gate = runs.park()
-    claim_of = StoredBus.claim
+    claim_of = SqlStorage.claim
     failures = iter([StoreError("the store is away"), RuntimeError("odd")])
 
-    def failing(bus: StoredBus) -> Any:
+    def failing(storage: SqlStorage) -> Any:
         if error := next(failures, None):
             raise error
-        return claim_of(bus)
+        return claim_of(storage)
 
-    monkeypatch.setattr(StoredBus, "claim", failing)
+    monkeypatch.setattr(SqlStorage, "claim", failing)
     runs.bus.decide(gate.id, 1)
     runs.queue.end(0)
     runs.until(gate, State.RESUMED)

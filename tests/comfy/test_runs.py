@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from imagegate.core.model import State, TooLate
-from imagegate.storage.stored_bus import StoredBus
-from tests.support.stored import FILES, PLAIN, Store, gate, to_go_on
+from tests.support.stored import FILES, PLAIN, Store, StoredBus, gate, to_go_on
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from imagegate.core.pictures import Picture
 from imagegate.core.settings import Settings
 from imagegate.pictures.encode import encode_png, encode_preview
 from imagegate.pictures.samples import write_samples
-from imagegate.storage.stored_bus import StoredBus
+from tests.support.stored import StoredBus
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 30.0

@@ -26,9 +26,18 @@ from imagegate.notify.apprise import THREAD
 from imagegate.notify.notices import Notices
 from imagegate.notify.wording import LONGEST, Waits, message, span
 from imagegate.storage.sql import tables
-from imagegate.storage.stored_bus import StoredBus
 from imagegate.text.printable import one_line
-from tests.support.stored import FILES, PATIENCE, PLAIN, Store, gate, hears, sql, to_go_on
+from tests.support.stored import (
+    FILES,
+    PATIENCE,
+    PLAIN,
+    Store,
+    StoredBus,
+    gate,
+    hears,
+    sql,
+    to_go_on,
+)
 
 # Of one of Apprise's own imports, which it can do without.
 pytestmark = pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")
@@ -165,7 +174,7 @@ def later(bus: StoredBus, seconds: float = HOUR, *gates: Gate) -> None:
     """So much time goes by, for these gates or for all."""
     which = " OR ".join(f"gate_id = '{one.id}'" for one in gates) or "1 = 1"
     sql(bus, f"UPDATE lines SET at = at - :seconds WHERE {which}", seconds=seconds)
-    bus._news.lose()  # what else would have to be a clock
+    bus._feed.lose()  # what else would have to be a clock
 
 
 def kinds(bus: StoredBus, one: Gate) -> list[str]:
@@ -458,7 +467,7 @@ def test_a_store_that_is_away(
             raise StoreError("the store is locked", passing=True)
         told(*given)
 
-    monkeypatch.setattr(bus, "told", fails)
+    monkeypatch.setattr(bus.storage, "told", fails)
     start(bus, service.json)
     one = park(bus)
     later(bus)
@@ -501,7 +510,7 @@ def test_a_failing_service_is_given_up(
     assert "127.0.0.1" not in caplog.text
     assert "notified" not in kinds(bus, one)
     service.status = 200
-    bus._news.lose()
+    bus._feed.lose()
     two = park(bus, "Sea")
     later(bus)
     if how == "500":  # what was given up is not told of again by this process

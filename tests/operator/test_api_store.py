@@ -16,8 +16,7 @@ from imagegate.http.serving import News, while_it_lasts
 from imagegate.operator.rest import create_app
 from imagegate.storage.gates import GateStore
 from imagegate.storage.runs import Parked
-from imagegate.storage.stored_bus import StoredBus
-from tests.support.stored import stored_bus
+from tests.support.stored import StoredBus, stored_bus
 
 API = "/imagegate/api"
 PROMPT = {"2": {"class_type": "ImageGate", "inputs": {}}}

@@ -18,8 +18,8 @@ from imagegate.core.model import Gate, Outcome, State
 from imagegate.core.settings import Settings
 from imagegate.pictures.tensors import TensorPictures
 from imagegate.storage.runs import Claim, Parked
-from imagegate.storage.stored_bus import StoredBus
 from tests.support.browser import PanelServer, chromium, pages
+from tests.support.stored import StoredBus
 
 DAY = 24 * 3600
 PROMPT = {"2": {"class_type": "ImageGate", "inputs": {}}}

@@ -22,20 +22,25 @@ HEAVY = {
 ARROWS: dict[str, set[str]] = {
     "text": set(),
     "core": {"text"},
-    "gate_bus": {"core"},
     "pictures": {"core", "text"},
-    "storage": {"core", "gate_bus", "pictures", "text"},
+    "storage": {"core", "pictures", "text"},
+    "gate_bus": {"core", "storage"},
+    "stored_bus": {"core", "gate_bus", "storage"},
     "http": {"core", "pictures", "storage", "text"},
-    "notify": {"core", "pictures", "storage", "text"},
-    "folder": {"core", "gate_bus", "pictures", "text"},
+    "notify": {"core", "pictures", "storage", "stored_bus", "text"},
+    "folder": {"core", "gate_bus", "pictures", "storage", "text"},
     "share": {"core", "http", "pictures", "storage", "text"},
-    "operator": {"core", "http", "pictures", "share", "storage", "text", "__init__"},
+    "operator": {
+        "core", "http", "pictures", "share", "storage", "stored_bus", "text", "__init__",
+    },
     "comfy": {
-        "core", "gate_bus", "http", "notify", "operator", "pictures", "share", "storage", "text",
+        "core", "gate_bus", "http", "notify", "operator", "pictures", "share", "storage",
+        "stored_bus", "text",
     },
     "gate": {"comfy"},
     "command": {
-        "core", "folder", "gate_bus", "http", "operator", "pictures", "share", "storage", "text",
+        "core", "folder", "gate_bus", "http", "operator", "pictures", "share", "storage",
+        "stored_bus", "text",
     },
     "__init__": {"text"},
 }  # fmt: skip
@@ -73,7 +78,7 @@ LIGHT = (
     "http.access",
     "http.listener",
     "storage.gates",
-    "storage.stored_bus",
+    "storage.sql_storage",
     "comfy.resume",
     "notify.notices",
     "share.tunnel",
@@ -99,7 +104,7 @@ def test_the_node_imports_without_comfyui() -> None:
 @pytest.mark.parametrize(
     "module",
     [
-        "core.model", "gate_bus", "storage.newsroom", "core.background", "core.prompts",
+        "core.model", "gate_bus", "storage.memory", "core.background", "core.prompts",
         "comfy.graph", "notify.wording",
     ],
 )  # fmt: skip

@@ -30,9 +30,8 @@ from imagegate.core.model import (
 )
 from imagegate.gate_bus import Ticket
 from imagegate.storage.runs import Claim
-from imagegate.storage.stored_bus import StoredBus
 from tests.conftest import PATIENCE, Watch
-from tests.support.stored import FILES, PLAIN, Store, gate, its_lease_runs_out, to_go_on
+from tests.support.stored import FILES, PLAIN, Store, StoredBus, gate, its_lease_runs_out, to_go_on
 
 
 @dataclass

@@ -24,10 +24,9 @@ from imagegate.storage.sql import postgresql as postgresql_module
 from imagegate.storage.sql.database import Database
 from imagegate.storage.sql.deadline import SOON, limited
 from imagegate.storage.sql.postgresql import LimitedConnection
-from imagegate.storage.stored_bus import StoredBus
 from tests.support.browser import PanelServer, chromium, pages
 from tests.support.postgres import PostgreSQL
-from tests.support.stored import FILES, PLAIN, Store, gate, sql, to_go_on
+from tests.support.stored import FILES, PLAIN, Store, StoredBus, gate, sql, to_go_on
 
 API = "/imagegate/api"
 PNG = {"content-type": "image/png"}

@@ -14,7 +14,6 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule
 
-from imagegate import gate_bus
 from imagegate.core.model import (
     Answer,
     BadAnswer,
@@ -32,6 +31,8 @@ from imagegate.core.model import (
     Verdict,
 )
 from imagegate.gate_bus import GateBus, Ticket
+from imagegate.storage import memory
+from imagegate.storage.memory import MemoryStorage
 from tests.conftest import PATIENCE, Watch, new_store
 from tests.support.stored import PLAIN, gate
 
@@ -290,7 +291,7 @@ RACES = 60
 
 def races(bus: Any) -> range:
     """How often a race is run; every round in a store is several transactions."""
-    return range(RACES if isinstance(bus, GateBus) else 10)
+    return range(RACES if isinstance(bus.storage, MemoryStorage) else 10)
 
 
 @pytest.mark.parametrize(
@@ -306,7 +307,7 @@ def races(bus: Any) -> range:
 def test_one_of_many_wins(bus: GateBus[Any], rival: Callable[..., Any]) -> None:
     """Of answers at the same moment exactly one wins, and the waiter gets that one."""
     recorded: list[Answer] = []
-    records = {"record": recorded.append} if isinstance(bus, GateBus) else {}
+    records = {"record": recorded.append} if isinstance(bus.storage, MemoryStorage) else {}
     for _ in races(bus):
         recorded.clear()
         ticket = bus.publish(gate(on_timeout=2), PLAIN, **records)
@@ -449,7 +450,7 @@ def test_no_call_back_happens_under_the_lock(bus: GateBus[Any]) -> None:
     used: list[str] = []
 
     def use(name: str) -> None:
-        assert not bus._lock.locked(), name
+        assert not bus.storage._lock.locked(), name
         bus.count()
         used.append(name)
 
@@ -541,11 +542,11 @@ def test_two_undos_at_once_take_back_once(bus: GateBus[Any]) -> None:
 
 def test_an_undone_gate_outlives_its_record_limit() -> None:
     """A gate that was undone and waits is never forgotten, however many others finish."""
-    bus: GateBus[Any] = GateBus(kept=3)
+    bus: GateBus[Any] = GateBus(MemoryStorage(kept=3))
     ticket = undoable(bus, lambda _: None)
     bus.decide(ticket.gate.id, 1)
     bus.undo(ticket.gate.id)
-    for _ in range(gate_bus.KEPT_PICTURES + 5):
+    for _ in range(memory.KEPT_PICTURES + 5):
         bus.decide(bus.publish(gate(), PLAIN).gate.id, 1)
     assert bus.get(ticket.gate.id).state is State.WAITING
     assert bus.pictures(ticket.gate.id) == "pictures"
@@ -554,7 +555,7 @@ def test_an_undone_gate_outlives_its_record_limit() -> None:
 @alone
 def test_undo_of_a_gate_being_forgotten(bus: GateBus[Any]) -> None:
     """An undo survives that its gate falls out of the kept ones while it is being revoked."""
-    small: GateBus[Any] = GateBus(kept=1)
+    small: GateBus[Any] = GateBus(MemoryStorage(kept=1))
 
     def revoke(_: Answer) -> None:
         for _ in range(3):
@@ -606,7 +607,7 @@ def test_finished_is_newest_first_and_pages(bus: GateBus[Any]) -> None:
 
 def test_finished_gates_are_kept_within_bounds() -> None:
     """Only so many finished gates are remembered; the oldest go first."""
-    bus: GateBus[Any] = GateBus(kept=3)
+    bus: GateBus[Any] = GateBus(MemoryStorage(kept=3))
     ids = [bus.publish(gate(), PLAIN).gate.id for _ in range(5)]
     for i in ids:
         bus.decide(i, 1)
@@ -624,14 +625,14 @@ def test_pictures_of_finished_gates_are_let_go(bus: GateBus[Any]) -> None:
     """Pictures are kept for the newest finished gates only; the rest is freed."""
     alive: list[weakref.ref[Heavy]] = []
     ids = []
-    for _ in range(gate_bus.KEPT_PICTURES + 7):
+    for _ in range(memory.KEPT_PICTURES + 7):
         heavy = Heavy()
         alive.append(weakref.ref(heavy))
         ids.append(bus.publish(gate(), heavy).gate.id)
         del heavy
         bus.decide(ids[-1], 1)
     gc.collect()
-    assert sum(ref() is not None for ref in alive) == gate_bus.KEPT_PICTURES
+    assert sum(ref() is not None for ref in alive) == memory.KEPT_PICTURES
     assert bus.pictures(ids[0]) is None
     assert bus.pictures(ids[-1]) is not None
     assert bus.get(ids[0]).state is State.DECIDED
@@ -646,12 +647,12 @@ def test_masks_of_finished_gates_are_let_go(bus: GateBus[Any]) -> None:
     bus.set_mask(one.gate.id, 0, b"mask")
     bus.decide(one.gate.id, 1)
     assert bus.mask(one.gate.id, 0) == b"mask"
-    for _ in range(gate_bus.KEPT_PICTURES):
+    for _ in range(memory.KEPT_PICTURES):
         bus.decide(bus.publish(gate(), PLAIN).gate.id, 1)
     assert one.wait(0).masks == {0: b"mask"}
     assert bus.get(one.gate.id).masked == (0,)
     assert bus.mask(one.gate.id, 0) is None
-    kept = bus._finished[one.gate.id]
+    kept = bus.storage._finished[one.gate.id]
     assert kept.answer is not None
     assert kept.answer.masks == {}
     assert bus.decide(one.gate.id, 1).outcome is Outcome.REPLAY

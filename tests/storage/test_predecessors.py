@@ -19,8 +19,7 @@ from imagegate.core.model import BadAnswer
 from imagegate.share.share import Share
 from imagegate.storage import open_store as house_module
 from imagegate.storage.links import LinkStore
-from imagegate.storage.stored_bus import StoredBus
-from tests.support.stored import FILES, PATIENCE, Store, gate, sql, to_go_on
+from tests.support.stored import FILES, PATIENCE, Store, StoredBus, gate, sql, to_go_on
 
 ROOT = Path(__file__).parents[2]
 
@@ -167,7 +166,7 @@ def test_a_process_that_was_killed(shared: Store, home: Path) -> None:
     import os, signal
     from pathlib import Path
     from imagegate.core.settings import Settings
-    from imagegate.storage.stored_bus import StoredBus
+    from tests.support.stored import StoredBus
     home = Path({str(home)!r})
     settings = Settings({shared.url!r}, {str(shared.pictures)!r}, "host:8188", home=home)
     bus = StoredBus(lambda: settings)

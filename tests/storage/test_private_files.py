@@ -19,8 +19,7 @@ from imagegate.core.model import Outcome, StoreError
 from imagegate.core.settings import Settings, read_settings
 from imagegate.pictures import permissions
 from imagegate.pictures.place import MARK, PicturePlace, PlaceError
-from imagegate.storage.stored_bus import StoredBus
-from tests.support.stored import FILES, PLAIN, Store, gate, sql, to_go_on
+from tests.support.stored import FILES, PLAIN, Store, StoredBus, gate, sql, to_go_on
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="modes are POSIX")
 

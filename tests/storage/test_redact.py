@@ -25,9 +25,8 @@ from imagegate.share.app import create_approver
 from imagegate.storage.links import LinkStore
 from imagegate.storage.sql.database import Database
 from imagegate.storage.sql.postgresql import LimitedConnection
-from imagegate.storage.stored_bus import StoredBus
 from imagegate.text.redact import Redacted, place_url, store_url
-from tests.support.stored import FILES, PLAIN, to_go_on
+from tests.support.stored import FILES, PLAIN, StoredBus, to_go_on
 
 PASSWORD = "tr0ub4dor&"
 WRITTEN = "tr0ub4dor%26"

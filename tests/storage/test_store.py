@@ -23,9 +23,18 @@ from imagegate.storage.sql import database as database_module
 from imagegate.storage.sql import sqlite_file
 from imagegate.storage.sql.database import Database
 from imagegate.storage.sql.migrations import MIGRATIONS
-from imagegate.storage.stored_bus import StoredBus
 from tests.support.postgres import PostgreSQL
-from tests.support.stored import FILES, PATIENCE, PLAIN, Store, gate, sql, statements, to_go_on
+from tests.support.stored import (
+    FILES,
+    PATIENCE,
+    PLAIN,
+    Store,
+    StoredBus,
+    gate,
+    sql,
+    statements,
+    to_go_on,
+)
 
 NOBODY = 65534
 

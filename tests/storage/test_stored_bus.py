@@ -32,11 +32,10 @@ from imagegate.core.model import (
     TooLate,
     UnknownGate,
 )
-from imagegate.storage import stored_bus as stored_bus_module
+from imagegate.storage import sql_storage
 from imagegate.storage.sql import watcher as watcher_module
 from imagegate.storage.sql.database import Database
 from imagegate.storage.sql.watcher import Watcher
-from imagegate.storage.stored_bus import StoredBus
 from tests.conftest import Watch
 from tests.support.postgres import PostgreSQL
 from tests.support.stored import (
@@ -44,6 +43,7 @@ from tests.support.stored import (
     PATIENCE,
     PLAIN,
     Store,
+    StoredBus,
     gate,
     hears,
     its_lease_runs_out,
@@ -968,7 +968,7 @@ def test_waiting_for_the_store_to_open(monkeypatch: Any) -> None:
             waiting.wait(PATIENCE)
         return now
 
-    monkeypatch.setattr(stored_bus_module, "time", SimpleNamespace(monotonic=clock))
+    monkeypatch.setattr(sql_storage, "time", SimpleNamespace(monotonic=clock))
     threads[0].start()
     assert trying.wait(PATIENCE)
     for thread in threads[1:]:

@@ -13,9 +13,8 @@ from imagegate.comfy.parking import files_of
 from imagegate.core.model import Gate
 from imagegate.http.listener import Listener
 from imagegate.share.app import create_approver
-from imagegate.storage.stored_bus import StoredBus
 from tests.support.browser import WAIT, PanelServer
-from tests.support.stored import stored_bus, to_go_on
+from tests.support.stored import StoredBus, stored_bus, to_go_on
 
 PHONE: dict[str, Any] = {
     "viewport": {"width": 390, "height": 844},

@@ -52,7 +52,7 @@ class Stage:
         kinds = classes(self.made.append, self.outputs.append)
         gates = {"ImageGate": Bound, "ImageGateDecisions": ImageGateDecisions}
         self.executor = Executor(comfy, {**kinds, **gates})
-        self.bus._classes = lambda: list(self.executor.nodes)
+        self.bus.storage._classes = lambda: list(self.executor.nodes)
         self.queue = ExecutorQueue(self)  # type: ignore[arg-type]
         self.resumer = Resumer(self.bus, self.queue)
         self.resumer.start()

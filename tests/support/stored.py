@@ -12,14 +12,27 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from imagegate import stored_bus as stored_bus_module
 from imagegate.core.model import Gate
 from imagegate.core.pictures import Picture
 from imagegate.core.settings import Settings
 from imagegate.storage.runs import Parked
-from imagegate.storage.stored_bus import StoredBus
 
 PATIENCE = 10.0
 """Seconds until a test gives up; nothing waits that long unless it is broken."""
+
+
+class StoredBus(stored_bus_module.StoredBus):
+    """A bus over a store whose storage and open store are asked by the same name: for brevity."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "storage":  # it is still being made
+            raise AttributeError(name)
+        return getattr(self.storage, name)
+
+    @property
+    def house(self) -> Any:
+        return self.storage.store
 
 
 def stored_bus(**given: Any) -> StoredBus:
