@@ -27,5 +27,4 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     """Links as they are from a page within the documentation."""
     names = "|".join(map(re.escape, AT_ROOT))
     markdown = re.sub(rf"\]\(\.\./({names})", r"](\1", markdown)
-    markdown = markdown.replace("](docs/", "](")
-    return re.sub(r"\]\((?:\.\./)?README\.md[^)]*\)", "](index.md)", markdown)
+    return markdown.replace("](docs/", "](").replace("](README.md)", "](index.md)")
