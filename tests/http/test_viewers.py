@@ -12,6 +12,7 @@ import torch
 from playwright.sync_api import Browser, Page, expect
 
 from imagegate.core.model import Gate
+from imagegate.core.origins import PAGE_HEADER
 from imagegate.core.viewers import ATTENTION, Viewers
 from imagegate.gate_bus import GateBus
 from imagegate.pictures.tensors import TensorPictures
@@ -182,7 +183,7 @@ def test_a_look_names_nothing_that_is_not_there(bus: GateBus[Any], server: Panel
     """Unknown gates are passed over, and what is no list of ids is refused."""
     known = publish(bus, "Known").gate.id
     asked = {"person": "somebody", "page": "1", "gates": ["nothing", known]}
-    origin = {"origin": server.url.removesuffix("/imagegate/")}
+    origin = {"origin": server.url.removesuffix("/imagegate/"), PAGE_HEADER: "1"}
     answer = httpx.post(f"{server.url}api/looking", json=asked, headers=origin)
     assert (answer.status_code, answer.json()["gate"]) == (200, known)
     for wrong in ({"gates": ["x"] * 21}, {"person": "x"}, {"page": "x" * 65}, {"more": 1}):

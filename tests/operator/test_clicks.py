@@ -152,8 +152,9 @@ def test_titles_of_gates_from_before_are_filled_in(shared: Store) -> None:
     for statement in (
         "DROP INDEX gates_open_title", "DROP INDEX gates_title", "DROP INDEX gates_link",
         "ALTER TABLE gates DROP COLUMN title", "ALTER TABLE gates DROP COLUMN link",
-        "DROP TABLE clicks", "DROP TABLE sessions", "DROP TABLE links",
-        "DELETE FROM migrations WHERE name = '0002_links'",
+        "DROP TABLE wrong_passphrases", "DROP TABLE clicks", "DROP TABLE sessions",
+        "DROP TABLE links",
+        "DELETE FROM migrations WHERE name IN ('0002_links', '0004_wrong_passphrases')",
     ):  # fmt: skip
         sql(old, statement)
     new = shared.bus()
