@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..core.failures import report_failure
+from ..core.loop import Loop
 from ..core.model import ImageGateError, State
 from ..core.prompts import GATE_CLASSES, NOT_YET, with_decisions
 from ..stored_bus import StoredBus
@@ -149,45 +149,37 @@ class Resumer:
     def __init__(self, bus: StoredBus, queue: PromptQueue) -> None:
         self._bus = bus
         self._queue = queue
-        self._woken = threading.Event()
-        self._closing = False
         self._running: dict[str, _Running] = {}  # by prompt id
-        self._thread = threading.Thread(target=self._run, name="imagegate-resumer", daemon=True)
+        self._loop = Loop("resumer", self._run)
 
     def start(self) -> None:
         """Begin."""
-        self._thread.start()
+        self._loop.start()
 
     def close(self) -> None:
         """End, and wait until it has. What runs goes on, and is taken up again by somebody."""
-        self._closing = True
-        self._woken.set()
-        self._thread.join(10)
+        self._loop.close()
 
     def _run(self) -> None:
-        failing, ready = False, False
-        with self._bus.subscribe(self._woken.set, limit=1) as news:
-            while not self._closing:
-                self._woken.clear()
+        with self._bus.subscribe(self._loop.wake, limit=1) as news:
+
+            def turn() -> float:
                 news.drain()  # that something happened is all there is to know
-                try:
-                    ready = self._queue.ready
-                    if ready and (self._bus.storage.opened or self._bus.storage.exists()):
-                        self._turn()
-                    failing = False
-                except Exception as error:  # the next one may fare better
-                    report_failure("parked gates do not go on", error)
-                    failing = isinstance(error, ImageGateError)
-                # Also woken by news; a store that fails is not asked all the time.
-                soon = not ready or (self._running and not failing)
-                self._woken.wait(LOOK if soon else IDLE)
+                if not self._queue.ready:
+                    return LOOK
+                if self._bus.storage.opened or self._bus.storage.exists():
+                    self._turn()
+                return LOOK if self._running else IDLE
+
+            # Also woken by news; a store that fails is not asked all the time.
+            self._loop.repeat(turn, "parked gates do not go on", IDLE)
 
     def _turn(self) -> None:
         for prompt_id, running in list(self._running.items()):
             if self._over(prompt_id, running):
                 del self._running[prompt_id]
         self._bus.storage.renew([running.claim for running in self._running.values()])
-        while len(self._running) < AT_ONCE and not self._closing:
+        while len(self._running) < AT_ONCE and not self._loop.closing:
             due = self._bus.storage.claim()
             if due is None:
                 return

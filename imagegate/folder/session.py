@@ -15,6 +15,7 @@ from typing import Any
 
 from ..core.bus import Hooks
 from ..core.failures import report_failure
+from ..core.loop import Loop
 from ..core.model import (
     MAX_ROUTES,
     Answer,
@@ -128,7 +129,7 @@ class FolderSession:
         self._ledger = Ledger(folder, out, move=move, follow_links=follow_links)
         self._ending = ""  # why, once it ends
         self._tasks: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="imagegate-folder", daemon=True)
+        self._loop = Loop("folder", self._run, waker=lambda: self._tasks.put(None))
         self._growing: dict[str, tuple[Stamp, float]] = {}  # when it was first seen like this
         self._pause = LOOK
         self._kept: list[FolderPictures] = []  # of earlier sessions, until they are checked
@@ -147,7 +148,7 @@ class FolderSession:
         self._storage.incomplete = f"the folder {_text(str(self.folder))} is still being read"
         for line in self._ledger.past():
             self._restore(line)
-        self._thread.start()
+        self._loop.start()
         return earlier
 
     def end(self, reason: str) -> None:
@@ -158,8 +159,7 @@ class FolderSession:
     def close(self, reason: str = "the session has ended") -> None:
         """End, wait until that is done, and let go of the sorted folder."""
         self.end(reason)
-        if self._thread.ident is not None:
-            self._thread.join()
+        self._loop.close(None)
         self._ledger.close()
 
     def progress(self) -> dict[str, Any]:

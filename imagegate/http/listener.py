@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import threading
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from ..core.failures import report_failure
+from ..core.loop import Loop
 from .sockets import LIMITS, Limits, listen
 
 if TYPE_CHECKING:
@@ -46,46 +46,41 @@ class Listener:
         self._limits = limits
         self._socket = listen(host, port)
         self.port: int = self._socket.getsockname()[1]
-        self._lock = threading.Lock()  # guards the next three
         self._server: Server | None = None
-        self._thread: threading.Thread | None = None
-        self._closed = False
+        self._answers: Future[None] = Future()
+        self._loop = Loop("listener", self._serve, waker=self._end)
 
     def start(self) -> None:
         """Serve, once; returns when requests are answered."""
         from .connection import Server  # not before: it imports uvicorn
 
-        answers: Future[None] = Future()
-        server = Server(self._app, self._limits, self._secure, lambda: answers.set_result(None))
-        thread = threading.Thread(
-            target=self._serve, args=(server, answers), name="imagegate-listener", daemon=True
+        if self._server is not None or self._loop.closing:
+            raise RuntimeError("a listener is started once, and not after it was closed")
+        self._server = Server(
+            self._app, self._limits, self._secure, lambda: self._answers.set_result(None)
         )
-        with self._lock:
-            if self._closed or self._thread is not None:
-                raise RuntimeError("a listener is started once, and not after it was closed")
-            self._server, self._thread = server, thread
-            thread.start()
-        answers.result()
+        if not self._loop.start():  # it was closed at this moment
+            raise RuntimeError("the listener was closed before it had started")
+        self._answers.result()
 
     def close(self) -> None:
         """End; streams that are still open, too."""
-        with self._lock:
-            self._closed = True
-            server, thread = self._server, self._thread
-        if server is not None:
-            server.should_exit = True
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(5)
+        self._loop.close(5)
         self._socket.close()
 
-    def _serve(self, server: Server, answers: Future[None]) -> None:
+    def _end(self) -> None:
+        if self._server is not None:
+            self._server.should_exit = True
+
+    def _serve(self) -> None:
+        assert self._server is not None
         try:
-            server.run([self._socket])
+            self._server.run([self._socket])
         except BaseException as error:  # this is a thread's end; uvicorn leaves by SystemExit, too
             report_failure("a server of links failed", error)
             failure: BaseException = error
         else:
             failure = RuntimeError("it was closed before it had started")
         self._socket.close()
-        if not answers.done():
-            answers.set_exception(failure)
+        if not self._answers.done():
+            self._answers.set_exception(failure)

@@ -12,14 +12,15 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol
 
+from ..core.loop import Backoff, Loop
 from ..core.model import ImageGateError
 from ..core.pictures import Picture
 from .wording import Message, Waits
 
 PAUSES = (2.0, 10.0, 60.0)
 """Seconds before a service that failed is tried again. After the last of them it is given up."""
-THREAD = "imagegate-notices"
-"""Begins the names of all threads in which Apprise is called."""
+THREAD = "notices"
+"""Begins the names of all loops in which Apprise is called."""
 
 NOT_SENT = (
     "%s did not take a notice of what waits (%d), which is given up: %s; to see more, try its "
@@ -36,8 +37,8 @@ class Desk(Protocol):
     """Where messengers are given notices; see `imagegate.notify.notices.Notices`."""
 
     @property
-    def closing(self) -> threading.Event:
-        """Set when they shall end."""
+    def closing(self) -> bool:
+        """Whether they shall end."""
 
     def parts(self, gate_ids: Collection[str]) -> Iterable[Collection[str]]:
         """These gates as they go into notices."""
@@ -66,11 +67,11 @@ class Messenger:
         # Guards what waits to be sent: gate id -> since when it waits (monotonic).
         self._changed = threading.Condition()
         self._waiting: dict[str, float] = {}
-        self._thread = threading.Thread(target=self._run, name=f"{THREAD}-{schema}", daemon=True)
+        self._loop = Loop(f"{THREAD}-{schema}", self._run, waker=self._notify)
 
     def start(self) -> None:
         """Begin."""
-        self._thread.start()
+        self._loop.start()
 
     def tell(self, since: Mapping[str, float]) -> None:
         """Tell of these gates, too."""
@@ -80,38 +81,42 @@ class Messenger:
 
     def leave(self, until: float) -> None:
         """End, the desk is closing; wait for that until then (monotonic), and not longer."""
+        self._loop.close(max(0.0, until - time.monotonic()))
+
+    def _notify(self) -> None:
         with self._changed:
             self._changed.notify_all()
-        self._thread.join(max(0.0, until - time.monotonic()))
 
     def _take(self) -> dict[str, float]:
         """All that waits to be sent, as soon as there is any; nothing when this ends."""
-        closing = self._desk.closing.is_set
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting or closing())
+            self._changed.wait_for(lambda: self._waiting or self._ends)
             taken, self._waiting = self._waiting, {}
-        return {} if closing() else taken
+        return {} if self._ends else taken
+
+    @property
+    def _ends(self) -> bool:
+        return self._loop.closing or self._desk.closing
 
     def _run(self) -> None:
-        failures = 0
+        backoff = Backoff(PAUSES)
         while since := self._take():
             why = self._deliver(since)
             if not since:
-                failures = 0
-            elif failures == len(PAUSES):
+                backoff.reset()
+            elif backoff.exhausted:
                 log.warning(NOT_SENT, self._schema, len(since), why)
-                failures = 0
+                backoff.reset()
             else:
                 with self._changed:  # with what came meanwhile
                     self._waiting = since | self._waiting
-                if self._desk.closing.wait(PAUSES[failures]):
+                if self._loop.pause(backoff.fail()):
                     return
-                failures += 1
 
     def _deliver(self, since: dict[str, float]) -> str:
         """Send what still waits, and take it out of ``since``. Why something is left in there."""
         for part in self._desk.parts(list(since)):
-            if self._desk.closing.is_set():
+            if self._ends:
                 since.clear()
                 break
             try:
@@ -190,7 +195,7 @@ class _Discreet(logging.Filter):
     """Keeps out of the log what others log while a notice is sent: it may show an address."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if not threading.current_thread().name.startswith(THREAD):
+        if not threading.current_thread().name.startswith(f"imagegate-{THREAD}"):
             return True
         if status := re.search(r"error=(\d{3})\b", record.getMessage()):
             _heard.code = status[1]

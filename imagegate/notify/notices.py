@@ -19,6 +19,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from ..core.failures import report_failure
+from ..core.loop import Loop
 from ..core.news import Subscription
 from ..core.pictures import Picture
 from ..core.settings import NoticeSettings
@@ -57,9 +58,7 @@ class Notices:
         self._bus = bus
         self._settings = settings
         self._url = url
-        self._woken = threading.Event()
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=THREAD, daemon=True)
+        self._loop = Loop(THREAD, self._run)
         # All below is of that thread alone, but for what went out, which the lock guards.
         self._messengers: list[Messenger] = []
         self._due: dict[str, float] = {}  # gate id -> when it is to be told of (monotonic)
@@ -73,14 +72,11 @@ class Notices:
     def start(self) -> None:
         """Begin, if there is anybody to tell."""
         if self._settings.addresses:
-            self._thread.start()
+            self._loop.start()
 
     def close(self) -> None:
         """End soon, whatever the services do."""
-        self._closing.set()
-        self._woken.set()
-        if self._thread.ident is not None:
-            self._thread.join(GRACE + 2)
+        self._loop.close(GRACE + 2)
 
     # -- the thread
 
@@ -98,11 +94,13 @@ class Notices:
         self._messengers = [Messenger(self, schema, send) for schema, send in found]
         for messenger in self._messengers:
             messenger.start()
-        with self._bus.subscribe(self._woken.set) as news:
-            while not self._closing.is_set():
-                self._woken.clear()
+        with self._bus.subscribe(self._loop.wake) as news:
+
+            def turn() -> float | None:
                 self._try(news)
-                self._woken.wait(self._rest())
+                return self._rest()
+
+            self._loop.repeat(turn, "notices have to wait", AGAIN)
         until = time.monotonic() + GRACE
         for messenger in self._messengers:
             messenger.leave(until)
@@ -131,7 +129,7 @@ class Notices:
         head = self._head()
         if head is None:
             return None
-        return min(max(0.0, head - time.monotonic()), threading.TIMEOUT_MAX)
+        return max(0.0, head - time.monotonic())
 
     def _head(self) -> float | None:
         """When the next notice goes out."""
@@ -221,9 +219,9 @@ class Notices:
     # -- what messengers need
 
     @property
-    def closing(self) -> threading.Event:
-        """Set when this ends."""
-        return self._closing
+    def closing(self) -> bool:
+        """Whether this ends."""
+        return self._loop.closing
 
     def parts(self, gate_ids: Collection[str]) -> Iterable[Collection[str]]:
         """These gates as they go into notices: a digest, or one each unless there are many."""
@@ -249,7 +247,7 @@ class Notices:
         """A notice of these gates was taken by a service."""
         with self._lock:
             self._went_out = dict.fromkeys(gate_ids, schema) | self._went_out
-        self._woken.set()
+        self._loop.wake()
 
     def _picture(self, gate_id: str) -> Picture | None:
         try:

@@ -11,9 +11,11 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ..core.failures import report_failure
+from ..core.loop import Backoff, Loop
 from ..http.sockets import listen
 from ..share.share import Share
 from ..stored_bus import StoredBus
@@ -32,7 +34,7 @@ INSTALL = (
 
 GRACE = 0.5
 """Seconds that answers under way have when a server ends."""
-PAUSES = (0.0, 0.0, 1.0, 2.0, 5.0, 10.0, 30.0)
+PAUSES = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)
 """Seconds from the end of a server to the start of the next, by how many have failed in a row."""
 SETTLED = 30.0
 """Seconds after which a server that ends is no failure to start."""
@@ -70,7 +72,7 @@ class Service:
         self._build = build or _build_panel
         self._lock = threading.Lock()  # guards the rest
         self._panel: _Panel | None = None
-        self._failures = 0  # in a row
+        self._backoff = Backoff(PAUSES)
         self._retry_at = 0.0
 
     def start(self) -> Future[str]:
@@ -87,9 +89,7 @@ class Service:
                 return _paused() if panel.url else panel.ready
             panel = self._panel = _Panel()
             panel.ready.set_running_or_notify_cancel()
-        threading.Thread(
-            target=self._serve, args=(panel,), name="imagegate-panel", daemon=True
-        ).start()
+        Loop("panel", partial(self._serve, panel)).start()
         return panel.ready
 
     def replace(self, url: str) -> None:
@@ -142,9 +142,11 @@ class Service:
     def _mark_ended(self, panel: _Panel) -> None:
         panel.ended = True
         # One that has served for a while is no sign that the next one fails as well.
-        self._failures = 0 if panel.age > SETTLED else self._failures + 1
-        pause = PAUSES[min(self._failures, len(PAUSES) - 1)]
-        self._retry_at = time.monotonic() + pause
+        if panel.age > SETTLED:
+            self._backoff.reset()
+            self._retry_at = time.monotonic()
+        else:
+            self._retry_at = time.monotonic() + self._backoff.fail()
 
 
 class _Panel:

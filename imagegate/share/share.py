@@ -7,13 +7,13 @@ app. They open with the first link that needs them and close with the last.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..core.bus import Bus
 from ..core.failures import report_failure
 from ..core.links import Link, Reach
+from ..core.loop import Loop
 from ..core.news import Bell, Subscription
 from ..http.listener import Listener
 from ..http.sockets import address_in_network
@@ -72,10 +72,7 @@ class Share:
         self._port = port
         self._tunnel = tunnel
         self._names = names
-        self._woken = threading.Event()
-        self._closing = False
-        self._lock = threading.Lock()  # guards the thread
-        self._thread: threading.Thread | None = None
+        self._loop = Loop("share", self._run)
         # Only the thread changes these.
         self._app: ASGIApp | None = None
         self._inner: Listener | None = None
@@ -162,12 +159,7 @@ class Share:
 
     def start(self) -> None:
         """Open the doors that live links need, and look after them, in a thread; once."""
-        with self._lock:
-            if self._thread is None and not self._closing:
-                self._thread = threading.Thread(
-                    target=self._run, name="imagegate-share", daemon=True
-                )
-                self._thread.start()
+        self._loop.start()
 
     def start_with(self, subscribe: Callable[[Callable[[], None]], Subscription],
                    opened: Callable[[], bool]) -> None:  # fmt: skip
@@ -183,18 +175,13 @@ class Share:
 
     def close(self) -> None:
         """Close all doors. Links stay as they are."""
-        with self._lock:
-            self._closing = True
-            thread = self._thread
-        self._woken.set()
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(10)
+        self._loop.close()
 
     def _run(self) -> None:
         forget: Callable[[], None] | None = None
-        while not self._closing:
-            self._woken.clear()
-            wait = AGAIN
+
+        def turn() -> float:
+            nonlocal forget
             try:
                 links = self._links()
                 forget = forget or self._listen_to(links)
@@ -202,18 +189,19 @@ class Share:
                 self._serve({link.reach for link in live})
                 urls = {reach: standing["url"] for reach, standing in self.door().items()}
                 links.lead(self._worker, urls)
-                if not self._trouble:
-                    wait = live[0].left + 0.1 if live else LONGEST
-            except Exception as error:  # it is tried again, so one failure must not end it
-                report_failure("share links cannot be served", error)
-            self.changed.ring()
-            self._woken.wait(min(wait, LONGEST))
+                if self._trouble:
+                    return AGAIN
+                return min(live[0].left + 0.1, LONGEST) if live else LONGEST
+            finally:
+                self.changed.ring()
+
+        self._loop.repeat(turn, "share links cannot be served", AGAIN)
         if forget is not None:
             forget()
         self._serve(set())
 
     def _listen_to(self, links: LinkStore) -> Callable[[], None]:
-        ends = links.changed.listen(self._wake), links.met.listen(self.changed.ring)
+        ends = links.changed.listen(self._loop.wake), links.met.listen(self.changed.ring)
 
         def end() -> None:
             for forget in ends:
@@ -221,16 +209,13 @@ class Share:
 
         return end
 
-    def _wake(self) -> None:
-        self._woken.set()
-
     def _serve(self, reaches: set[Reach]) -> None:
         """Open what these need, and close what they do not."""
         self._trouble = ""
         if Reach.INTERNET in reaches and self._keeper is None:
             self._inner = self._listen("127.0.0.1", (0,), secure=True)
             if self._inner is not None:
-                self._keeper = self._tunnel(self._inner.port, self._wake)
+                self._keeper = self._tunnel(self._inner.port, self._loop.wake)
                 self._keeper.start()
         if Reach.INTERNET not in reaches and self._keeper is not None:
             keeper, self._keeper = self._keeper, None

@@ -27,6 +27,7 @@ from typing import IO, Any
 from urllib.parse import urlsplit
 
 from ..core.failures import report_failure
+from ..core.loop import Backoff, Loop
 
 log = logging.getLogger("imagegate")
 
@@ -97,11 +98,10 @@ class TunnelKeeper:
         self._changed = changed
         # Whoever has it can take the address over. In hex it never looks like an option.
         self._token = secrets.token_hex(32)
-        self._over = threading.Event()
         self._lock = threading.Lock()  # guards the next two
         self._standing = Standing()
         self._process: subprocess.Popen[bytes] | None = None
-        self._thread = threading.Thread(target=self._run, name="imagegate-tunnel", daemon=True)
+        self._loop = Loop("tunnel", self._run, waker=self._end_program)
 
     @property
     def standing(self) -> Standing:
@@ -113,7 +113,7 @@ class TunnelKeeper:
         with self._lock:
             self._standing = Standing(trying=True)
         atexit.register(self.close)
-        self._thread.start()
+        self._loop.start()
 
     def close(self) -> None:
         """End the tunnel for good, and its program.
@@ -121,20 +121,20 @@ class TunnelKeeper:
         Only a request to Gradio's servers that is under way may keep the thread, which does nothing
         more, for another `HTTP_SECONDS`.
         """
-        self._over.set()
+        self._loop.close(2)
+        atexit.unregister(self.close)
+
+    def _end_program(self) -> None:
         with self._lock:
             process = self._process
             self._standing = Standing()
         if process is not None:
             process.kill()
-        if self._thread.is_alive() and self._thread is not threading.current_thread():
-            self._thread.join(2)
-        atexit.unregister(self.close)
 
     def _run(self) -> None:
         self._tell()
-        failures = 0
-        while not self._over.is_set():
+        backoff = Backoff(PAUSES)
+        while not self._loop.closing:
             try:
                 steady = self._attempt() >= STEADY
                 problem = "The tunnel was cut"
@@ -143,9 +143,10 @@ class TunnelKeeper:
             except Exception as error:  # whatever it is, the panel goes on, and so does this
                 steady = False
                 problem = f"The tunnel could not be opened ({self._hidden(str(error))})"
-            failures = 1 if steady else failures + 1
+            if steady:
+                backoff.reset()
             self._stand(Standing(problem=problem, trying=True))
-            self._over.wait(PAUSES[min(failures, len(PAUSES)) - 1])
+            self._loop.pause(backoff.fail())
 
     def _attempt(self) -> float:
         """Open the tunnel; returns once it was cut, with the seconds that it was open."""
@@ -190,7 +191,7 @@ class TunnelKeeper:
                 answer.raise_for_status()
                 for piece in answer.iter_bytes():
                     content += piece
-                    if len(content) > LARGEST or self._over.is_set():
+                    if len(content) > LARGEST or self._loop.closing:
                         raise TunnelFailed("Gradio's tunnel program is not downloaded further")
         except (httpx.HTTPError, OSError) as error:
             raise TunnelFailed(
@@ -256,13 +257,13 @@ class TunnelKeeper:
             raise _not_run(command[0], error.strerror) from error
         with self._lock:
             self._process = process
-        if self._over.is_set():  # and `close` may have come too early to see it
+        if self._loop.closing:  # and `close` may have come too early to see it
             process.kill()
         return process
 
     def _stand(self, standing: Standing) -> None:
         with self._lock:
-            if self._over.is_set() or self._standing == standing:
+            if self._loop.closing or self._standing == standing:
                 return
             self._standing = standing
         if standing.url:

@@ -20,7 +20,6 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ..core.background import Background
 from ..core.bus import (
     NO_HOOKS,
     TIME_IS_UP,
@@ -31,6 +30,7 @@ from ..core.bus import (
     kind_of_change,
 )
 from ..core.failures import report_failure
+from ..core.loop import Background
 from ..core.model import (
     Answer,
     Decision,

@@ -534,7 +534,7 @@ async def test_a_stream_that_falls_silent(front: Front, monkeypatch: pytest.Monk
 
 async def test_a_panel_that_fails_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """A panel that cannot start is not tried at every request."""
-    monkeypatch.setattr(service_module, "PAUSES", (0.0, 0.0, 3600.0))
+    monkeypatch.setattr(service_module, "PAUSES", (0.0, 3600.0))
     tries: list[int] = []
 
     def broken(_: Service) -> FastAPI:
@@ -555,7 +555,7 @@ async def test_a_server_that_ends_again_and_again(
     """A server that ends as soon as it is started is started again after a pause, and whoever asks
     meanwhile is told so.
     """
-    monkeypatch.setattr(service_module, "PAUSES", (0.0, 0.0, 3600.0))
+    monkeypatch.setattr(front.service._backoff, "pauses", (0.0, 3600.0))
     for _ in range(2):
         async with front.call("GET", "/imagegate/api/gates") as answer:
             assert answer.status == 200

@@ -104,7 +104,7 @@ def test_the_node_imports_without_comfyui() -> None:
 @pytest.mark.parametrize(
     "module",
     [
-        "core.model", "gate_bus", "storage.memory", "core.background", "core.prompts",
+        "core.model", "gate_bus", "storage.memory", "core.loop", "core.prompts",
         "comfy.graph", "notify.wording",
     ],
 )  # fmt: skip

@@ -441,8 +441,7 @@ def test_close_in_the_middle(
         began = time.monotonic()
         kept.keeper.close()
         assert time.monotonic() - began < 2.5
-    kept.keeper._thread.join(PATIENCE)
-    assert not kept.keeper._thread.is_alive()
+    assert kept.keeper._loop.close(PATIENCE)
     assert kept.told == [Standing(trying=True)]
     assert kept.keeper.standing == Standing()
     assert not server.logins
@@ -455,7 +454,7 @@ def test_close_while_pausing(keep: Callable[..., Kept], monkeypatch: pytest.Monk
     kept = keep()
     kept.fails()
     kept.keeper.close()
-    assert not kept.keeper._thread.is_alive()
+    assert not kept.keeper._loop.alive
 
 
 def test_nothing_is_left(

@@ -16,6 +16,7 @@ from contextlib import suppress
 from typing import Any
 
 from ...core.failures import report_failure
+from ...core.loop import Backoff, Loop
 from ..gates import GateStore
 from .database import NOTIFIED, Database
 
@@ -57,39 +58,35 @@ class Watcher:
         self._heard = heard
         self._lost_sight = lost_sight
         self._look_at_rest = look
-        self._closing = threading.Event()
         self._doubt = threading.Event()
         self._looked = -AGAIN  # when everything was last looked at
-        self._failures = 0  # since it last had a connection
+        self._backoff = Backoff(PAUSES)  # since it last had a connection
         self._waker, self._woken = socket.socketpair()
         self._waker.setblocking(False)
         self._woken.setblocking(False)
-        self._thread = threading.Thread(target=self._run, name="imagegate-watcher", daemon=True)
+        self._loop = Loop("watcher", self._run, waker=self._ring)
 
     def start(self) -> None:
         """Begin."""
-        self._thread.start()
+        self._loop.start()
 
     def close(self) -> None:
         """End, and wait until it has."""
-        self._closing.set()
-        self._wake()
-        if self._thread.ident is not None and self._thread is not threading.current_thread():
-            self._thread.join(10)
+        self._loop.close()
         self._waker.close()
         self._woken.close()
 
     def look_again(self) -> None:
         """Something may have happened unseen, or could not be done."""
         self._doubt.set()
-        self._wake()
+        self._loop.wake()
 
-    def _wake(self) -> None:
+    def _ring(self) -> None:
         with suppress(OSError):  # it is woken already, or has ended
             self._waker.send(b"x")
 
     def _run(self) -> None:
-        while not self._closing.is_set():
+        while not self._loop.closing:
             try:
                 if self._database.in_memory:
                     self._wait()
@@ -103,10 +100,9 @@ class Watcher:
             except Exception as error:
                 if isinstance(error, self._database.driver_error):
                     error = self._database.explained(error)
-                if not self._closing.is_set():
+                if not self._loop.closing:
                     report_failure("no news of other processes for now", error)
-                self._closing.wait(PAUSES[min(self._failures, len(PAUSES) - 1)])
-                self._failures += 1
+                self._loop.pause(self._backoff.fail())
 
     def _see(self) -> None:
         """Look at everything."""
@@ -114,9 +110,9 @@ class Watcher:
         self._looked = time.monotonic()
         self._lost_sight()
         self._look_at_rest()
-        if self._failures:
+        if self._backoff.failures:
             log.info("news of other processes come again")
-        self._failures = 0
+        self._backoff.reset()
 
     def _rest(self) -> float:
         """Look again if there is doubt, but not all the time; seconds until that is needed next."""
@@ -134,7 +130,7 @@ class Watcher:
         """Nobody else is there; what could not be done is tried again."""
         with selectors.DefaultSelector() as selector:
             selector.register(self._woken, selectors.EVENT_READ)
-            while not self._closing.is_set():
+            while not self._loop.closing:
                 if selector.select(self._rest()):
                     self._woken.recv(4096)
 
@@ -148,7 +144,7 @@ class Watcher:
         with selectors.DefaultSelector() as selector:
             selector.register(connection.fileno(), selectors.EVENT_READ)
             selector.register(self._woken, selectors.EVENT_READ)
-            while not self._closing.is_set():
+            while not self._loop.closing:
                 ready = selector.select(self._rest())
                 if any(key.fileobj is self._woken for key, _ in ready):
                     self._woken.recv(4096)
@@ -167,7 +163,7 @@ class Watcher:
         version = self._version(connection)
         last = self._gates.last_line()
         self._see()
-        while not self._closing.wait(LOOK):
+        while not self._loop.pause(LOOK):
             self._database.check_file()
             self._rest()
             now = self._version(connection)
