@@ -150,7 +150,7 @@ class Resumer:
         self._bus = bus
         self._queue = queue
         self._running: dict[str, _Running] = {}  # by prompt id
-        self._loop = Loop("resumer", self._run)
+        self._loop = Loop("imagegate-resumer", self._run)
 
     def start(self) -> None:
         """Begin."""

@@ -37,7 +37,7 @@ from ..storage.sql.database import Database
 from ..stored_bus import StoredBus
 from ..text.redact import store_url
 from .arguments import create_parser
-from .serving import Server, announce, open_listener, own_names
+from .serving import announce, open_listener, own_names, panel_server
 from .terminal import StatusLine, progress_text
 
 Build = Callable[[Bus, Door, Progress | None, Records | None, Share | None], FastAPI]
@@ -106,7 +106,7 @@ def _review(chosen: argparse.Namespace, line: StatusLine, build: Build) -> int:
     end = partial(session.close, "the session was ended in the terminal")
     links = LinkStore(Database("sqlite://", "folder"))  # they end with the session
     share = Share(bus, lambda: links, progress=session.progress, names=names)
-    server = Server(
+    server = panel_server(
         lambda: build(bus, door, session.progress, None, share),
         end,
         lambda: announce(chosen, listener, line, "ends the session", share),
@@ -159,7 +159,7 @@ def _oversee(chosen: argparse.Namespace, line: StatusLine, build: Build) -> int:
     share = Share(
         bus, lambda: storage.store.links, worker=storage.id, others=storage.others, names=names
     )
-    server = Server(
+    server = panel_server(
         lambda: build(bus, door, None, storage, share),
         lambda: None,
         lambda: announce(chosen, listener, line, "ends it", share),

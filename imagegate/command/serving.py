@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import ipaddress
 import logging
 import socket
@@ -11,11 +10,11 @@ import threading
 import webbrowser
 from collections.abc import Callable, Sequence
 
-import uvicorn
 from fastapi import FastAPI
 
 from ..core.settings import read_names
 from ..folder.label_folders import BadFolder
+from ..http.server import Server
 from ..http.serving import PREFIX
 from ..http.sockets import listen
 from ..share.share import Share
@@ -26,7 +25,9 @@ GRACE = 1.0
 """Seconds that open pages have to hear that the session ended, before the server goes."""
 
 
-class Server(uvicorn.Server):
+def panel_server(
+    build: Callable[[], FastAPI], end: Callable[[], None], opened: Callable[[], None]
+) -> Server:
     """Serves until it is ended, and lets open pages hear of it before it goes.
 
     Args:
@@ -35,29 +36,15 @@ class Server(uvicorn.Server):
         opened: called once it answers.
     """
 
-    def __init__(
-        self, build: Callable[[], FastAPI], end: Callable[[], None], opened: Callable[[], None]
-    ) -> None:
-        super().__init__(
-            uvicorn.Config(
-                build, factory=True, log_level="warning", access_log=False,
-                timeout_graceful_shutdown=1,
-            )
-        )  # fmt: skip
-        self._end = end
-        self._opened = opened
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self._opened()
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        await asyncio.to_thread(self._end)
-        if not self.force_exit:
-            await asyncio.sleep(GRACE)
-        # Streams to open pages are cut off now, which is no error worth a traceback.
+    def ending() -> None:
+        end()
+        # Streams to open pages are cut off soon, which is no error worth a traceback.
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
-        await super().shutdown(sockets)
+
+    return Server(
+        build, opened, ending=ending, farewell=GRACE, factory=True, log_level="warning",
+        access_log=False, timeout_graceful_shutdown=1,
+    )  # fmt: skip
 
 
 def own_names(host: str) -> list[str]:

@@ -16,7 +16,7 @@ class Loop:
     """A named thread, started at most once, until it is closed. Thread-safe.
 
     Args:
-        name: of the thread, after ``imagegate-``.
+        name: of the thread.
         run: what it does. It ends soon after `closing` is true; an error that leaves it is
             reported.
         waker: called beside `wake`, where ``run`` waits for something of its own.
@@ -25,7 +25,7 @@ class Loop:
     def __init__(
         self, name: str, run: Callable[[], object], *, waker: Callable[[], None] = lambda: None
     ) -> None:
-        self.name = f"imagegate-{name}"
+        self.name = name
         self._run = run
         self._waker = waker
         self._woken = threading.Event()
@@ -116,7 +116,7 @@ class Background:
         self._work: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()  # guards the next, so that nothing is added after the end
         self._closed = False
-        self._loop = Loop("pictures", self._run, waker=lambda: self._work.put(None))
+        self._loop = Loop("imagegate-pictures", self._run, waker=lambda: self._work.put(None))
 
     def add(self, work: Callable[[], object]) -> bool:
         """Do this, too; False if it is being closed, and does not."""

@@ -129,7 +129,7 @@ class FolderSession:
         self._ledger = Ledger(folder, out, move=move, follow_links=follow_links)
         self._ending = ""  # why, once it ends
         self._tasks: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._loop = Loop("folder", self._run, waker=lambda: self._tasks.put(None))
+        self._loop = Loop("imagegate-folder", self._run, waker=lambda: self._tasks.put(None))
         self._growing: dict[str, tuple[Stamp, float]] = {}  # when it was first seen like this
         self._pause = LOOK
         self._kept: list[FolderPictures] = []  # of earlier sessions, until they are checked

@@ -5,19 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import socket
 import sys
 import traceback
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import h11
-import uvicorn
-from anyio import to_thread
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from .server import GRACE, Server
 from .sockets import BACKLOG, SECURE, SOURCE, TUNNEL, Limits
 
 if TYPE_CHECKING:
@@ -27,16 +24,14 @@ log = logging.getLogger("imagegate")
 
 THREADS = 6
 """Threads that work for all who call at one listener."""
-GRACE = 0.5
-"""Seconds that answers under way have when the listener closes."""
 
 # What uvicorn has to say of a connection: any stranger can make it say it, and the message of an
 # error may hold a token.
 _unheard = logging.Logger("imagegate.unheard", logging.CRITICAL + 1)
 
 
-class Server(uvicorn.Server):
-    """Serves an app, each connection by the rules of `Connection`.
+def server_of(app: ASGIApp, limits: Limits, secure: bool, started: Callable[[], None]) -> Server:
+    """A server of an app, each connection by the rules of `Connection`.
 
     Args:
         app: what is served.
@@ -45,39 +40,29 @@ class Server(uvicorn.Server):
         started: called once it answers, in its own thread.
     """
 
-    def __init__(
-        self, app: ASGIApp, limits: Limits, secure: bool, started: Callable[[], None]
-    ) -> None:
-        class Own(Connection):
-            room = Room(limits, each=not secure)
+    class Own(Connection):
+        room = Room(limits, each=not secure)
 
-        config = uvicorn.Config(
-            _Marked(app, secure),
-            http=Own,
-            loop="asyncio",
-            ws="none",
-            lifespan="off",
-            log_config=None,  # the loggers belong to the process
-            proxy_headers=False,
-            server_header=False,
-            backlog=BACKLOG,
-            h11_max_incomplete_event_size=limits.head_size,
-            timeout_keep_alive=math.ceil(limits.idle) + 1,  # a connection knows its own time
-            timeout_graceful_shutdown=1,
-        )
-        config.load()
-        # uvicorn wraps an app to log all it hears where the process logs everything.
-        config.loaded_app = config.app
-        super().__init__(config)
-        self._tell = started
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        # What strangers ask for takes neither the operator's threads nor all of the processor.
-        to_thread.current_default_thread_limiter().total_tokens = THREADS
-        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS))
-        await super().startup(sockets)
-        if not self.should_exit:
-            self._tell()
+    server = Server(
+        _Marked(app, secure),
+        started,
+        threads=THREADS,  # not the operator's, nor all of the processor
+        http=Own,
+        loop="asyncio",
+        ws="none",
+        lifespan="off",
+        log_config=None,  # the loggers belong to the process
+        proxy_headers=False,
+        server_header=False,
+        backlog=BACKLOG,
+        h11_max_incomplete_event_size=limits.head_size,
+        timeout_keep_alive=math.ceil(limits.idle) + 1,  # a connection knows its own time
+        timeout_graceful_shutdown=1,
+    )
+    server.config.load()
+    # uvicorn wraps an app to log all it hears where the process logs everything.
+    server.config.loaded_app = server.config.app
+    return server
 
 
 class Connection(H11Protocol):

@@ -13,7 +13,7 @@ from .sockets import LIMITS, Limits, listen
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
-    from .connection import Server
+    from .server import Server
 
 log = logging.getLogger("imagegate")
 
@@ -48,15 +48,15 @@ class Listener:
         self.port: int = self._socket.getsockname()[1]
         self._server: Server | None = None
         self._answers: Future[None] = Future()
-        self._loop = Loop("listener", self._serve, waker=self._end)
+        self._loop = Loop("imagegate-listener", self._serve, waker=self._end)
 
     def start(self) -> None:
         """Serve, once; returns when requests are answered."""
-        from .connection import Server  # not before: it imports uvicorn
+        from .connection import server_of  # not before: it imports uvicorn
 
         if self._server is not None or self._loop.closing:
             raise RuntimeError("a listener is started once, and not after it was closed")
-        self._server = Server(
+        self._server = server_of(
             self._app, self._limits, self._secure, lambda: self._answers.set_result(None)
         )
         if not self._loop.start():  # it was closed at this moment

@@ -19,8 +19,8 @@ from .wording import Message, Waits
 
 PAUSES = (2.0, 10.0, 60.0)
 """Seconds before a service that failed is tried again. After the last of them it is given up."""
-THREAD = "notices"
-"""Begins the names of all loops in which Apprise is called."""
+THREAD = "imagegate-notices"
+"""Begins the names of all threads in which Apprise is called."""
 
 NOT_SENT = (
     "%s did not take a notice of what waits (%d), which is given up: %s; to see more, try its "
@@ -195,7 +195,7 @@ class _Discreet(logging.Filter):
     """Keeps out of the log what others log while a notice is sent: it may show an address."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if not threading.current_thread().name.startswith(f"imagegate-{THREAD}"):
+        if not threading.current_thread().name.startswith(THREAD):
             return True
         if status := re.search(r"error=(\d{3})\b", record.getMessage()):
             _heard.code = status[1]

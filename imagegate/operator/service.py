@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
 import secrets
-import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -21,8 +19,9 @@ from ..share.share import Share
 from ..stored_bus import StoredBus
 
 if TYPE_CHECKING:
-    import uvicorn
     from fastapi import FastAPI
+
+    from ..http.server import Server
 
 log = logging.getLogger("imagegate")
 
@@ -32,8 +31,6 @@ INSTALL = (
 )
 
 
-GRACE = 0.5
-"""Seconds that answers under way have when a server ends."""
 PAUSES = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)
 """Seconds from the end of a server to the start of the next, by how many have failed in a row."""
 SETTLED = 30.0
@@ -89,7 +86,7 @@ class Service:
                 return _paused() if panel.url else panel.ready
             panel = self._panel = _Panel()
             panel.ready.set_running_or_notify_cancel()
-        Loop("panel", partial(self._serve, panel)).start()
+        Loop("imagegate-panel", partial(self._serve, panel)).start()
         return panel.ready
 
     def replace(self, url: str) -> None:
@@ -124,7 +121,14 @@ class Service:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         with listener:
             try:
-                panel.server = _server(app, lambda: panel.answers(url), lambda: self._ended(panel))
+                from ..http.server import Server  # not before: it imports uvicorn
+
+                # ComfyUI's proxy keeps idle connections for 15 s. This end keeps them longer: it
+                # must never close one on which a click is just under way.
+                panel.server = Server(
+                    app, lambda: panel.answers(url), ending=lambda: self._ended(panel),
+                    log_level="warning", lifespan="on", timeout_keep_alive=75,
+                )  # fmt: skip
                 panel.server.run([listener])
             except BaseException as error:  # a thread's end; uvicorn leaves by SystemExit, too
                 report_failure("the panel's server failed", error)
@@ -155,7 +159,7 @@ class _Panel:
     def __init__(self) -> None:
         self.ready: Future[str] = Future()
         self.url = ""
-        self.server: uvicorn.Server | None = None
+        self.server: Server | None = None
         self.ended = False
         self._since = math.inf
 
@@ -167,41 +171,6 @@ class _Panel:
     def answers(self, url: str) -> None:
         self.url, self._since = url, time.monotonic()
         self.ready.set_result(url)
-
-
-def _server(
-    app: FastAPI, started: Callable[[], None], ending: Callable[[], None]
-) -> uvicorn.Server:
-    import uvicorn
-
-    class Server(uvicorn.Server):
-        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets)
-            if not self.should_exit:
-                started()
-
-        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-            ending()
-            asyncio.get_running_loop().call_later(GRACE, self._cut_off)
-            await super().shutdown(sockets)
-
-        async def serve(self, sockets: list[socket.socket] | None = None) -> None:
-            try:
-                await super().serve(sockets)
-            finally:  # also where it ends without a shutdown
-                for server in getattr(self, "servers", ()):
-                    server.close()
-                self._cut_off()
-
-        def _cut_off(self) -> None:
-            # Event streams never end by themselves; their pages connect again.
-            for connection in list(self.server_state.connections):
-                if connection.transport is not None:
-                    connection.transport.abort()
-
-    # ComfyUI's proxy keeps idle connections for 15 s. This end keeps them longer: it must never
-    # close one on which a click is just under way.
-    return Server(uvicorn.Config(app, log_level="warning", lifespan="on", timeout_keep_alive=75))
 
 
 def _paused() -> Future[str]:

@@ -72,7 +72,7 @@ class Share:
         self._port = port
         self._tunnel = tunnel
         self._names = names
-        self._loop = Loop("share", self._run)
+        self._loop = Loop("imagegate-share", self._run)
         # Only the thread changes these.
         self._app: ASGIApp | None = None
         self._inner: Listener | None = None

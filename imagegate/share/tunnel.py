@@ -101,7 +101,7 @@ class TunnelKeeper:
         self._lock = threading.Lock()  # guards the next two
         self._standing = Standing()
         self._process: subprocess.Popen[bytes] | None = None
-        self._loop = Loop("tunnel", self._run, waker=self._end_program)
+        self._loop = Loop("imagegate-tunnel", self._run, waker=self._end_program)
 
     @property
     def standing(self) -> Standing:

@@ -20,7 +20,7 @@ def loops() -> Iterator[Callable[[Callable[[Loop], object]], Loop]]:
     made: list[Loop] = []
 
     def make(run: Callable[[Loop], object]) -> Loop:
-        loop = Loop("test", lambda: run(loop))
+        loop = Loop("imagegate-test", lambda: run(loop))
         made.append(loop)
         return loop
 

@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
-from imagegate.http import connection
 from imagegate.http.listener import Listener
+from imagegate.http.server import Server
 from imagegate.http.sockets import BACKLOG, SECURE, SOURCE, TUNNEL, Limits
 from tests.support.stored import PATIENCE
 
@@ -461,7 +461,7 @@ def test_a_server_that_fails(
     def run(server: Any, sockets: Any) -> None:
         raise SystemExit(3)
 
-    monkeypatch.setattr(connection.Server, "run", run)
+    monkeypatch.setattr(Server, "run", run)
     listener = Listener(App(), "127.0.0.1", 0)
     with pytest.raises(SystemExit):
         listener.start()

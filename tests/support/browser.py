@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
-import uvicorn
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from imagegate.core.bus import Bus, Records
 from imagegate.http.access import HostDoor
+from imagegate.http.server import Server
 from imagegate.http.sockets import listen
 from imagegate.operator.panel import create_panel
 from imagegate.share.share import Share
@@ -102,15 +101,11 @@ class PanelServer:
     def start(self) -> None:
         started = threading.Event()
 
-        class Server(uvicorn.Server):
-            async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-                await super().startup(sockets)
-                started.set()
-
         listener = listen("127.0.0.1", self.port)
         self.port = listener.getsockname()[1]
-        config = uvicorn.Config(self.app, log_level="warning", timeout_graceful_shutdown=1)
-        self._server = Server(config)
+        self._server = Server(
+            self.app, started.set, log_level="warning", timeout_graceful_shutdown=1
+        )
         self._thread = threading.Thread(target=self._server.run, args=([listener],))
         self._thread.start()
         assert started.wait(20), "the panel did not start"

@@ -64,7 +64,7 @@ class Watcher:
         self._waker, self._woken = socket.socketpair()
         self._waker.setblocking(False)
         self._woken.setblocking(False)
-        self._loop = Loop("watcher", self._run, waker=self._ring)
+        self._loop = Loop("imagegate-watcher", self._run, waker=self._ring)
 
     def start(self) -> None:
         """Begin."""
