@@ -187,6 +187,9 @@ def load_panel(
     share: Share | None = None,
 ) -> FastAPI:
     """The operator's app; imports gradio, which takes seconds."""
+    from ..operator.uploads import keep_from_other_users
+
+    keep_from_other_users()
     try:
         from ..operator.panel import create_panel
     except ImportError as error:

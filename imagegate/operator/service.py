@@ -182,6 +182,9 @@ def _paused() -> Future[str]:
 
 def _build_panel(service: Service) -> FastAPI:
     from ..http.access import KeyDoor
+    from .uploads import keep_from_other_users
+
+    keep_from_other_users()
     from .panel import create_panel
 
     bus = service.bus

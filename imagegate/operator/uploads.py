@@ -7,8 +7,11 @@ the files of all editors, which is emptied when the last of them closes.
 from __future__ import annotations
 
 import logging
+import os
 import secrets
 import shutil
+import stat
+import tempfile
 import threading
 import time
 import weakref
@@ -28,11 +31,33 @@ UNSEEN = 600.0
 """Seconds after its opening, or the last upload, after which an editor counts as closed. If it is
 still open, nothing is lost: to save a mask it uploads all once more."""
 
+_SETTING = "GRADIO_TEMP_DIR"
 _LOCK = "lock"
 _SOME = ""
 """Stands for the session of an upload, which does not say whose it is."""
 
 log = logging.getLogger("imagegate")
+
+
+def keep_from_other_users() -> None:
+    """Have Gradio, which is not imported yet, keep its files in a folder of this user.
+
+    Its own folder is one for all users of a machine, and belongs to whoever ran a Gradio first.
+    """
+    if os.name != "posix" or os.environ.get(_SETTING):
+        return
+    shared = Path(tempfile.gettempdir())
+    if not (shared / "gradio").exists() or _is_ours(shared / "gradio"):
+        return
+    own = shared / f"gradio-{os.getuid()}"
+    with suppress(FileExistsError):
+        own.mkdir(0o700)
+    os.environ[_SETTING] = str(own) if _is_ours(own) else tempfile.mkdtemp(prefix="gradio-")
+
+
+def _is_ours(folder: Path) -> bool:
+    found = folder.lstat()
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
 
 
 class Uploads:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import socket
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +19,7 @@ from filelock import FileLock
 from PIL import Image
 
 from imagegate.operator import uploads as uploads_module
-from imagegate.operator.uploads import Uploads
+from imagegate.operator.uploads import Uploads, keep_from_other_users
 from tests.attacks.scene import PREFIX, Answer, Operator, Scene, Visitor, connect, rest, statuses
 from tests.support.stored import PATIENCE
 
@@ -175,6 +177,45 @@ def test_what_an_earlier_run_left(tmp_path: Path) -> None:
     assert uploads.folder.stat().st_mode & 0o777 == 0o700
     uploads.close()
     assert not uploads.folder.exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no users who share a folder")
+def test_a_folder_that_belongs_to_another_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the folder that Gradio has for all users is another user's, or a link, this user's own
+    is taken, and a new one if there is something else in that one's place.
+    """
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    me = os.getuid()
+
+    def used() -> str:
+        monkeypatch.setenv(setting, "")
+        keep_from_other_users()
+        return os.environ[setting]
+
+    setting = "GRADIO_TEMP_DIR"
+    assert used() == ""
+    (tmp_path / "gradio").mkdir()
+    assert used() == ""
+    (tmp_path / "gradio").rename(tmp_path / "elsewhere")
+    (tmp_path / "gradio").symlink_to("elsewhere")
+    own = tmp_path / f"gradio-{me}"
+    assert used() == str(own) == used()
+    assert own.stat().st_mode & 0o777 == 0o700
+    own.rmdir()
+    own.symlink_to("elsewhere")
+    new = Path(used())
+    assert new.parent == tmp_path
+    assert new not in (own, tmp_path / "gradio")
+    assert new.stat().st_mode & 0o777 == 0o700
+    monkeypatch.setattr(os, "getuid", lambda: me + 1)
+    (tmp_path / "gradio").unlink()
+    (tmp_path / "gradio").mkdir()
+    assert used().startswith(str(tmp_path / "gradio-"))
+    monkeypatch.setenv(setting, "/mine")
+    keep_from_other_users()
+    assert os.environ[setting] == "/mine"
 
 
 STRANGE: dict[str, tuple[str, str, Any]] = {
