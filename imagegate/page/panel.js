@@ -350,7 +350,9 @@ function renderStanding(gate) {
   const parked = gate?.state === "parked";
   $("ig-parked").hidden = !parked;
   $("ig-worker").textContent = gate?.worker && gates.workers.length > 1 ? `from ${gate.worker}` : "";
-  const why = [parked && gate.reason, gate?.warning, gate?.waits_for].filter(Boolean).join("\n");
+  const failed = parked && gate.reason;
+  const why = [failed, gate?.waits_for, gate?.warning].filter(Boolean).join("\n");
+  $("ig-notice").querySelector("p").hidden = !failed;
   const message = $("ig-notice").querySelector("pre");
   if (message.textContent !== why) message.textContent = why; // else it would scroll back
   $("ig-notice").hidden = !why;

@@ -571,7 +571,8 @@ def test_a_list_that_goes_on_together_counts_its_answers(
     store: StoredBus, tmp_path: Path, new_page: Callable[..., Page]
 ) -> None:
     """While one image of the list is shown, the page follows how many of the others are answered,
-    here or in another process, and taken back; what will not run stands above that.
+    here or in another process, and taken back; what will not run stands below that, and
+    nothing there says that it could not go on.
     """
     there = worker(tmp_path, "attic")
     try:
@@ -583,17 +584,18 @@ def test_a_list_that_goes_on_together_counts_its_answers(
         page = new_page()
         shown(page, "Image 0")
         notice = page.locator("#ig-notice pre")
+        expect(page.locator("#ig-notice p")).to_be_hidden()
         goes_on = "of 4 answered; the prompt goes on when all are"
-        expect(notice).to_have_text(f"{warning}\n0 {goes_on}")
+        expect(notice).to_have_text(f"0 {goes_on}\n{warning}")
         store.decide(gates[3].id, 1)
-        expect(notice).to_have_text(f"{warning}\n1 {goes_on}")
+        expect(notice).to_have_text(f"1 {goes_on}\n{warning}")
         there.stop(gates[2].id)
-        expect(notice).to_have_text(f"{warning}\n2 {goes_on}")
+        expect(notice).to_have_text(f"2 {goes_on}\n{warning}")
         store.undo(gates[3].id)
-        expect(notice).to_have_text(f"{warning}\n1 {goes_on}")
+        expect(notice).to_have_text(f"1 {goes_on}\n{warning}")
         press(page, 1)
         shown(page, "Image 1")
-        expect(notice).to_have_text(f"{warning}\n2 {goes_on}")
+        expect(notice).to_have_text(f"2 {goes_on}\n{warning}")
     finally:
         there.close()
 
