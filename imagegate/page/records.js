@@ -132,7 +132,7 @@ export class Records {
   }
 
   #toggle(id) {
-    if (!this.#gates.status) return; // a folder's session keeps no lines
+    if (this.#gates.progress) return; // a folder's session keeps no lines
     if (!this.#opened.delete(id)) this.#opened.set(id, { version: -1, lines: null, error: "" });
     this.render();
   }
