@@ -236,7 +236,7 @@ def test_going_on_says_nothing_unless_it_fails(front: Callable[..., Page]) -> No
     assert len(toasts(page)) == 1
     tell(page, "decided", gate("b", "decided", version=4))
     tell(page, "published", gate("b", version=5, reason="out of memory " * 50))
-    assert toasts(page)[1:] == ["Portrait could not go on"]
+    assert toasts(page)[1:] == ["\u2068Portrait\u2069 could not go on"]
     toast = page.evaluate("toasts()")[-1]
     assert toast["severity"] == "warn"
     assert toast["detail"].startswith("out of memory")

@@ -228,6 +228,7 @@ def test_undo_does_not_throw_away_what_is_painted(
     settled(page)
     page.keyboard.press("1")
     shown(page, "Painted")
+    status(page, "recorded for Done")  # else there is nothing to take back yet
     page.keyboard.press("m")
     page.keyboard.press("u")
     status(page, "Save or cancel the mask first")
