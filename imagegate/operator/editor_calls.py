@@ -20,7 +20,7 @@ from ..http.access import MAX_BODY, Refused
 from ..http.serving import PREFIX, error_of
 from .uploads import AT_ONCE, UNSEEN, Uploads
 
-MOST_JSON = 64 * 2**10
+MOST_JSON = 512 * 2**10
 LONGEST_SIDE = 4096
 """Pixels of an image that an editor may send; it paints on at most 1536."""
 
@@ -118,7 +118,7 @@ class EditorCalls:
         return event, call.session_hash, json.dumps(kept).encode()
 
     def _data(self, event: str, data: list[Any]) -> list[Any]:
-        wanted = {"open": 1, "save": 2, "close": 0}[event]
+        wanted = {"open": 2, "save": 2, "close": 0}[event]
         if len(data) != wanted:
             raise Refused(422, f"data has {len(data)} items; to {event} the editor takes {wanted}")
         if event == "close":
@@ -126,6 +126,8 @@ class EditorCalls:
         if not (isinstance(data[0], str) and re.fullmatch(r"[\w-]{1,64} \d{1,9} \w{0,9}", data[0])):
             raise Refused(422, "data.0 is no gate's id, image and way to start")
         if event == "open":
+            if not isinstance(data[1], str):
+                raise Refused(422, "data.1 is no text")
             return data
         value = None if data[1] is None else _Value.model_validate(data[1])
         return [data[0], None if value is None else self._value(value)]

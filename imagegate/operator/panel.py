@@ -6,6 +6,7 @@ REST; Gradio gives the frame, the theme and the mask editor. The only module tha
 
 from __future__ import annotations
 
+import base64
 import io
 import logging
 import mimetypes
@@ -26,11 +27,11 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..core.bus import Bus, Records
-from ..core.model import ImageGateError
+from ..core.model import Gate, ImageGateError
 from ..core.origins import PAGE_HEADER
 from ..http.access import Door
 from ..http.serving import PREFIX, Progress
-from ..pictures.encode import encode_png, preview_size, read_mask, scale_mask
+from ..pictures.encode import PREVIEW_SIDE, encode_png, preview_size, read_mask, scale_mask
 from ..pictures.masks import covered, save_painted, start_mask
 from ..share.share import Share
 from .editor_calls import EditorCalls
@@ -155,14 +156,15 @@ def _blocks(bus: Bus) -> tuple[Any, dict[int, str]]:
         )
         gr.HTML('<div id="ig-bottom"></div>', js_on_load=None, apply_default_css=False)
         target = gr.Textbox(visible="hidden", elem_id="ig-edit-target")
+        draft = gr.Textbox(visible="hidden", elem_id="ig-edit-draft")
         result = gr.Textbox(visible="hidden", elem_id="ig-edit-result")
         opens = gr.Button(visible="hidden", elem_id="ig-edit-open")
         saves = gr.Button(visible="hidden", elem_id="ig-edit-save")
         closes = gr.Button(visible="hidden", elem_id="ig-edit-close")
 
-        def open_editor(wanted: str) -> Any:
+        def open_editor(wanted: str, draft: str) -> Any:
             try:
-                return _open_editor(bus, wanted)
+                return _open_editor(bus, wanted, draft)
             except ImageGateError as error:  # the gate went while the click was on its way
                 log.debug("the editor does not open: %s", error)
                 return gr.update(visible=False)
@@ -171,7 +173,11 @@ def _blocks(bus: Bus) -> tuple[Any, dict[int, str]]:
             return _save_editor(bus, wanted, value)
 
         opened = opens.click(
-            open_editor, [target], [editor], js="() => [imageGate.target()]", **private
+            open_editor,
+            [target, draft],
+            [editor],
+            js="() => [imageGate.target(), imageGate.draft()]",
+            **private,
         )
         opened.then(None, None, None, js="() => imageGate.opened()")
         saved = saves.click(
@@ -193,10 +199,12 @@ def _brush(size: int) -> gr.Brush:
     return gr.Brush(colors=[white], default_color=white, default_size=size, color_mode="fixed")
 
 
-def _open_editor(bus: Bus, wanted: str) -> Any:
+def _open_editor(bus: Bus, wanted: str, draft: str = "") -> Any:
     """The editor over the preview of the image, with the mask so far as its layer.
 
-    ``wanted``: gate id, image index, and ``blank`` to start from an empty mask.
+    Args:
+        wanted: gate id, image index, and ``blank`` to start from an empty mask.
+        draft: strokes that were not saved, as the data URL of a PNG; they take the mask's place.
     """
     gate_id, index, how = _target(wanted)
     gate = bus.get(gate_id).gate
@@ -207,10 +215,12 @@ def _open_editor(bus: Bus, wanted: str) -> Any:
     with Image.open(io.BytesIO(pictures.preview(index).body)) as preview:
         background = preview.convert("RGBA").resize(size)
     painted = np.zeros((size[1], size[0]), dtype=bool)
+    before = _draft_mask(draft, gate)
     start = None if how == "blank" else start_mask(bus, pictures, gate_id, index)
-    if start is not None:
-        before = scale_mask(read_mask(start, gate.width, gate.height), *size)
-        painted = np.asarray(covered(before)) > 0
+    if before is None and start is not None:
+        before = read_mask(start, gate.width, gate.height)
+    if before is not None:
+        painted = np.asarray(covered(scale_mask(before, *size))) > 0
     layer = np.zeros((size[1], size[0], 4), dtype=np.uint8)
     layer[painted] = (255, 255, 255, PAINT_ALPHA)
     # Always with a layer, an empty one too: without it Undo takes the background away.
@@ -223,6 +233,18 @@ def _open_editor(bus: Bus, wanted: str) -> Any:
         brush=_brush(radius),
         eraser=gr.Eraser(default_size=radius),
     )
+
+
+def _draft_mask(draft: str, gate: Gate) -> Image.Image | None:
+    """The strokes that a page kept; None where it kept none, or what it sent is no mask."""
+    if not draft:
+        return None
+    try:
+        png = base64.b64decode(draft.partition(",")[2], validate=True)
+        return read_mask(png, gate.width, gate.height, PREVIEW_SIDE**2)
+    except (ValueError, ImageGateError):
+        log.debug("strokes that a page kept are no mask for gate %s", gate.id)
+        return None
 
 
 def _save_editor(bus: Bus, wanted: str, value: dict[str, Any] | None) -> str:

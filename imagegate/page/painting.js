@@ -1,15 +1,17 @@
 /** Painting a mask: Gradio's ImageEditor, in the page only while it is used. */
 
+import { draftOf, drawn, dropDraft, keepDraft } from "./drafts.js";
 import { isolated } from "./shared/labels.js";
 import { $, say } from "./shared/parts.js";
 
 const MASK = "mask"; // what the messages are about: each takes the place of the one before
+const KEEP_AFTER = 100; // ms
 const SAVE_MOST = 90_000; // ms; a small machine takes seconds to read a large canvas
 
 export class Painting {
   /**
-   * What is painted on: {gate, index, how, opened, touched, saved}; null while nobody paints. `touched`: somebody
-   * used the editor since it was opened or cleared.
+   * What is painted on: {gate, index, how, opened, touched, watched, back, saved}; null while nobody paints.
+   * `touched`: somebody used the editor since it was opened or cleared; `back`: unsaved strokes are drawn again.
    */
   now = null;
 
@@ -28,9 +30,23 @@ export class Painting {
     /** For Gradio's events: which image they are about, and what became of it. */
     globalThis.imageGate = {
       target: () => this.#target(),
+      draft: () => (this.now?.how === "start" ? draftOf(this.now.gate, this.now.index) : ""),
       opened: () => this.#opened(),
       saved: (result) => this.#saved(result),
     };
+    addEventListener("keydown", (event) => this.#key(event), true);
+    addEventListener("pointerdown", (event) => this.#watch(event), true);
+  }
+
+  /** The first image of a gate that has strokes which are not saved; without any the first. */
+  unsaved(gate) {
+    return Math.max(0, [...Array(gate.batch).keys()].findIndex((index) => draftOf(gate, index)));
+  }
+
+  /** Go on where painting was broken off: strokes are not saved, and a decision would go without them. */
+  resume() {
+    const { gate, index } = this.#page.looking();
+    if (gate && !this.now && draftOf(gate, index)) this.open();
   }
 
   open() {
@@ -45,6 +61,7 @@ export class Painting {
 
   /** Start again from nothing. */
   clear() {
+    dropDraft(this.now.gate, this.now.index);
     Object.assign(this.now, { how: "blank", touched: false });
     say({ text: "Clearing …", tone: "busy" });
     press("ig-edit-open");
@@ -55,6 +72,7 @@ export class Painting {
     const { now } = this;
     if (!now) return Promise.resolve(true);
     if (!now.opened) {
+      if (draftOf(now.gate, now.index)) return Promise.resolve(false); // it is on its way back
       this.close(); // nothing can have been painted yet
       return Promise.resolve(true);
     }
@@ -75,8 +93,15 @@ export class Painting {
     now.how = String(++this.#saves);
     const late = `the server did not answer within ${SAVE_MOST / 1000} s`;
     setTimeout(() => this.#saved(late, now.saved), SAVE_MOST);
-    press("ig-edit-save");
-    return now.saved.promise;
+    const { saved } = now;
+    Promise.resolve(now.back).then(() => now.saved === saved && press("ig-edit-save"));
+    return saved.promise;
+  }
+
+  /** Throw away what was painted and is not saved. */
+  cancel() {
+    if (this.now) dropDraft(this.now.gate, this.now.index);
+    this.close();
   }
 
   close() {
@@ -106,7 +131,9 @@ export class Painting {
     if (!this.now) return;
     this.now.opened = true;
     this.#page.fit();
-    say({ text: "Paint what the mask shall cover." });
+    const back = globalThis.imageGate.draft() !== "";
+    if (back) Object.assign(this.now, { touched: true, back: drawn() });
+    say({ text: `${back ? "Your unsaved strokes are back. " : ""}Paint what the mask shall cover.` });
   }
 
   /** The server took the mask, or refused it. */
@@ -117,13 +144,35 @@ export class Painting {
     now.saved = null;
     if (error) say({ text: `Mask not saved: ${error}`, tone: "bad", about: MASK });
     else {
-      this.close();
+      this.cancel();
       say({ text: `Mask saved for ${isolated(now.gate.title)}.`, tone: "good", about: MASK });
     }
     saved.resolve(!error);
   }
 
   // -- inside
+
+  /** Undo and redo are buttons of Gradio's editor; it knows no keys. */
+  #key(event) {
+    if (!this.now?.opened || event.altKey || !(event.ctrlKey || event.metaKey)) return;
+    const key = event.key.toLowerCase();
+    const button = { z: event.shiftKey ? "Redo" : "Undo", y: "Redo" }[key];
+    if (!button || event.target.closest?.("input[type=text], input:not([type]), textarea")) return;
+    event.preventDefault();
+    event.stopPropagation();
+    document.querySelector(`#ig-editor button[aria-label="${button}"]`)?.click();
+  }
+
+  /** From the first stroke on, each one is kept until the mask is saved. */
+  #watch(event) {
+    const { now } = this;
+    if (!now?.opened || now.watched || !event.target.closest?.("#ig-editor")) return;
+    now.watched = globalThis.editor;
+    now.watched?.on?.("change", () => {
+      clearTimeout(now.keeping); // once for changes that come together: reading the canvas takes a while
+      now.keeping = setTimeout(() => this.now === now && keepDraft(now.gate, now.index), KEEP_AFTER);
+    });
+  }
 
   #show(on) {
     document.body.classList.toggle("ig-painting", on);

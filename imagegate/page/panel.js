@@ -123,7 +123,7 @@ function build() {
   $("ig-stop").onclick = stop;
   $("ig-mask-edit").onclick = () => painting.open();
   $("ig-mask-save").onclick = () => painting.save();
-  $("ig-mask-cancel").onclick = () => painting.close();
+  $("ig-mask-cancel").onclick = () => painting.cancel();
   $("ig-mask-clear").onclick = clearMask;
   $("ig-zoom").onclick = () => zoom();
   $("ig-image").onclick = (event) => !view.dragged && zoom(event);
@@ -204,7 +204,7 @@ function show(gate) {
   $(focused)?.focus({ preventScroll: true }); // whoever decides by Tab and Enter goes on from here
   const thumbs = gate && gate.batch > 1 ? [...Array(gate.batch).keys()] : [];
   $("ig-thumbs").replaceChildren(...thumbs.map((index) => thumb(gate, index)));
-  if (gate) look(0);
+  if (gate) look(painting.unsaved(gate));
   else {
     $("ig-which").textContent = "";
     $("ig-image").removeAttribute("src");
@@ -252,6 +252,7 @@ function look(index) {
   $("ig-full").download = `${(gate.file || gate.title).replace(/[^\p{L}\p{N}.-]+/gu, "_")}-${index}.png`;
   showMask(gate);
   if (gate.batch > 1) prefetch();
+  painting.resume();
 }
 
 /** The image in front is here. */

@@ -79,7 +79,7 @@ def page(visitor: Visitor, session: str) -> Iterator[socket.socket]:
 def test_painting(operator: Visitor, still: Scene, uploads: Uploads) -> None:
     """What the page does to paint goes through; nothing of it is kept once the editor closes."""
     gate = still.ask(title="Painted")
-    answer = call(operator, OPEN, f"{gate} 0 blank")
+    answer = call(operator, OPEN, f"{gate} 0 blank", "")
     assert answer.status == 200, answer.body
     (layer,) = json.loads(answer.body)["data"][0]["value"]["layers"]
     assert operator.get(f"{GRADIO}/file={layer['path']}").status == 200
@@ -111,14 +111,14 @@ def test_uploads_without_end(
     monkeypatch.setattr(uploads_module, "UNSEEN", 600.0)
     monkeypatch.setattr(uploads_module, "MOST_BYTES", 2**20)
     monkeypatch.setattr(uploads_module, "MOST_FILES", 6)
-    call(operator, OPEN, f"{still.hero} 0 blank")
+    call(operator, OPEN, f"{still.hero} 0 blank", "")
     got = [upload(operator, image(side)).status for side in range(1, 9)]
     assert got[0] == 200
     assert got[-1] == 413
     assert len(kept(uploads)) <= 6
     call(operator, CLOSE)
     assert kept(uploads) == []
-    call(operator, OPEN, f"{still.hero} 0 blank")
+    call(operator, OPEN, f"{still.hero} 0 blank", "")
     assert [upload(operator, bytes(600_000)).status, upload(operator, b"x" * 600_000).status] == [
         200,
         413,
@@ -128,7 +128,7 @@ def test_uploads_without_end(
 
 def test_many_files_in_one_upload(operator: Visitor, still: Scene, uploads: Uploads) -> None:
     """One request cannot bring hundreds of files."""
-    call(operator, OPEN, f"{still.hero} 0 blank")
+    call(operator, OPEN, f"{still.hero} 0 blank", "")
     before = len(kept(uploads))
     assert upload(operator, *(b"%d" % n for n in range(500))).status == 413
     assert len(kept(uploads)) == before
@@ -141,7 +141,7 @@ def test_a_tab_that_is_closed(
     heard of neither.
     """
     with page(operator, "s2"):
-        call(operator, OPEN, f"{still.hero} 0 blank", session="s2")
+        call(operator, OPEN, f"{still.hero} 0 blank", "", session="s2")
         assert upload(operator, image()).status == 200
         assert kept(uploads)
         monkeypatch.setattr(uploads_module, "UNSEEN", 0.0)
@@ -150,7 +150,7 @@ def test_a_tab_that_is_closed(
         assert kept(uploads)
     with page(operator, "s3"):  # its end is noticed while something is sent
         until(lambda: not kept(uploads), operator)
-    call(operator, OPEN, f"{still.hero} 0 blank", session="s4")
+    call(operator, OPEN, f"{still.hero} 0 blank", "", session="s4")
     uploads.close_unseen()
     assert kept(uploads) == []
 
@@ -228,10 +228,10 @@ STRANGE: dict[str, tuple[str, str, Any]] = {
     "odd session": ("POST", "run/predict", {"fn_index": 4, "session_hash": "../x", "data": []}),
     "no data": ("POST", "run/predict", {"fn_index": 0, "session_hash": "s"}),
     "too little": ("POST", "run/predict", {"fn_index": 0, "session_hash": "s", "data": []}),
-    "too much": ("POST", "run/predict", {"fn_index": 0, "session_hash": "s", "data": ["a", "b"]}),
+    "too much": ("POST", "run/predict", {"fn_index": 4, "session_hash": "s", "data": ["a"]}),
     "data as object": ("POST", "run/predict", {"fn_index": 0, "session_hash": "s", "data": {}}),
-    "no target": ("POST", "run/predict", {"fn_index": 0, "session_hash": "s", "data": [None]}),
-    "odd target": ("POST", "run/predict", {"fn_index": 0, "session_hash": "s", "data": ["a"]}),
+    "no target": ("POST", "run/predict", {"fn_index": 0, "session_hash": "s", "data": [None, ""]}),
+    "odd target": ("POST", "run/predict", {"fn_index": 0, "session_hash": "s", "data": ["a", ""]}),
     "a list": ("POST", "run/predict", []),
     "null": ("POST", "run/predict", b"null"),
     "no json": ("POST", "run/predict", b"{"),
@@ -312,7 +312,7 @@ def test_a_file_that_is_no_image(
     operator: Visitor, still: Scene, capfd: pytest.CaptureFixture[str], body: bytes
 ) -> None:
     """A layer that cannot be read, or is too large, is refused with a reason."""
-    call(operator, OPEN, f"{still.hero} 0 blank")
+    call(operator, OPEN, f"{still.hero} 0 blank", "")
     (path,) = upload(operator, body).json()
     answer = call(operator, SAVE, f"{still.hero} 0 blank", {"layers": [{"path": path}]})
     assert answer.status == 422
@@ -324,7 +324,7 @@ def test_a_gate_that_went(
     operator: Visitor, uploads: Uploads, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """To paint what is no longer there opens no editor, and is no failure."""
-    answer = call(operator, OPEN, "nobody 0 blank")
+    answer = call(operator, OPEN, "nobody 0 blank", "")
     assert answer.status == 200
     assert json.loads(answer.body)["data"][0]["visible"] is False
     assert "Traceback" not in capfd.readouterr().err

@@ -12,9 +12,13 @@ PAINT = 240_000  # ms; Gradio's editor on a small machine without a GPU
 Point = tuple[float, float]
 
 
-def open_editor(frame: Frame, size: tuple[int, int]) -> None:
-    """Start painting and wait until the editor has an image of that size, ``(width, height)``."""
-    frame.locator("#ig-mask-edit").click()
+def open_editor(frame: Frame, size: tuple[int, int], opened: bool = False) -> None:
+    """Start painting and wait until the editor has an image of that size, ``(width, height)``.
+
+    ``opened``: the page has started by itself.
+    """
+    if not opened:
+        frame.locator("#ig-mask-edit").click()
     painting = "Paint what the mask shall cover"
     expect(frame.locator("#ig-status")).to_contain_text(painting, timeout=PAINT)
     # `window.editor` is Gradio's own handle; the tests only read from it when it is ready.
@@ -47,6 +51,24 @@ def stroke(frame: Frame, start: Point, end: Point, steps: int = 8) -> None:
         part = step / steps
         go_to(start[0] + (end[0] - start[0]) * part, start[1] + (end[1] - start[1]) * part)
     frame.page.mouse.up()
+
+
+def painted(frame: Frame, start: Point, end: Point, there: bool = True) -> None:
+    """Wait until the editor shows paint, or none, in the middle between two points of the image."""
+    middle = [(start[0] + end[0]) / 2, (start[1] + end[1]) / 2]
+    frame.wait_for_function(
+        """([x, y, there]) => {
+          const { app, layer_manager } = window.editor;
+          const { draw } = layer_manager.get_layer_textures(layer_manager.layers[0].id);
+          const canvas = app.renderer.extract.canvas({ target: draw });
+          const scale = canvas.width / editor.dimensions_value.width;
+          const context = canvas.getContext("2d");
+          const [, , , alpha] = context.getImageData(x * scale, y * scale, 1, 1).data;
+          return alpha > 76 === there;
+        }""",
+        arg=[*middle, there],
+        timeout=PAINT,
+    )
 
 
 def _shrink(frame: Frame) -> float:
