@@ -45,7 +45,11 @@ def test_everything_set(tmp_path: Path) -> None:
         IMAGEGATE_KEEP_DAYS=" 0.5 ",
     )
     assert found == Settings(
-        "postgresql+psycopg://gate@db/gates", "s3://bucket/gates", "box 7", DAY / 2
+        "postgresql+psycopg://gate@db/gates",
+        "s3://bucket/gates",
+        "box 7",
+        DAY / 2,
+        home=tmp_path,
     )
 
 

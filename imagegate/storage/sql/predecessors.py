@@ -13,6 +13,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ...core.failures import report_failure
+from ...pictures.permissions import restrict_tree
 from ..workers import Worker
 
 log = logging.getLogger("imagegate")
@@ -42,6 +43,7 @@ class Predecessors:
             return
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            restrict_tree(self._folder)  # an earlier version left it open
             self._lock = self._lock_of(self._me)
             self._lock.acquire(timeout=0)
             (self._folder / self._me).touch(mode=0o600)
@@ -94,4 +96,4 @@ class Predecessors:
 
     def _lock_of(self, one: str) -> FileLock:
         assert self._folder is not None
-        return FileLock(self._folder / f"{one}.lock", thread_local=False)
+        return FileLock(self._folder / f"{one}.lock", mode=0o600, thread_local=False)
