@@ -7,12 +7,12 @@ import re
 from contextlib import suppress
 
 import pytest
-from playwright.sync_api import Locator, expect
+from playwright.sync_api import Frame, Locator, expect
 from playwright.sync_api import TimeoutError as PlaywrightTimeoutError
 
 from tests.live.comfyui import Comfy, gated, node, noise, until
 from tests.live.front import GATE, PARKED_COLOR, TOAST, Front, both
-from tests.support.painting import PAINT, capsule, open_editor, stroke
+from tests.support.painting import PAINT, capsule, open_editor, painted, stroke
 
 
 @pytest.mark.parametrize("front", ["canvas", "light", "vue"], indirect=True)
@@ -122,6 +122,55 @@ def test_a_mask_painted_in_the_node_comes_out_where_it_was_drawn(
     assert (painted & drawn).sum() / (painted | drawn).sum() > 0.9
     [kept], [source] = comfy.sunk(f"{name}-keep"), comfy.sunk(f"{name}-source")
     assert (kept == source).all()
+
+
+@both
+def test_strokes_that_are_not_saved_survive_in_the_node(front: Front, comfy: Comfy) -> None:
+    """They are back after a collapsed node, another workflow tab and a reload; Ctrl+Z in the editor
+    takes back a stroke of it, and nothing of the workflow.
+    """
+    size, first, second = (768, 512), ((200, 150), (500, 150)), ((200, 350), (500, 350))
+    front.load_example()
+    _step(front, +1)  # a change that ComfyUI could undo
+    front.until_kept("ImageGate")
+    run = front.run()
+    expect(front.panel().locator("#ig-route-1")).to_be_visible()
+
+    def frame(opened: bool) -> Frame:
+        expect(front.panel().locator("#ig-route-1")).to_be_visible(timeout=PAINT)
+        here = (frame for frame in front.page.frames if "/imagegate/?node=2" in frame.url)
+        editor = next(here)
+        open_editor(editor, size, opened=opened)
+        return editor
+
+    editor = frame(opened=False)
+    for line in (first, second):
+        stroke(editor, *line)
+        painted(editor, *line)
+    front.page.keyboard.press("Control+z")
+    painted(editor, *second, there=False)
+    assert front.do(f"live.widget({GATE}, 'routes').value") == 3
+
+    def kept(frame: Frame) -> None:
+        painted(frame, *first)
+        painted(frame, *second, there=False)
+
+    front.do(f"{GATE}.collapse()")
+    front.do(f"{GATE}.collapse()")
+    kept(frame(opened=True))
+    front.do("app.extensionManager.command.execute('Comfy.NewBlankWorkflow')")
+    front.see("live.root().nodes.length", 0, "empty workflow")
+    front.switch_tab(-1)
+    front.see(f"{GATE}?.type", "ImageGate", "first tab")
+    kept(frame(opened=True))
+    front.open()
+    front.see(f"{GATE}?.type", "ImageGate", "workflow after the reload")
+    editor = frame(opened=True)
+    kept(editor)
+    assert comfy.waiting(run)[0]["masked"] == []
+    editor.locator("#ig-mask-save").click()
+    expect(editor.locator("#ig-status")).to_contain_text("Mask saved", timeout=PAINT)
+    assert comfy.waiting(run)[0]["masked"] == [0]
 
 
 @both
