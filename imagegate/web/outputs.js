@@ -59,11 +59,14 @@ function growOutputs(node, count) {
     bindLabel(node, node.addOutput(`route_${index}`, "IMAGE"), index);
 }
 
+/** Nodes that were only just made: whoever loads an API workflow connects them next. */
+const fresh = new WeakSet();
+
 /** Shows `mask` and the first `routes` outputs. Removing a connected one would drop its link. */
 function syncOutputs(node) {
   const tight = node.size[1] <= node.computeSize()[1];
   const count = 1 + routesOf(node);
-  while (node.outputs.length > count && !isConnected(node.outputs.at(-1)))
+  while (!fresh.has(node) && node.outputs.length > count && !isConnected(node.outputs.at(-1)))
     node.removeOutput(node.outputs.length - 1);
   growOutputs(node, count);
   node.outputs.forEach((slot, index) => index && bindLabel(node, slot, index));
@@ -109,7 +112,10 @@ export function setUpNode(node) {
     if (widget) chain(widget, "callback", () => syncOutputs(node));
   }
   // ComfyUI brings all eleven outputs back whenever it creates a node or loads one.
-  chain(node, "onConfigure", () => syncOutputs(node));
+  chain(node, "onConfigure", () => {
+    fresh.delete(node);
+    syncOutputs(node);
+  });
   chain(node, "onOutputDblClick", (slot) => slot > 0 && askLabel(node, slot));
   // ComfyUI's own double click knows the dot and a little beside it.
   chain(node, "onDblClick", (_event, at) => {
@@ -126,8 +132,13 @@ export function setUpNode(node) {
     if (Number.isInteger(slot) && slot <= MAX_ROUTES) growOutputs(node, slot + 1);
     return connect.call(this, slot, ...rest);
   };
+  fresh.add(node);
   syncOutputs(node);
-  node.setSize([node.size[0], node.computeSize()[1]]);
+  queueMicrotask(() => {
+    if (!fresh.delete(node)) return;
+    syncOutputs(node);
+    node.setSize([node.size[0], node.computeSize()[1]]);
+  });
 }
 
 /** The output whose label is drawn at a point of the node on the canvas; 0 where there is none. */

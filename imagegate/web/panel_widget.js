@@ -14,6 +14,7 @@ const STYLE = `
 .image-gate-panel > * { grid-area: 1 / 1; }
 .image-gate-panel > span { place-self: center; opacity: 0.6; }
 .image-gate-panel > iframe { width: 100%; height: 100%; border: 0; border-radius: 8px; }
+.lg-node .image-gate-panel { padding-top: 4px; box-sizing: border-box; }
 /* ComfyUI's front end before 1.53 can put a widget into its page without placing it (see
    \`keepPlaced\`); it would lie over everything. No size of its own, but one: see \`keepPlaced\`. */
 .dom-widget:not([style*="position"]) > .image-gate-panel {

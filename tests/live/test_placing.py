@@ -18,13 +18,20 @@ live.panels = () => [...document.querySelectorAll('iframe[title="Image Gate"]')]
   .filter((iframe) => iframe.checkVisibility({ visibilityProperty: true }))
   .map((iframe) => iframe.getBoundingClientRect())
   .filter(({ width, height }) => width > 0 && height > 0);
+live.around = (node) => {
+  const element = document.querySelector(`.lg-node[data-node-id="${node.id}"]`);
+  if (element) return element.getBoundingClientRect(); // Nodes 2.0
+  const [left, top] = live.screen(node, 0, 0);
+  const [right, bottom] = live.screen(node, ...node.size);
+  return { left, top, right, bottom };
+};
 live.inside = ({ left, top, right, bottom }) =>
   (app.canvas.graph?.nodes ?? []).some((node) => {
     if (!node.widgets?.some(({ name }) => name === "panel")) return false;
-    const [x, y] = live.screen(node, 0, 0);
-    const [across, down] = live.screen(node, node.size[0], node.size[1]);
+    const box = live.around(node);
     const spare = 30;
-    return left > x - spare && top > y - spare && right < across + spare && bottom < down + spare;
+    return left > box.left - spare && top > box.top - spare
+      && right < box.right + spare && bottom < box.bottom + spare;
   });
 (function watch() {
   const wrong = live.panels().filter((box) => !live.inside(box));
@@ -185,15 +192,14 @@ def test_a_panel_is_in_its_node_or_nowhere(
     order(front, comfy)
 
 
+@pytest.mark.parametrize("front", ["vue"], indirect=True)
 def test_a_panel_follows_the_kind_of_node(front: Front, comfy: Comfy) -> None:
-    """Nodes 2.0 turned on and off while a gate waits: the panel is in the node of that kind."""
-    if front.page.evaluate("LiteGraph.vueNodesMode === undefined"):
-        pytest.skip("this front end has no Nodes 2.0")
+    """Nodes 2.0 turned off and on while a gate waits: the panel is in the node of that kind."""
     front.do(WATCH_JS)
     front.load_example()
     front.run()
     placed(front)
-    for on in (True, False, True):
+    for on in (False, True, False):
         front.do("(on) => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", on)
         expect(front.page.locator(".lg-node iframe")).to_have_count(int(on))
         until(lambda: front.do("live.panels().length === 1"), "panel")
