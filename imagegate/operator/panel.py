@@ -1,7 +1,8 @@
 """The panel: Gradio Blocks around a page of our own, mounted on the REST app.
 
-What has to be fast and never lose a click (image, routes, keys, news) is `page/panel.js` over
-REST; Gradio gives the frame, the theme and the mask editor. The only module that imports gradio.
+What has to be fast and never lose a click (image, routes, keys, news) is `page/operator/panel.js`
+over REST; Gradio gives the frame, the theme and the mask editor. The only module that imports
+gradio.
 """
 
 from __future__ import annotations
@@ -58,10 +59,10 @@ PAINT_ALPHA = 153
 
 # Relative to the page, which may be behind a path of somebody's proxy.
 _HEAD = """<meta name="viewport" content="width=device-width, initial-scale=1">
-<link rel="stylesheet" href="page/panel.css">
-<link rel="stylesheet" href="page/share.css">
+<link rel="stylesheet" href="page/operator/panel.css">
+<link rel="stylesheet" href="page/operator/share/share.css">
 <script type="module">
-import(new URL("page/panel.js", location.href.split(/[?#]/)[0].replace(/\\/?$/, "/")));
+import(new URL("page/operator/panel.js", location.href.split(/[?#]/)[0].replace(/\\/?$/, "/")));
 </script>"""
 
 
@@ -288,7 +289,7 @@ class _PageOnly:
 
     Gradio makes URLs from the Host header and others of a request, which proxies change, and
     allows pages of other origins to read its answers. It is shown none of these headers: the page
-    says itself how the browser sees it (`page/home.js`), and no other origin is known.
+    says itself how the browser sees it (`page/operator/home.js`), and no other origin is known.
     """
 
     _USED = re.compile(
@@ -303,7 +304,7 @@ class _PageOnly:
         rb'<link\s+rel="preconnect"[^>]*>|<script\s+src="https://[^>]*></script>'
         rb'|<link\s+rel="manifest"[^>]*>|<meta\s+(?:property|name)="(?:og|twitter):[^>]*>'
     )
-    _FIRST = b'<script src="page/home.js"></script></head>'
+    _FIRST = b'<script src="page/operator/home.js"></script></head>'
     _POLICY = (
         b"default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
         b"style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; "

@@ -147,12 +147,15 @@ def create_approver(
 
 
 def _add_page(app: FastAPI) -> None:
-    """The page's files, each by its name: what is not in this list does not exist."""
+    """The page's files, at URLs that mirror their folders: what is not in this list does not exist.
+
+    The operator's folder is never in it.
+    """
     kinds = {".js": "text/javascript", ".css": "text/css"}
-    found = [*(PAGES / "approver").iterdir(), *(PAGES / "shared").iterdir()]
     files = {
-        str(path.relative_to(PAGES)).replace("\\", "/").removeprefix("approver/"): path
-        for path in found
+        path.relative_to(PAGES).as_posix(): path
+        for folder in ("approver", "shared")
+        for path in (PAGES / folder).iterdir()
         if path.suffix in kinds
     }
 

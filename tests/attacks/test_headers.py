@@ -165,7 +165,7 @@ def test_reading_from_another_site(still: Scene) -> None:
         "gates",
         f"gates/{still.hero}/image/0",
         f"{PREFIX}/",
-        f"{PREFIX}/page/approver.js",
+        f"{PREFIX}/page/approver/approver.js",
     ):
         answer = guest.get(path, origin="https://evil.example", sec_fetch_site="cross-site")
         assert "access-control" not in answer.whole.lower()
@@ -329,16 +329,17 @@ PATHS = {
     "encoded-backslash": f"{PREFIX}/page/..%5c..%5caccess.py",
     "overlong": f"{PREFIX}/page/%c0%ae%c0%ae/access.py",
     "half-of-utf-8": f"{PREFIX}/page/%ff%fe",
-    "nul": f"{PREFIX}/page/approver.js%00.png",
+    "nul": f"{PREFIX}/page/approver/approver.js%00.png",
     "absolute": f"{PREFIX}/page//etc/passwd",
     "encoded-absolute": f"{PREFIX}/page/%2fetc%2fpasswd",
     "drive": f"{PREFIX}/page/C:/Windows/win.ini",
     "unc": f"{PREFIX}/page/\\\\evil.example\\share",
     "url": f"{PREFIX}/page/http://evil.example/",
-    "other-case": f"{PREFIX}/page/APPROVER.JS",
+    "other-case": f"{PREFIX}/page/approver/APPROVER.JS",
     "template": f"{PREFIX}/page/enter.html",
     "template-below": f"{PREFIX}/page/approver/enter.html",
-    "other-page": f"{PREFIX}/page/panel.js",
+    "other-page": f"{PREFIX}/page/operator/panel.js",
+    "other-page-by-dots": f"{PREFIX}/page/approver/../operator/panel.js",
     "folder": f"{PREFIX}/page/shared/",
     "source": f"{PREFIX}/page/../approver.py",
     "out-of-the-prefix": f"{PREFIX}/../etc/passwd",
@@ -387,7 +388,7 @@ def test_what_every_answer_carries(still: Scene, secure: bool) -> None:
         guest.get("gates"), guest.get(f"{PREFIX}/"), guest.get("nothing"),
         guest.get("gates?limit=x"), guest.get(f"gates/{still.hero}/image/0"),
         guest.post(f"gates/{still.hero}/stop"),
-        guest.decide(still.hero, 99), guest.get(f"{PREFIX}/page/approver.js"),
+        guest.decide(still.hero, 99), guest.get(f"{PREFIX}/page/approver/approver.js"),
     ):  # fmt: skip
         assert answer.header("cache-control") == "no-store"
         assert answer.header("x-content-type-options") == "nosniff"

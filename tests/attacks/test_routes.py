@@ -81,9 +81,13 @@ WORDS = (
     "mcp", "mcp/sse", "monitoring", "deep_link", "manifest.json", "pwa_icon", "robots.txt",
     "favicon.ico", "proxy=http://127.0.0.1/", "custom_component/x/client/component/index.js",
     "component_server", "reset", "stream/x", "vibe-edit", "api/links", "api/qr", "api/status",
-    "api/links/x/revoke", "notices", ".env", ".git/config", "page/panel.js", "page/records.js",
-    "page/operator_gates.js", "page/painting.js", "page/", "page/shared/", "page/enter.html",
-    "page/approver.html", "page/approver/enter.html", "s/", "s", "admin", "server-status",
+    "api/links/x/revoke", "notices", ".env", ".git/config", "page/panel.js",
+    "page/operator/panel.js", "page/operator/records.js",
+    "page/operator/operator_gates.js", "page/operator/share/share.js",
+    "page/operator/painting.js", "page/operator/", "page/operator/panel.css", "page/",
+    "page/shared/", "page/enter.html",
+    "page/approver/approver.html", "page/approver/enter.html", "page/approver.js",
+    "s/", "s", "admin", "server-status",
 )  # fmt: skip
 """Paths that somebody who knows what this is made of would try."""
 
@@ -120,7 +124,7 @@ def operator_routes(panel: Operator) -> list[tuple[str, str]]:
 def filled(path: str, scene: Scene) -> str:
     """The path of a route with something in each of its places."""
     path = path.replace("{gate_id}", scene.hero).replace("{index}", "0")
-    path = path.replace("{name:path}", "approver.js").replace("{token}", "t" * 43)
+    path = path.replace("{name:path}", "approver/approver.js").replace("{token}", "t" * 43)
     return re.sub(r"\{[^}]*\}", "x", path)
 
 
@@ -326,7 +330,7 @@ def test_the_operators_page_is_not_in_the_approvers(still: Scene) -> None:
     """No file that the approver's door serves holds a control, or a call, of the operator's."""
     guest = still.guest()
     page = guest.get(f"{PREFIX}/").whole
-    names = ["approver.js", "approver.css", "shared/gates.js", "shared/sender.js"]
+    names = ["approver/approver.js", "approver/approver.css", "shared/gates.js", "shared/sender.js"]
     files = [guest.get(f"{PREFIX}/page/{name}") for name in names]
     assert all(answer.status == 200 for answer in files)
     for text in (page, *(answer.whole for answer in files)):

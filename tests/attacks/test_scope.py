@@ -327,7 +327,7 @@ def everything(guest: Visitor, scene: Scene) -> Iterator[Answer]:
     """All answers there are, the errors too."""
     for path in (
         f"{PREFIX}/", "me", "gates", "gates?limit=1", "history", "history?mine=1",
-        "gates?cursor=x", "gates?limit=x", "nothing", f"{PREFIX}/page/approver.js",
+        "gates?cursor=x", "gates?limit=x", "nothing", f"{PREFIX}/page/approver/approver.js",
         f"{PREFIX}/page/nothing.js", "session",
     ):  # fmt: skip
         yield guest.get(path)

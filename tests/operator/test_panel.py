@@ -567,7 +567,7 @@ def test_the_page_is_never_half_old(
     monkeypatch.setattr(mimetypes, "_db", mimetypes.MimeTypes())
     mimetypes.add_type("text/plain", ".js")
     create_panel(bus, HostDoor())
-    for name in ("panel.js", "shared/gates.js"):
+    for name in ("operator/panel.js", "shared/gates.js"):
         response = httpx.get(f"{server.url}page/{name}")
         assert response.headers["cache-control"] == "no-cache"
         assert response.headers["content-type"].startswith("text/javascript")

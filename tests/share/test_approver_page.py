@@ -12,6 +12,7 @@ import torch
 from playwright.sync_api import Browser, Page, Route, expect
 
 from imagegate.core.model import Outcome, State
+from imagegate.http.serving import PAGES
 from imagegate.pictures.encode import read_mask
 from tests.support.approver import PHONE, Studio, shown
 from tests.support.browser import chromium
@@ -656,7 +657,7 @@ def test_no_operator_control_is_in_any_source_that_the_page_loads(studio: Studio
     shown(page, "Shown")
     for url in sources:
         sources[url] = page.request.get(url).text()
-    assert any(url.endswith("approver.js") for url in sources)
+    assert any(url.endswith("approver/approver.js") for url in sources)
     assert any(url.endswith("shared/gates.js") for url in sources)
     control = re.compile(
         r"""\big-(?:stop|share|store|again)\b|["'`/]stop["'`]|ask-again|askAgain"""
@@ -664,7 +665,9 @@ def test_no_operator_control_is_in_any_source_that_the_page_loads(studio: Studio
     )
     found = {url: control.findall(text) for url, text in sources.items()}
     assert {url: hits for url, hits in found.items() if hits} == {}
-    for name in ("panel.js", "operator_gates.js", "records.js", "../panel.js"):
+    operators = [path.relative_to(PAGES).as_posix() for path in (PAGES / "operator").rglob("*.*")]
+    assert "operator/panel.js" in operators
+    for name in (*operators, "panel.js", "approver/../operator/panel.js", "approver.js"):
         assert page.request.get(f"{studio.door.url}page/{name}").status == 404
 
 

@@ -5,9 +5,9 @@
  * All texts that people wrote (titles, labels, notes, names) enter the page as text, never as HTML.
  */
 
-import { Alerts } from "./shared/alerts.js";
-import { Hold } from "./shared/hold.js";
-import { $, element, routeText, say, span } from "./shared/parts.js";
+import { Alerts } from "../shared/alerts.js";
+import { Hold } from "../shared/hold.js";
+import { $, element, routeText, say, span } from "../shared/parts.js";
 import { ApproverGates } from "./approver_gates.js";
 import { layout } from "./layout.js";
 import { Look } from "./look.js";
@@ -25,7 +25,7 @@ const AFRESH = "To come back, open your link again or ask for a new one.";
 const OVER = "This page was left, or the link is no longer valid.";
 const UNSENT = "The answer that was on its way may not have been recorded.";
 
-const gates = new ApproverGates(new URL("../", import.meta.url), "", "");
+const gates = new ApproverGates(new URL("../../", import.meta.url), "", "");
 
 /** What this page shows beside the gates themselves. */
 const view = {

@@ -1,8 +1,8 @@
 /** The gates as a link shows them, to whom it was given, and for as long as it is valid. */
 
-import { Gates } from "./shared/gates.js";
-import { short } from "./shared/parts.js";
-import { isOurs } from "./shared/sender.js";
+import { Gates } from "../shared/gates.js";
+import { short } from "../shared/parts.js";
+import { isOurs } from "../shared/sender.js";
 
 const GONE = 401;
 

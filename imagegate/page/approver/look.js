@@ -3,10 +3,10 @@
  * pixels, the image at its true size; its mask over it, the batch below it.
  */
 
-import { $, element, follow } from "./shared/parts.js";
+import { $, element, follow } from "../shared/parts.js";
 import { drawMask } from "./paint.js";
 import { Pictures } from "./pictures.js";
-import { Retry } from "./shared/retry.js";
+import { Retry } from "../shared/retry.js";
 import { Touch } from "./touch.js";
 
 const AHEAD = 2; // gates whose previews are kept ready

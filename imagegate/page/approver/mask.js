@@ -1,7 +1,7 @@
 /** The mask of the image in front: its tools, and what becomes of what was painted. */
 
-import { $ } from "./shared/parts.js";
-import { reason } from "./shared/sender.js";
+import { $ } from "../shared/parts.js";
+import { reason } from "../shared/sender.js";
 import { Paint } from "./paint.js";
 
 const RING = 900; // ms that the size of the brush is shown

@@ -1,7 +1,7 @@
 /** The sheet: what was decided, by me or by everybody, and whose link this is. */
 
-import { toldApart } from "./shared/labels.js";
-import { $, aimed, calm, element, fill, jolted, left, sure, when } from "./shared/parts.js";
+import { toldApart } from "../shared/labels.js";
+import { $, aimed, calm, element, fill, jolted, left, sure, when } from "../shared/parts.js";
 
 const TILE = 96; // px of a small picture
 

@@ -3,7 +3,7 @@
  * the next ones. What is dropped is gone, and so is all of it when the page goes dark.
  */
 
-import { remarks } from "./shared/parts.js";
+import { remarks } from "../shared/parts.js";
 
 export class Pictures {
   #gates;

@@ -4,7 +4,7 @@
  */
 
 import { OPENING, sentence } from "./links.js";
-import { $, element } from "./shared/parts.js";
+import { $, element } from "../../shared/parts.js";
 
 export const MADE = `
   <section id="ig-made" aria-labelledby="ig-made-title" hidden>

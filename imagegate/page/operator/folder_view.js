@@ -3,7 +3,7 @@
  * about an image, how far the session is, and which files are not shown.
  */
 
-import { $, element, middle, remarks } from "./shared/parts.js";
+import { $, element, middle, remarks } from "../shared/parts.js";
 
 export const PROGRESS = `
   <details id="ig-unreadable" hidden><summary></summary><div></div></details>

@@ -8,14 +8,14 @@
 import { FolderView, PROGRESS } from "./folder_view.js";
 import { OperatorGates } from "./operator_gates.js";
 import { Painting } from "./painting.js";
-import { Alerts } from "./shared/alerts.js";
-import { Hold } from "./shared/hold.js";
-import { $, age, calm, element, follow, remembered, routeText, say, span, sure } from "./shared/parts.js";
-import { DONE } from "./shared/status.js";
-import { Retry } from "./shared/retry.js";
+import { Alerts } from "../shared/alerts.js";
+import { Hold } from "../shared/hold.js";
+import { $, age, calm, element, follow, remembered, routeText, say, span, sure } from "../shared/parts.js";
+import { DONE } from "../shared/status.js";
+import { Retry } from "../shared/retry.js";
 import { Records } from "./records.js";
-import { Share } from "./share.js";
-import { reason as reasonOf } from "./shared/sender.js";
+import { Share } from "./share/share.js";
+import { reason as reasonOf } from "../shared/sender.js";
 
 const AHEAD = 3; // previews kept ready
 const THUMB_AGAIN = 5000; // ms after which a small picture that failed is asked for again
@@ -27,7 +27,7 @@ const ENLARGED = 4; // times at most a small image is
 const NAME = "imagegate.name";
 
 const query = new URLSearchParams(location.search);
-const base = new URL("../", import.meta.url);
+const base = new URL("../../", import.meta.url);
 const embedded = query.get("embed") === "1";
 const gates = new OperatorGates(base, query.get("node") ?? "", query.get("workflow") ?? "");
 const painting = new Painting({ looking: () => view, begins: unzoom, ends: () => view.gate && showMask(view.gate), fit, blank });

@@ -1,9 +1,9 @@
 /** What is remembered: the history, each gate's own lines, the store and who shares it. */
 
 import { parts, shown } from "./folder_view.js";
-import { told } from "./shared/gates.js";
-import { toldApart } from "./shared/labels.js";
-import { $, age, aimed, amount, element, fill, jolted, middle, when } from "./shared/parts.js";
+import { told } from "../shared/gates.js";
+import { toldApart } from "../shared/labels.js";
+import { $, age, aimed, amount, element, fill, jolted, middle, when } from "../shared/parts.js";
 
 const LOOK = 30_000; // ms between looks at the store, while somebody can see the page
 

@@ -1,8 +1,8 @@
 /** Painting a mask: Gradio's ImageEditor, in the page only while it is used. */
 
 import { draftOf, drawn, dropDraft, keepDraft } from "./drafts.js";
-import { isolated } from "./shared/labels.js";
-import { $, say } from "./shared/parts.js";
+import { isolated } from "../shared/labels.js";
+import { $, say } from "../shared/parts.js";
 
 const MASK = "mask"; // what the messages are about: each takes the place of the one before
 const KEEP_AFTER = 100; // ms

@@ -5,7 +5,7 @@
 
 import { LINKS, Links } from "./links.js";
 import { MADE, Made } from "./made.js";
-import { $, element } from "./shared/parts.js";
+import { $, element } from "../../shared/parts.js";
 
 const TICK = 20_000; // ms between looks at the clock while the sheet is open
 

@@ -1,6 +1,6 @@
 /** The list of links: who has one, what for, how long still, and what came of it. */
 
-import { $, age, element, fill, left, sure, when } from "./shared/parts.js";
+import { $, age, element, fill, left, sure, when } from "../../shared/parts.js";
 
 const OVER = 20; // links that are over: at most so many are shown
 const MINUTE = 60; // s

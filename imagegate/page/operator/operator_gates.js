@@ -1,7 +1,7 @@
 /** What only an operator may do with gates, or ask about them. */
 
-import { Gates, newKey } from "./shared/gates.js";
-import { remembered } from "./shared/parts.js";
+import { Gates, newKey } from "../shared/gates.js";
+import { remembered } from "../shared/parts.js";
 
 const PERSON = "imagegate.viewer";
 
