@@ -21,10 +21,10 @@ from ..core.bus import Bus, Records
 from ..core.model import BadAnswer, StoreError
 from ..core.pictures import Pictures
 from ..core.settings import read_settings
-from ..folder.label_folders import BadFolder
-from ..folder.log import JOURNAL
 from ..folder.search import ImageSearch
 from ..folder.session import FolderSession, read_routes
+from ..folder.sorted.journal import JOURNAL
+from ..folder.sorted.label_folders import BadFolder
 from ..gate_bus import GateBus
 from ..http.access import Door, HostDoor
 from ..http.serving import Progress

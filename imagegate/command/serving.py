@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from fastapi import FastAPI
 
 from ..core.settings import read_names
-from ..folder.label_folders import BadFolder
+from ..folder.sorted.label_folders import BadFolder
 from ..http.server import Server
 from ..http.serving import PREFIX
 from ..http.sockets import listen

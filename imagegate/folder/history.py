@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 
 from ..core.model import Decision
-from .log import Line
+from .sorted.journal import Entry
 
 
-def decision_of(line: Line) -> Decision:
+def decision_of(line: Entry) -> Decision:
     """The decision that a line of the journal is about."""
     try:
         at = datetime.fromisoformat(str(line.get("when", "")).replace("Z", "+00:00")).timestamp()

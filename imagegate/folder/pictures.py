@@ -12,7 +12,7 @@ from ..core.pictures import Picture
 from ..pictures.encode import MAX_MASK_BYTES, clean_mask, encode_png, read_mask, scale_mask
 from ..pictures.formats.image_files import PreviewCache, read_full, read_preview, read_size, why
 from .search import MASK_SUFFIX
-from .sorted import Kept
+from .sorted.kept import Kept
 from .tree import Tree
 
 Stamp = tuple[int, int]

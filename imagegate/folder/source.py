@@ -10,8 +10,8 @@ from pathlib import Path, PurePosixPath
 from .search import FolderStamp, ImageSearch, folder_stamp
 from .tree import Tree
 
-KNOWN = 50
-"""Files by which a folder that was mounted anew is known again."""
+SAMPLE = 50
+"""Files whose presence shows that a folder mounted again is the same one."""
 
 
 class SourceFolder:
@@ -42,7 +42,7 @@ class SourceFolder:
         search = ImageSearch(self.folder, self._out, follow_links=self._follow_links)
         self._sidecars = search.sidecars
         for file in search:
-            if len(self._known) < KNOWN and file not in self._known:
+            if len(self._known) < SAMPLE and file not in self._known:
                 self._known.append(file)
             yield file
         self.refused = search.refused

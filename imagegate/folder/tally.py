@@ -14,7 +14,7 @@ from .pictures import FolderPictures, Stamp, as_text
 LISTED = 20
 """Files of each kind that `Tally.to_json` names."""
 
-WAITING, DECIDED, MOVED, BUSY, ASIDE = "waiting", "decided", "moved", "busy", "aside"
+WAITING, DECIDED, MOVED, UNDOING, ASIDE = "waiting", "decided", "moved", "undoing", "aside"
 """States of a file: asked about; decided, and still there or not; being taken back; unreadable."""
 
 
@@ -124,7 +124,7 @@ class Tally:
         """See `imagegate.folder.session.FolderSession.progress`."""
         with self._lock:
             total, unreadable = len(self._states), self._counts[ASIDE]
-            done = self._counts[DECIDED] + self._counts[MOVED] + self._counts[BUSY]
+            done = self._counts[DECIDED] + self._counts[MOVED] + self._counts[UNDOING]
             all_done = not self._scanning and not self._away and done + unreadable == total
             reasons = {reason: keys for reason, keys in self._reasons.items() if keys}
             return {

@@ -15,8 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Literal
 
-from ..pictures import atomic as disk
-from ..pictures.atomic import Attributes
+from .attributes import Attributes, copy, set_attributes, sha256_of
 
 Links = Literal["none", "inside", "all"]
 
@@ -29,7 +28,7 @@ _BINARY: int = getattr(os, "O_BINARY", 0)
 _AT_ONCE: int = getattr(os, "O_NONBLOCK", 0)
 """Opening a pipe would wait for its other end."""
 _JUNCTION = 0xA0000003
-"""What Windows calls its other kind of link to a folder."""
+"""The tag that Windows gives to its other kind of link to a folder."""
 
 
 class Tree:
@@ -92,16 +91,16 @@ class Tree:
             return False
         return True
 
-    def fingerprint(self, file: str) -> str:
+    def sha256(self, file: str) -> str:
         """The SHA-256 of a file, as hex digits."""
         with self.open(file) as opened:
-            return disk.digest(opened)
+            return sha256_of(opened)
 
     def is_same(self, file: str, size: int, sha256: str) -> bool:
         """Whether there is a file with this content."""
         try:
             with self.open(file) as opened:
-                return os.fstat(opened.fileno()).st_size == size and disk.digest(opened) == sha256
+                return os.fstat(opened.fileno()).st_size == size and sha256_of(opened) == sha256
         except OSError:
             return False
 
@@ -137,9 +136,9 @@ class Tree:
         return self._open(file, os.O_RDWR | os.O_CREAT | _BINARY, mode)
 
     def copy_from(self, other: Tree, source: str, file: str) -> tuple[str, Attributes]:
-        """Copy a file of another tree to a new one; see `disk.copy`."""
+        """Copy a file of another tree to a new one; see `attributes.copy`."""
         with other.open(source) as read, self.create(file) as written:
-            sha256, lost = disk.copy(read, written)
+            sha256, lost = copy(read, written)
         self._set_time(file, lost)
         return sha256, lost
 
@@ -181,8 +180,8 @@ class Tree:
         self.unlink(part, missing_ok=True)
         try:
             with other.open(source) as read, self.create(part) as written:
-                _, unset = disk.copy(read, written)
-                unset |= disk.set_attributes(written, lost)
+                _, unset = copy(read, written)
+                unset |= set_attributes(written, lost)
             self._set_time(part, unset)
             self.place(part, file)
             self.sync(_parent(file))

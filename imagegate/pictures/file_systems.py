@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import shutil
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from .atomic import make_folders, place, sync_folder
-from .permissions import FOLDER, SHARED_FILE, SHARED_FOLDER, private, shared_with_group
+from .atomic import make_folders, sync_folder, temporary_name, write_file
+from .permissions import FILE, FOLDER, SHARED_FILE, SHARED_FOLDER, shared_with_group
 
 # fsspec keeps memory:// in plain dicts, which all places in this process share.
 _MEMORY = threading.RLock()
@@ -50,14 +49,12 @@ class Folder:
         self._entered: set[str] = set()  # folders whose entry in the root is durable
 
     def write(self, folder: str, name: str, body: bytes, durable: bool) -> None:
-        with self._staged(folder, body, durable) as staged:
-            os.replace(staged, self._path(folder, name))
+        self._write(folder, name, body, durable=durable)
         if durable:
             self._sync(folder)
 
     def write_new(self, folder: str, name: str, body: bytes) -> None:
-        with self._staged(folder, body, True) as staged:
-            place(staged, self._path(folder, name))
+        self._write(folder, name, body, durable=True, replace=False)
         self._sync(folder)
 
     def read(self, folder: str, name: str) -> bytes | None:
@@ -89,20 +86,17 @@ class Folder:
     def _path(self, folder: str, name: str = "") -> Path:
         return self.root / folder / name
 
-    @contextmanager
-    def _staged(self, folder: str, body: bytes, durable: bool) -> Iterator[Path]:
-        """A file with this content under a temporary name, which is gone afterwards."""
-        path = self._path(folder)
-        staged = path / _temporary()
-        try:
-            _with_folder(
-                partial(_write_new, staged, body, durable, self._shared()),
-                partial(self._make_folder, folder, durable),
-            )
-            yield staged
-        finally:
-            with suppress(OSError):
-                staged.unlink(missing_ok=True)
+    def _write(
+        self, folder: str, name: str, body: bytes, *, durable: bool, replace: bool = True
+    ) -> None:
+        mode = SHARED_FILE if self._shared() else FILE
+        _with_folder(
+            partial(
+                write_file, self._path(folder, name), body,
+                mode=mode, durable=durable, replace=replace,
+            ),
+            partial(self._make_folder, folder, durable),
+        )  # fmt: skip
 
     def _make_folder(self, folder: str, durable: bool) -> None:
         if folder:
@@ -144,7 +138,7 @@ class Anywhere:
 
     def write(self, folder: str, name: str, body: bytes, durable: bool) -> None:
         fs, target = self._fs, self._path(folder, name)
-        staged = self._path(folder, _temporary())
+        staged = self._path(folder, temporary_name())
         with self._alone:
             try:
                 _with_folder(
@@ -206,10 +200,6 @@ def open_files(url: str) -> Files:
     return Folder(rest if separator else url)
 
 
-def _temporary() -> str:
-    return f".{secrets.token_hex(8)}.part"
-
-
 def _with_folder(write: Callable[[], object], make_folder: Callable[[], object]) -> None:
     """Write; make the folder if that is what is missing, even where others remove it meanwhile."""
     for _ in range(3):
@@ -219,14 +209,3 @@ def _with_folder(write: Callable[[], object], make_folder: Callable[[], object])
         except FileNotFoundError:
             make_folder()
     write()
-
-
-def _write_new(path: Path, body: bytes, durable: bool, shared: bool = False) -> None:
-    with open(path, "xb", opener=private) as file:
-        if shared:
-            with suppress(OSError):  # not every file system has modes
-                path.chmod(SHARED_FILE)
-        file.write(body)
-        if durable:
-            file.flush()
-            os.fsync(file.fileno())

@@ -28,6 +28,7 @@ from urllib.parse import urlsplit
 
 from ..core.failures import report_failure
 from ..core.loop import Backoff, Loop
+from ..pictures.atomic import write_file
 
 log = logging.getLogger("imagegate")
 
@@ -172,7 +173,8 @@ class TunnelKeeper:
                     "published, and was not kept"
                 )
             try:
-                _write(path, content)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_file(path, content, mode=0o700)
             except OSError as error:
                 raise TunnelFailed(
                     f"Gradio's tunnel program could not be stored at {path}: {error.strerror}"
@@ -343,20 +345,6 @@ def _public(told: str, server: str) -> str:
     if parts.scheme not in ("http", "https") or not re.fullmatch(r"[\w.-]+(:\d+)?", parts.netloc):
         raise TunnelFailed(f"The share server {server} gave an address that is none")
     return f"https://{parts.netloc}"
-
-
-def _write(path: Path, content: bytes) -> None:
-    """A program that is whole or not there at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    number, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        with open(number, "wb") as file:
-            file.write(content)
-        os.chmod(name, 0o700)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
 
 
 def _sha256(content: bytes) -> str:

@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
-from imagegate.folder.log import JOURNAL
 from imagegate.folder.session import FolderSession
+from imagegate.folder.sorted.journal import JOURNAL
 from imagegate.gate_bus import GateBus
 from imagegate.text.labels import shows
 from imagegate.text.printable import one_line

@@ -21,14 +21,16 @@ from PIL import Image
 
 from imagegate.core.model import Decision, GateClosed, NotRecorded, State, TooLate
 from imagegate.core.pictures import Picture
-from imagegate.folder.label_folders import BadFolder, folder_names
-from imagegate.folder.log import Journal
+from imagegate.folder import attributes
 from imagegate.folder.search import ImageSearch, find_images
 from imagegate.folder.session import FolderSession, read_routes
-from imagegate.folder.sorted import Asked, Ledger
+from imagegate.folder.sorted import journal as journal_module
+from imagegate.folder.sorted.journal import Journal
+from imagegate.folder.sorted.kept import Original
+from imagegate.folder.sorted.label_folders import BadFolder, folder_names
+from imagegate.folder.sorted.ledger import Ledger
 from imagegate.folder.tree import Tree
 from imagegate.gate_bus import GateBus
-from imagegate.pictures import atomic as disk
 from imagegate.pictures.formats.image_files import PreviewCache, read_full, read_preview, read_size
 from tests.support.folder_sessions import files, lines, paint, png
 
@@ -285,7 +287,7 @@ def test_a_decided_file_is_copied_and_written_down(
     assert copy.stat().st_mtime_ns == original.stat().st_mtime_ns
     assert files(out) == ["fix/trip/a.png"]
     [line] = lines(out)
-    assert line["sha256"] == disk.fingerprint(original)
+    assert line["sha256"] == Tree(original.parent).sha256(original.name)
     wanted = {"file": "trip/a.png", "route": 2, "label": "fix", "by": "Ada", "mask": None,
               "note": "too blue: ü", "out": "fix/trip/a.png", "moved": False}  # fmt: skip
     assert {key: line[key] for key in wanted} == wanted
@@ -567,7 +569,7 @@ def test_a_session_killed_at_any_moment_is_repaired(
         ledger = Ledger(photos, out, move=move)
         ledger.open()
         decision = Decision(1, "keep")
-        kept = ledger.keep(Asked("", "a.png"), "keep", decision, b"mask") if undo else None
+        kept = ledger.keep(Original("", "a.png"), "keep", decision, b"mask") if undo else None
         calls = 0
         with monkeypatch.context() as patch:
             for name in changing:
@@ -585,14 +587,14 @@ def test_a_session_killed_at_any_moment_is_repaired(
                 if kept:
                     ledger.take_back(kept)
                 else:
-                    ledger.keep(Asked("", "a.png"), "keep", decision, b"mask")
+                    ledger.keep(Original("", "a.png"), "keep", decision, b"mask")
             except Killed:
                 pass
             else:
                 break
         # The journal's lock goes with the process; here it has to be let go by hand.
-        ledger._journal.close()
-        ledger._opened = None
+        ledger._files.journal.close()
+        ledger._files.opened = None
         ledger.close()
         again = Ledger(photos, out, move=move)
         count = again.open()
@@ -614,8 +616,10 @@ def test_the_journal_is_read_from_its_start(out: Path, monkeypatch: pytest.Monke
     journal = Journal(Tree(out))
     journal.append({"file": "a", "sha256": "0", "out": "keep/a"})
     journal.close()
-    real = disk.lock
-    monkeypatch.setattr(disk, "lock", lambda file: os.lseek(file, 2**40, 0) and real(file))
+    real = attributes.lock
+    monkeypatch.setattr(
+        journal_module, "lock", lambda file: os.lseek(file, 2**40, 0) and real(file)
+    )
     journal = Journal(Tree(out))
     journal.close()
     assert list(journal.decided) == ["a"]
@@ -888,7 +892,7 @@ def test_two_thousand_images_start_fast_and_stay_small(
     session = start()
     assert time.monotonic() - began < 10
     assert bus.count() == session.progress()["total"] == 2000
-    assert session.previews._size == 0
+    assert session._questions._previews._size == 0
     assert [found.gate.file for found in bus.pending(3)] == ["0.png", "1.png", "2.png"]
 
 

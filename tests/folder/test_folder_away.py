@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from imagegate.core.model import GateClosed, Outcome, State, StoreError
+from imagegate.folder import questions
 from imagegate.folder import session as folder
 from tests.support.folder_sessions import Review, files, paint, until
 
@@ -21,7 +22,7 @@ from tests.support.folder_sessions import Review, files, paint, until
 @pytest.fixture(autouse=True)
 def _often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sessions look again at once."""
-    monkeypatch.setattr(folder, "LOOK", 0.02)
+    monkeypatch.setattr(folder, "RESCAN", 0.02)
 
 
 @pytest.fixture
@@ -195,8 +196,8 @@ def test_a_file_is_shown_once_it_is_whole(
     photos: Path, out: Path, monkeypatch: pytest.MonkeyPatch, cut: int
 ) -> None:
     """One that still grows is neither shown nor called broken, however little of it is there."""
-    monkeypatch.setattr(folder, "SETTLING", 1e9)
-    monkeypatch.setattr(folder, "FRESH", 1e9)
+    monkeypatch.setattr(questions, "STABLE", 1e9)
+    monkeypatch.setattr(questions, "FRESH", 1e9)
     whole = noise(photos / "n.jpg")
     with Review(photos, out) as review:
         with (photos / "n.jpg").open("wb", buffering=0) as written:

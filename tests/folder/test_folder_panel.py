@@ -74,7 +74,7 @@ def test_a_folder_that_is_away_is_said(
     browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The page says what it waits for, and a click counts once the folder is back."""
-    monkeypatch.setattr(folder, "LOOK", 0.05)
+    monkeypatch.setattr(folder, "RESCAN", 0.05)
     photos, out = tmp_path / "card", tmp_path / "sorted"
     for name in "ab":
         paint(photos / f"{name}.png", size=(320, 240))

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from imagegate.core.model import NotRecorded
-from imagegate.folder.label_folders import BadFolder
+from imagegate.folder.sorted.label_folders import BadFolder
 from imagegate.folder.tree import Tree
 from tests.support.folder_sessions import Review, files, paint, png
 

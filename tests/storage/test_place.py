@@ -316,16 +316,16 @@ def test_the_folder_is_removed_while_a_file_is_written(
     place: PicturePlace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A folder that goes away just before a write is made again."""
-    write_new, gone = file_systems._write_new, []
+    write_file, gone = file_systems.write_file, []
 
-    def removed(path: Path, *args: Any) -> None:
+    def removed(path: Path, *args: Any, **options: Any) -> None:
         if not gone:
             gone.append(True)
             place.write("g", "y", b"y")
             place.remove("g")
-        write_new(path, *args)
+        write_file(path, *args, **options)
 
-    monkeypatch.setattr(file_systems, "_write_new", removed)
+    monkeypatch.setattr(file_systems, "write_file", removed)
     place.write("g", "x", b"x")
     assert place.read("g", "x") == b"x"
 

@@ -1,10 +1,10 @@
-"""The sorted folder: decided files, their masks, and the line about each in ``decisions.jsonl``.
+"""The sorted folder on disk: decided files, their masks, and the line about each in the journal.
 
 A decision's line and its files appear together or not at all. First the files are staged in a
 hidden folder and flushed to disk; then the line is appended and flushed, which is the moment the
 decision counts; then the files get their names, which takes no space and never replaces anything.
 A process killed before the line has changed nothing; one killed after it is finished by the next
-`Ledger.open`. An undo goes the same way.
+`SortedFiles.open`. An undo goes the same way.
 """
 
 from __future__ import annotations
@@ -12,190 +12,70 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict
 from datetime import datetime, timezone
-from itertools import count
 from pathlib import Path, PurePosixPath
-from typing import TypeVar
 
-from ..core.bus import digest_of
-from ..core.model import Decision, GateClosed, TooLate
-from ..pictures import atomic as disk
-from ..pictures.atomic import Attributes
-from .gate_ids import gate_id, read_key
-from .label_folders import BadFolder, names_in
-from .log import ABSENT, InUse, Journal, Line, origin, parse
-from .tree import Links, Tree, part_of
+from ...core.bus import digest_of
+from ...core.model import Decision, TooLate
+from ..attributes import Attributes, attributes
+from ..tree import Links, Tree, part_of
+from .gate_ids import read_key
+from .journal import ABSENT, Entry, Journal, parse
+from .kept import Kept, Original
+from .label_folders import names_in
 
 STAGE = ".imagegate"
 IMAGE, MASK, UNDO = f"{STAGE}/image.part", f"{STAGE}/mask.part", f"{STAGE}/undo.json"
 KEY = f"{STAGE}/key"
-"""By it the ids of gates are made; it stays when a session ends."""
+"""The key from which gate ids are made; it stays when a session ends."""
+
 log = logging.getLogger("imagegate")
 
-T = TypeVar("T")
 
-
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """What one decision left behind; ``out`` and ``mask`` are relative to the sorted folder.
-
-    ``folder`` is where ``file`` came from, as an absolute path; empty in older journals.
-    ``made``: the file was put there, rather than found there with the same content.
-    ``size`` (bytes) and ``mtime_ns`` are those of the original when it was decided, ``width`` and
-    ``height`` what people saw, 0 in older journals. ``lost``: attributes that a moved original had
-    and the kept file has not. ``gate`` is the gate's id, ``click`` names the click.
-    """
-
-    folder: str
-    file: str
-    sha256: str
-    out: str
-    mask: str | None
-    made: bool
-    moved: bool
-    size: int
-    mtime_ns: int
-    width: int = 0
-    height: int = 0
-    gate: str = ""
-    click: str = ""
-    lost: Attributes = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, line: Line) -> Kept:
-        """What a line of the journal says."""
-        return cls(**{name: line[name] for name in _KEPT})
-
-
-_KEPT = tuple(each.name for each in fields(Kept))
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A file, and the gate that asks about it."""
-
-    folder: str
-    file: str
-    gate: str = ""
-    width: int = 0
-    height: int = 0
-
-
-class Ledger:
-    """Keeps decisions about the files of one folder in a sorted folder. Thread-safe.
+class SortedFiles:
+    """The files of a sorted folder. For one thread, but for `tree` and `folder_now`.
 
     Args:
-        folder: the originals.
+        here: the real path of the folder of originals.
         out: the sorted folder; made by `open` if need be.
         move: whether originals go away once they are decided.
-        follow_links: whether originals may be links to outside their folder.
+        links: which links to originals are followed; see `Tree`.
+
+    Attributes:
+        opened: the journal, between `open` and `close`.
+        key: the key from which gate ids are made.
     """
 
-    def __init__(
-        self, folder: Path, out: Path, *, move: bool = False, follow_links: bool = False
-    ) -> None:
-        self.here = os.path.realpath(folder)
-        self.out = Tree(out)
-        self._links: Links = "all" if follow_links else "inside"
+    def __init__(self, here: str, out: Tree, *, move: bool, links: Links) -> None:
+        self.here = here
+        self.out = out
+        self.opened: Journal | None = None
+        self.key = b""
+        self._links: Links = links
         self._move = move
-        # Whatever is written is written by this one thread: no two decisions ever interleave, and
-        # `close` waits for the one under way.
-        self._writer = ThreadPoolExecutor(1, "imagegate-ledger")
-        self._opened: Journal | None = None
-        self._key = b""
         self._trees: dict[str, Tree] = {}
 
-    def open(self) -> int:
-        """Read what was decided before, and finish what a killed process left half done.
-
-        Returns:
-            How many files are decided.
-
-        Raises:
-            BadFolder: another session uses the sorted folder, or it cannot be written.
-        """
-        try:
-            return self._do(self._open)
-        except InUse:
-            raise BadFolder(
-                f"another session is sorting into {self.out.root}; end it, or choose another folder"
-            ) from None
-        except OSError as error:
-            raise BadFolder(f"cannot sort into {self.out.root}: {error}") from error
+    @property
+    def journal(self) -> Journal:
+        """The opened journal."""
+        assert self.opened is not None, "open() comes first"
+        return self.opened
 
     def close(self) -> None:
-        """Finish what is under way; nothing is kept from here on."""
-        self._writer.shutdown(wait=True)
-        if self._opened is not None:
+        """Clear what is staged, and release the journal."""
+        if self.opened is not None:
             self._clear_stage()
-            self._opened.close()
-            self._opened = None
+            self.opened.close()
+            self.opened = None
 
     def tree(self, folder: str) -> Tree:
-        """The originals of a folder; the empty one is the ledger's own."""
+        """The originals of a folder; the empty name is the session's own."""
         folder = folder or self.here
         if folder not in self._trees:
             self._trees[folder] = Tree(Path(folder), self._links)
         return self._trees[folder]
-
-    def decided(self, file: str, stat: os.stat_result) -> Line | None:
-        """What was decided about this file, with this content. Read only if need be."""
-        sha256 = ""
-        for line in self._journal.candidates(self.here, file):
-            # A moved original that is there again was put back by a person, to be asked about.
-            if line["moved"] or line["size"] != stat.st_size:
-                continue
-            # One of another folder may have the same name, size and time, and differ.
-            if line["mtime_ns"] == stat.st_mtime_ns and line["folder"] in ("", self.here):
-                return line
-            sha256 = sha256 or self.tree("").fingerprint(file)
-            if line["sha256"] == sha256:
-                return line
-        return None
-
-    def past(self) -> list[Line]:
-        """The decisions that stand, oldest first."""
-        return list(self._journal.standing.values())
-
-    def clicks(self, gate: str) -> frozenset[str]:
-        """The clicks that have counted for this gate."""
-        return self._journal.clicks.get(gate, frozenset())
-
-    def gate_id(self, folder: str, file: str, size: int, mtime_ns: int) -> str:
-        """The id of the gate about this content of this file: in every session the same.
-
-        If a decision with that id stands (its file was put back by hand), it is another question.
-        """
-        what = f"{origin(folder, file)}\0{size}\0{mtime_ns}"
-        ids = (gate_id(self._key, f"{what}\0{again}") for again in count())
-        return next(gate for gate in ids if gate not in self._journal.standing)
-
-    def keep(self, asked: Asked, label_folder: str, decision: Decision, mask: bytes | None) -> Kept:
-        """Copy or move a file to its label's folder, with its mask (PNG), and write its line.
-
-        Raises:
-            OSError: it could not be done, and nothing was.
-            GateClosed: the session has ended.
-        """
-        return self._do(lambda: self._keep(asked, label_folder, decision, mask))
-
-    def take_back(self, kept: Kept) -> bytes | None:
-        """Undo `keep`: the files go, a moved original returns, and an undo line is written.
-
-        Returns:
-            The mask that lay beside the file.
-
-        Raises:
-            TooLate: somebody changed or took the kept file, or something lies where the original
-                was.
-            OSError: it could not be done, and nothing was.
-            GateClosed: the session has ended.
-        """
-        return self._do(lambda: self._take_back(kept))
 
     def folder_now(self, kept: Kept) -> str:
         """Where the original is, or was: its folder may have been moved here since.
@@ -209,25 +89,20 @@ class Ledger:
             return self.here
         raise TooLate(f"the folder {kept.folder} is not there, to which {kept.file} belongs")
 
-    def _do(self, action: Callable[[], T]) -> T:
-        try:
-            task = self._writer.submit(action)
-        except RuntimeError:  # shut down
-            raise GateClosed("the session has ended") from None
-        return task.result()
+    def open(self) -> int:
+        """Lock and read the journal, and finish what a killed process left half done.
 
-    @property
-    def _journal(self) -> Journal:
-        assert self._opened is not None, "open() comes first"
-        return self._opened
+        Returns:
+            How many files are decided.
 
-    # -- from here on in the writer's thread
-
-    def _open(self) -> int:
+        Raises:
+            InUse: another process has the journal.
+            OSError: the folder cannot be made, read or written.
+        """
         self.out.root.mkdir(parents=True, exist_ok=True)
-        journal = self._opened = Journal(self.out)
+        journal = self.opened = Journal(self.out)
         self.out.make_folders(STAGE)
-        self._key = read_key(self.out, KEY)
+        self.key = read_key(self.out, KEY)
         if journal.last is not None:
             if self.out.exists(UNDO):
                 self._finish_undo(journal.last)
@@ -236,11 +111,13 @@ class Ledger:
         self._clear_stage()
         return len(journal.decided)
 
-    def _finish(self, line: Line) -> None:
+    def _finish(self, line: Entry) -> None:
         # Staged files are cleared away once a decision is complete: if they are there, it is not.
-        if not self.out.exists(IMAGE) or self.out.fingerprint(IMAGE) != line["sha256"]:
+        if not self.out.exists(IMAGE) or self.out.sha256(IMAGE) != line["sha256"]:
             return
-        log.info("finishing what was decided about %s when the last session broke", line["file"])
+        log.info(
+            "finishing the decision about %s that the last session left half done", line["file"]
+        )
         if line["mask"] is not None and self.out.exists(MASK):
             self._finish_file(MASK, line["mask"])
         if line["made"]:
@@ -260,7 +137,7 @@ class Ledger:
         elif self.out.stat(target).st_size == 0:  # claimed by `place`, without hard links
             self.out.replace(staged, target)
 
-    def _finish_undo(self, last: Line) -> None:
+    def _finish_undo(self, last: Entry) -> None:
         with self.out.open(UNDO) as file:
             undo = parse(file.read())
         if undo is None:
@@ -281,10 +158,11 @@ class Ledger:
         if originals.is_same(file_name, self.out.stat(undo["out"]).st_size, undo["sha256"]):
             originals.unlink(file_name)
 
-    def _keep(
-        self, asked: Asked, label_folder: str, decision: Decision, mask: bytes | None
+    def keep(
+        self, original: Original, label_folder: str, decision: Decision, mask: bytes | None
     ) -> Kept:
-        originals, file = self.tree(asked.folder), asked.file
+        """See `Ledger.keep`."""
+        originals, file = self.tree(original.folder), original.file
         stat = originals.stat(file)
         new_folders: list[str] = []
         try:
@@ -299,10 +177,10 @@ class Ledger:
                     continue
                 if self._move and not made:  # what lies there has attributes of its own
                     with originals.open(file) as opened:
-                        lost = disk.attributes(opened)
+                        lost = attributes(opened)
                 kept = Kept(
-                    asked.folder or self.here, file, sha256, out, masked, made, self._move,
-                    stat.st_size, stat.st_mtime_ns, asked.width, asked.height, asked.gate,
+                    original.folder or self.here, file, sha256, out, masked, made, self._move,
+                    stat.st_size, stat.st_mtime_ns, original.width, original.height, original.gate,
                     digest_of(decision), lost if self._move else {},
                 )  # fmt: skip
                 try:
@@ -327,7 +205,7 @@ class Ledger:
         if self._move and not originals.is_link(file):
             with suppress(OSError):  # another disk, or no hard links there: then it is copied
                 self.out.link_from(originals, file, IMAGE)
-                sha256 = self.out.fingerprint(IMAGE)
+                sha256 = self.out.sha256(IMAGE)
         if not sha256:
             self.out.unlink(IMAGE, missing_ok=True)
             sha256, lost = self.out.copy_from(originals, file, IMAGE)
@@ -337,9 +215,9 @@ class Ledger:
         return sha256, lost
 
     def _commit(self, originals: Tree, kept: Kept, decision: Decision) -> None:
-        line: Line = decision.record() | asdict(kept) | {"when": _iso(decision.at)}
+        line: Entry = decision.record() | asdict(kept) | {"when": _iso(decision.at)}
         del line["at"]
-        start = self._journal.append({key: line[key] for key in line if _says(key, line[key])})
+        start = self.journal.append({key: line[key] for key in line if _says(key, line[key])})
         placed: list[str] = []
         try:
             if kept.mask is not None:
@@ -352,11 +230,12 @@ class Ledger:
         except BaseException:
             for path in placed:
                 self.out.unlink(path, missing_ok=True)
-            self._journal.take_off(start)
+            self.journal.take_off(start)
             raise
-        self._journal.count(line)
+        self.journal.count(line)
 
-    def _take_back(self, kept: Kept) -> bytes | None:
+    def take_back(self, kept: Kept) -> bytes | None:
+        """See `Ledger.take_back`."""
         out, file, folder = kept.out, kept.file, self.folder_now(kept)
         originals = self.tree(folder)
         returned = not originals.exists(file)
@@ -385,14 +264,14 @@ class Ledger:
                 originals.make_folders(_folder_of(file))
                 self._put_back(kept, originals)
                 put_back = True
-            start = self._journal.append(line)
+            start = self.journal.append(line)
             try:
                 if kept.mask is not None:
                     self.out.unlink(kept.mask, missing_ok=True)
                 if kept.made:
                     self.out.unlink(out, missing_ok=True)
             except BaseException:
-                self._journal.take_off(start)
+                self.journal.take_off(start)
                 raise
         except BaseException:
             if put_back:
@@ -400,7 +279,7 @@ class Ledger:
             raise
         finally:
             self._clear_stage()
-        self._journal.count(ABSENT | line)
+        self.journal.count(ABSENT | line)
         emptied = PurePosixPath(out).parent
         with suppress(OSError):  # not empty
             while emptied.name:

@@ -1,4 +1,4 @@
-"""The journal of a sorted folder, ``decisions.jsonl``: one line a decision, only ever added to."""
+"""The journal of a sorted folder, ``decisions.jsonl``: one line per decision, append-only."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import logging
 import os
 from typing import Any
 
-from ..pictures import atomic as disk
-from .tree import Tree
+from ..attributes import lock
+from ..tree import Tree
 
 JOURNAL = "decisions.jsonl"
 TORN = "decisions.torn"
 
-Line = dict[str, Any]
+Entry = dict[str, Any]
+"""One line of the journal, as JSON."""
 
 log = logging.getLogger("imagegate")
 
@@ -29,7 +30,7 @@ class Journal:
         out: the sorted folder.
 
     Attributes:
-        standing: the lines of decisions that were not taken back, oldest first, by their `name_of`.
+        standing: the lines of decisions that were not taken back, by `decision_key`, oldest first.
         decided: for each file that is decided, by its `origin`, the line that counts.
         clicks: the clicks that have counted, also of decisions taken back, by the gate's id.
         last: the last line there is, or None.
@@ -41,16 +42,16 @@ class Journal:
 
     def __init__(self, out: Tree) -> None:
         self.path = out.root / JOURNAL
-        self.standing: dict[str, Line] = {}
-        self.decided: dict[str, Line] = {}
+        self.standing: dict[str, Entry] = {}
+        self.decided: dict[str, Entry] = {}
         self.clicks: dict[str, frozenset[str]] = {}
-        self.last: Line | None = None
+        self.last: Entry | None = None
         self._out = out
         self._elsewhere: dict[str, set[str]] = {}  # origins, by the path within their folder
         self._cut: int | None = None  # where a line starts that could not be taken off yet
         self._file = out.append_to(JOURNAL)
         try:
-            if not disk.lock(self._file):
+            if not lock(self._file):
                 raise InUse(str(self.path))
             out.sync("")
             self._read()
@@ -59,10 +60,10 @@ class Journal:
             raise
 
     def close(self) -> None:
-        """Let another process have it."""
+        """Close the file and release its lock."""
         os.close(self._file)
 
-    def append(self, line: Line) -> int:
+    def append(self, line: Entry) -> int:
         """Add a line for good; returns where it starts. If this fails, nothing was added.
 
         The line does not count in `decided` until `count` is called.
@@ -85,39 +86,39 @@ class Journal:
         return start
 
     def take_off(self, start: int) -> None:
-        """Remove the line just added, which nobody was told of."""
+        """Remove the line just added, which was not yet reported to anybody."""
         self._cut = start  # tried again before the next line, should this fail
         os.ftruncate(self._file, start)
         os.fsync(self._file)
         self._cut = None
 
-    def count(self, line: Line) -> None:
-        """Let a line count."""
-        name, place = name_of(line), origin(line["folder"], line["file"])
+    def count(self, line: Entry) -> None:
+        """Make a line count."""
+        key, source = decision_key(line), origin(line["folder"], line["file"])
         if line.get("undo"):
-            self.standing.pop(name, None)
-            if place in self.decided and name_of(self.decided[place]) == name:
-                del self.decided[place]
+            self.standing.pop(key, None)
+            if source in self.decided and decision_key(self.decided[source]) == key:
+                del self.decided[source]
             return
-        self.standing.pop(name, None)  # the last one comes last
-        self.standing[name] = self.decided[place] = line
-        self._elsewhere.setdefault(line["file"], set()).add(place)
+        self.standing.pop(key, None)  # the last one comes last
+        self.standing[key] = self.decided[source] = line
+        self._elsewhere.setdefault(line["file"], set()).add(source)
         if line["click"]:
             gate = line["gate"]
             self.clicks[gate] = self.clicks.get(gate, frozenset()) | {line["click"]}
 
-    def candidates(self, folder: str, file: str) -> list[Line]:
+    def candidates(self, folder: str, file: str) -> list[Entry]:
         """Decisions that may be about this file, for whoever compares what the file holds.
 
-        That about a file of this place is the only one. If there is none: those about a file of
-        this name in folders elsewhere, which may have been moved here, and in older journals,
-        which do not name the folder.
+        A decision about the file at this very path is the only candidate. Without one: decisions
+        about a file of this name in other folders, which may have been moved here, and in older
+        journals, which do not name the folder.
         """
         own = self.decided.get(origin(folder, file))
         if own is not None:
             return [own]
         others = self._elsewhere.get(file, ())
-        return [self.decided[place] for place in tuple(others) if place in self.decided]
+        return [self.decided[source] for source in tuple(others) if source in self.decided]
 
     def _write(self, text: bytes) -> None:
         os.lseek(self._file, 0, os.SEEK_END)
@@ -127,7 +128,7 @@ class Journal:
 
     def _read(self) -> None:
         with open(self._file, "rb", closefd=False) as file:
-            file.seek(0)  # on Windows `disk.lock` leaves it far behind the end
+            file.seek(0)  # on Windows `lock` leaves it far behind the end
             text = file.read()
         end = text.rfind(b"\n") + 1
         whole, torn = text[:end], text[end:]
@@ -157,7 +158,7 @@ class Journal:
         )  # fmt: skip
 
 
-def parse(row: bytes) -> Line | None:
+def parse(row: bytes) -> Entry | None:
     """A line of the journal, with what it must have; None if it is none."""
     try:
         line = json.loads(row)
@@ -169,11 +170,11 @@ def parse(row: bytes) -> Line | None:
     return ABSENT | line
 
 
-ABSENT: Line = {
+ABSENT: Entry = {
     "mask": None, "made": True, "moved": False, "size": -1, "mtime_ns": -1, "folder": "",
     "gate": "", "click": "", "width": 0, "height": 0, "lost": {},
 }  # fmt: skip
-"""What lines of older versions do not have."""
+"""Defaults for keys that lines of older versions lack."""
 
 
 def origin(folder: str, file: str) -> str:
@@ -181,6 +182,6 @@ def origin(folder: str, file: str) -> str:
     return f"{folder.rstrip('/')}/{file}" if folder else file
 
 
-def name_of(line: Line) -> str:
-    """What tells a decision from all others, and is the same in the line that takes it back."""
+def decision_key(line: Entry) -> str:
+    """Identifies a decision, in its own line and in the line that takes it back."""
     return line["gate"] or f"{origin(line['folder'], line['file'])}\0{line['sha256']}"

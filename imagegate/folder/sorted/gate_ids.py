@@ -6,7 +6,7 @@ import base64
 import hmac
 import secrets
 
-from .tree import Tree
+from ..tree import Tree
 
 KEY_BYTES = 32
 
