@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 
 from imagegate.core.model import Gate
 from imagegate.pictures.tensors import TensorPictures
-from imagegate.share.app import REQUESTS
+from imagegate.share.limits import REQUESTS
 
 from .measure import Row, Times, photo, samples
 from .sharing import API, Caller, Doors, doors_open

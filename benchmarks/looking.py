@@ -96,7 +96,7 @@ def serve(settings: Settings | None = None) -> tuple[StoredBus, str]:
     known = settings
     service = Service(
         StoredBus(lambda: known),
-        lambda service: create_panel(service.bus, HostDoor(), records=service.bus),
+        lambda service: create_panel(service.bus, HostDoor(), records=service.bus.storage),
     )
     return service.bus, f"{service.start().result(60)}/imagegate/"
 

@@ -29,14 +29,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from kill_nine_tally import Seen, Tally, tally
-from kill_nine_worker import BOX, HEIGHT, ROUTES, WIDTH, Log, painted, read_log
 from PIL import Image
 
 from imagegate.core.model import StoreError
 from imagegate.pictures.encode import encode_png
 from imagegate.storage.sql.database import Database
 from imagegate.storage.sql.tables import gates
+from scripts.kill_nine_tally import Seen, Tally, tally
+from scripts.kill_nine_worker import BOX, HEIGHT, ROUTES, WIDTH, Log, painted, read_log
 from tests.support.postgres import PostgreSQL
 
 ROOT = Path(__file__).parents[1]

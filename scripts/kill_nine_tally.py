@@ -9,7 +9,6 @@ from itertools import pairwise
 from typing import Any
 
 import sqlalchemy as sa
-from kill_nine_worker import image_of, mask_of
 
 from imagegate.core.model import Gate, ImageGateError, Snapshot, State
 from imagegate.pictures.place import PicturePlace
@@ -17,6 +16,7 @@ from imagegate.pictures.tensors import decode_exact, digest
 from imagegate.storage.gates import GateStore, Line
 from imagegate.storage.sql.database import Database
 from imagegate.storage.sql.tables import gates
+from scripts.kill_nine_worker import image_of, mask_of
 
 Row = dict[str, Any]
 

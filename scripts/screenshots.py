@@ -13,11 +13,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, Literal, TypeAlias
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from PIL import Image, ImageOps
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, ViewportSize
 
 from imagegate.core.model import Gate
 from imagegate.core.settings import Settings
@@ -27,20 +28,21 @@ from imagegate.http.listener import Listener
 from imagegate.pictures.samples import write_samples
 from imagegate.share.app import create_approver
 from imagegate.share.share import Share
-from imagegate.share.tunnel import Standing
+from imagegate.share.tunnel import Standing, TunnelKeeper
 from imagegate.storage.links import LinkStore
 from imagegate.storage.runs import Parked
 from imagegate.storage.sql.database import Database
 from imagegate.stored_bus import StoredBus
 from tests.support.browser import PanelServer, chromium
 
-DESK = {"width": 1280, "height": 860}
-PHONE = {"width": 390, "height": 844}
+DESK = ViewportSize(width=1280, height=860)
+PHONE = ViewportSize(width=390, height=844)
 PROMPT = {"2": {"class_type": "ImageGate", "inputs": {}}}
 HOUR = 3600
+Scheme: TypeAlias = Literal["light", "dark"]
 
 
-def open_panel(browser: Browser, url: str, size: dict[str, int], scheme: str) -> Page:
+def open_panel(browser: Browser, url: str, size: ViewportSize, scheme: Scheme) -> Page:
     page = browser.new_context(viewport=size, color_scheme=scheme, device_scale_factor=1).new_page()
     page.set_default_timeout(60_000)
     page.goto(url)
@@ -92,7 +94,7 @@ def park(bus: StoredBus, file: Path, title: str, hours: float) -> Gate:
 def parked_panel(place: Path, photos: list[Path]) -> Iterator[str]:
     """A panel over two workers: one gate waits for days, one goes on at the second attempt."""
     bus, other = worker(place, "gpu-1"), worker(place, "gpu-2")
-    server = PanelServer(bus, records=bus)
+    server = PanelServer(bus, records=bus.storage)
     try:
         park(bus, photos[0], "Poster, final choice", 75)
         again = park(other, photos[1], "Cover", 20)
@@ -116,7 +118,7 @@ def parked_panel(place: Path, photos: list[Path]) -> Iterator[str]:
         other.close()
 
 
-class Tunnel:
+class Tunnel(TunnelKeeper):
     """What a tunnel would say: there is none where pictures are taken."""
 
     standing = Standing(url="https://8f2c41d09be7.gradio.live")
@@ -143,15 +145,17 @@ def share_sheet(browser: Browser, url: str, share: Share, out: Path) -> None:
     desk.context.close()
 
 
-def approver_page(browser: Browser, bus: GateBus, links: LinkStore, out: Path) -> None:
+def approver_page(browser: Browser, bus: GateBus[Any], links: LinkStore, out: Path) -> None:
     """What a link opens on a phone: the image, and a mask painted by finger."""
     _, token = links.create("Ada", once=False)
     listener = Listener(create_approver(bus, links), "127.0.0.1", 0)
     listener.start()
-    options = {"viewport": PHONE, "has_touch": True, "is_mobile": True}
+    schemes: list[tuple[Scheme, str]] = [("light", "approver-phone"), ("dark", "approver-paint")]
     try:
-        for scheme, name in (("light", "approver-phone"), ("dark", "approver-paint")):
-            page = browser.new_context(**options, color_scheme=scheme).new_page()
+        for scheme, name in schemes:
+            page = browser.new_context(
+                viewport=PHONE, has_touch=True, is_mobile=True, color_scheme=scheme
+            ).new_page()
             page.goto(f"http://127.0.0.1:{listener.port}/imagegate/s/{token}")
             page.get_by_role("button").first.click()
             page.wait_for_selector("#ig-image[data-size]")
@@ -188,7 +192,7 @@ def main() -> None:
         photos = Path(place) / "photos"
         photos.mkdir()
         write_samples(photos)
-        bus: GateBus = GateBus()
+        bus: GateBus[Any] = GateBus()
         session = FolderSession(bus, photos, Path(place) / "sorted", ("keep", "fix", "reject"))
         session.start()
         links = LinkStore(Database("sqlite://", "folder"))

@@ -124,8 +124,8 @@ class Anywhere:
     """Files at any other place, by fsspec."""
 
     def __init__(self, url: str) -> None:
-        from fsspec.core import url_to_fs  # type: ignore[import-untyped]
-        from fsspec.spec import AbstractFileSystem  # type: ignore[import-untyped]
+        from fsspec.core import url_to_fs
+        from fsspec.spec import AbstractFileSystem
 
         # An own instance, not one shared with whoever else uses fsspec here: it must not remember
         # listings, for other machines write to this place, too.

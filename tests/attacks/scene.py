@@ -174,7 +174,7 @@ class Scene:
     def ask(self, **given: Any) -> str:
         """Put a question; returns its id."""
         gate = asked(**given)
-        hooks = {"record": lambda _: None, "revoke": lambda _: None}
+        hooks: Any = {"record": lambda _: None, "revoke": lambda _: None}
         hooks = {} if isinstance(self.bus, StoredBus) else hooks  # a store records by itself
         self.bus.publish(gate, Photos(gate.batch), **hooks)
         return gate.id

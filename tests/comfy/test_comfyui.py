@@ -61,11 +61,12 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     thread = threading.Thread(target=http.serve_forever, args=(0.01,))
     thread.start()
     state.address, state.port = "0.0.0.0", http.server_port
-    for name, content in {
+    modules: dict[str, dict[str, Any]] = {
         "comfy": {}, "nodes": {"NODE_CLASS_MAPPINGS": {}},
         "comfy.cli_args": {"args": SimpleNamespace(tls_keyfile=None, tls_certfile=None)},
         "server": {"PromptServer": SimpleNamespace(instance=state)},
-    }.items():  # fmt: skip
+    }  # fmt: skip
+    for name, content in modules.items():
         module = ModuleType(name)
         module.__dict__.update(content)
         monkeypatch.setitem(sys.modules, name, module)

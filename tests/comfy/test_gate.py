@@ -23,9 +23,9 @@ from imagegate.comfy.question import gate_title
 from imagegate.core.model import BadPicture, Gate, GateClosed, Outcome, State
 from imagegate.operator.service import Service
 from imagegate.pictures.tensors import TensorPictures
-from tests.conftest import PATIENCE, Watch
+from tests.conftest import Watch
 from tests.support.comfy_stand_in import Comfy, ExecutionBlocker, Executor, Run
-from tests.support.stored import stored_bus
+from tests.support.stored import PATIENCE, stored_bus
 
 AT_ONCE = 0.5
 """Seconds within which a stop or a cancel ends a prompt."""
@@ -123,7 +123,7 @@ class Bench:
 
             OUTPUT_NODE = False
 
-            def take(self, **_: Any) -> tuple[Any]:
+            def take(self, image: Any = None, mask: Any = None) -> tuple[Any]:
                 bench.busy.set()
                 while not bench.release.wait(0.005):
                     bench.comfy.throw_if_interrupted()
@@ -135,7 +135,7 @@ class Bench:
         bench = self
 
         class Fail(_Take):
-            async def take(self, **_: Any) -> tuple[Any]:
+            async def take(self, **_: Any) -> tuple[Any]:  # type: ignore[override]
                 await asyncio.wrap_future(bench.fail)
                 raise OSError("another branch failed")
 
@@ -620,7 +620,7 @@ def test_other_branches_run_meanwhile(bench: Bench) -> None:
     ran = threading.Event()
 
     class Other(_Take):
-        def take(self, **_: Any) -> tuple[Any]:
+        def take(self, image: Any = None, mask: Any = None) -> tuple[Any]:
             ran.set()
             return ("done",)
 
@@ -1023,7 +1023,7 @@ def test_pictures_can_be_made_in_other_threads(bench: Bench) -> None:
     made: dict[str, Any] = {}
 
     class Infer(_Take):
-        def take(self, image: Any = None, **_: Any) -> tuple[Any]:
+        def take(self, image: Any = None, mask: Any = None) -> tuple[Any]:
             made["image"] = torch.rand(3, 6, 8, 3) * 1.0
             return (made["image"],)
 

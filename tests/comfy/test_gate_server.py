@@ -31,8 +31,8 @@ from imagegate.operator import service as service_module
 from imagegate.operator.rest import create_app
 from imagegate.operator.service import Service
 from imagegate.pictures.encode import encode_png, encode_preview
-from tests.conftest import PATIENCE, Watch
-from tests.support.stored import stored_bus
+from tests.conftest import Watch
+from tests.support.stored import PATIENCE, stored_bus
 
 
 class Photo:
@@ -83,7 +83,7 @@ def build(service: Service) -> FastAPI:
             await asyncio.sleep(0)
             server = next(s for s in SERVERS if s.started)
             for connection in list(server.server_state.connections):
-                connection.transport.abort()  # type: ignore[union-attr]
+                connection.transport.abort()
             yield b"never"
 
         return StreamingResponse(body())
@@ -226,7 +226,7 @@ async def test_a_real_mask_arrives(front: Front) -> None:
     headers = {"Content-Type": "image/png"}
     async with front.call("PUT", path, data=out.getvalue(), headers=headers) as answer:
         assert answer.status == 200
-    kept = Image.open(io.BytesIO(front.bus.mask(ticket.gate.id, 0)))
+    kept = Image.open(io.BytesIO(front.bus.mask(ticket.gate.id, 0) or b""))
     assert kept.tobytes() == b"\xff" * 48
 
 
@@ -438,7 +438,7 @@ async def test_a_panel_whose_startup_fails() -> None:
             await receive()
             await send({"type": "lifespan.startup.failed", "message": "broken"})
 
-        app.router.lifespan = lifespan
+        app.router.lifespan = lifespan  # type: ignore[method-assign]
         return app
 
     async with (
@@ -476,7 +476,7 @@ def close_sockets(server: Any) -> None:
 
 
 def end_thread(_: Any) -> None:
-    (serving,) = (t for t in asyncio.all_tasks() if "serve" in t.get_coro().__qualname__)  # type: ignore[union-attr]
+    (serving,) = (t for t in asyncio.all_tasks() if "serve" in t.get_coro().__qualname__)
     serving.cancel()
 
 
@@ -500,7 +500,7 @@ async def test_a_server_that_goes_while_a_page_is_open(front: Front, how: Any) -
     async with front.call("GET", "/imagegate/api/events") as stream:
         await stream.content.readline()
         (server,) = SERVERS
-        loop, done = server.servers[0].get_loop(), threading.Event()  # type: ignore[attr-defined]
+        loop, done = server.servers[0].get_loop(), threading.Event()
         loop.call_soon_threadsafe(how, server)
         loop.call_soon_threadsafe(done.set)
         assert await asyncio.to_thread(done.wait, PATIENCE)

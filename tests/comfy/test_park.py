@@ -22,9 +22,8 @@ from imagegate.comfy.resume import End, Resumer
 from imagegate.core.model import Gate, State, StoreError
 from imagegate.operator.service import Service
 from tests.comfy.test_gate import Bench, QuietService, graph, photo, png
-from tests.conftest import PATIENCE
 from tests.support.comfy_stand_in import Comfy, ExecutionBlocker, Run
-from tests.support.stored import stored_bus
+from tests.support.stored import PATIENCE, stored_bus
 
 
 class ExecutorQueue:
@@ -77,7 +76,7 @@ class ParkBench(Bench):
     def settled(self) -> None:
         """Wait for what is done in the background: the image's fingerprint is."""
         done = threading.Event()
-        self.bus.later(done.set)
+        self.bus.storage.later(done.set)
         assert done.wait(PATIENCE)
 
     def resumed(self, gate: Gate) -> Run:
@@ -204,7 +203,7 @@ def test_pictures_of_a_parked_gate(bench: ParkBench) -> None:
 
 def test_a_cached_list_is_not_taken_for_several(bench: ParkBench) -> None:
     """Each item of a list goes on once, though what came before it is still in the cache."""
-    bench.tensors["list"] = [photo(), photo(height=8), photo(height=10)]  # type: ignore[assignment]
+    bench.tensors["list"] = [photo(), photo(height=8), photo(height=10)]
     prompt = parking((1,))
     prompt["load"] = {"class_type": "LoadList", "inputs": {"name": "list"}}
     assert bench.start(prompt).result().status == "success"
@@ -248,7 +247,7 @@ def test_a_store_that_is_away_for_a_moment(
     """A database that restarts just as the gate goes on takes no answer back: it is waited for."""
     monkeypatch.setattr(waiting_module, "INTERRUPT_LOOK", 0.001)
     monkeypatch.setattr(gate_module, "STORE_LOOK", 0.002)
-    answer_of, away = bench.bus.answer_of, iter([True, True, False])
+    answer_of, away = bench.bus.storage.answer_of, iter([True, True, False])
 
     def failing(gate_id: str) -> Any:
         if next(away):
@@ -283,7 +282,7 @@ def test_a_cancel_ends_the_wait_for_the_store(
 def test_pictures_that_are_gone(bench: ParkBench) -> None:
     """Where the image is no longer kept, the gate waits again and says so."""
     gate = bench.park(parking())
-    bench.bus.house.place.remove(gate.id)
+    bench.bus.storage.store.place.remove(gate.id)
     bench.bus.decide(gate.id, 1)
     bench.watch.until(lambda: bench.bus.get(gate.id).reason)
     assert "no longer kept" in bench.bus.get(gate.id).reason
@@ -309,7 +308,7 @@ def test_what_was_queued_is_kept(bench: ParkBench) -> None:
     """The prompt and its extra data go on as they were, without what the executor wrote there."""
     extra = {"extra_pnginfo": {"workflow": {"id": "w", "nodes": []}}}
     gate = bench.park(parking(), **extra)
-    parked = bench.bus.house.parked.get(gate.id)
+    parked = bench.bus.storage.store.parked.get(gate.id)
     assert parked is not None
     assert dict(parked.extra) == extra
     assert parked.prompt["load"] == parking()["load"]
@@ -347,7 +346,7 @@ def test_an_answer_is_used_again(bench: ParkBench) -> None:
         run = bench.start(graph({**settings, **other}, (1,)))
         bench.bus.stop(bench.one().id)
         assert run.result().status == "interrupted"
-    bench.bus.ask_again(newest.gate.id)
+    bench.bus.storage.ask_again(newest.gate.id)
     run = bench.start(prompt, "out1", "out2", "mask")
     bench.bus.decide(bench.one().id, 1)
     assert "out1" in run.result().ran

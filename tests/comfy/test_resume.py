@@ -19,8 +19,8 @@ from imagegate.core.pictures import Picture
 from imagegate.core.prompts import as_queued, read_decisions
 from imagegate.storage.runs import Claim, Parked, Sibling
 from imagegate.storage.sql_storage import SqlStorage
-from tests.conftest import PATIENCE, Watch
-from tests.support.stored import stored_bus
+from tests.conftest import Watch
+from tests.support.stored import PATIENCE, stored_bus
 
 
 def node(kind: str, **inputs: Any) -> dict[str, Any]:
@@ -270,7 +270,7 @@ def test_an_output_whose_class_is_gone_is_still_asked_for() -> None:
 
 def test_a_prompt_as_it_was_queued() -> None:
     """What ComfyUI wrote into it goes, and lists that it unwrapped are wrapped again."""
-    prompt = {
+    prompt: dict[str, dict[str, Any]] = {
         "1": {"class_type": "A", "inputs": {"points": [1, 2], "image": ["2", 0], "n": 1},
               "is_changed": [1], "_meta": {"title": "T"}},
         "2": {"class_type": "B"},

@@ -45,7 +45,8 @@ def look(
     bus: GateBus[Any], browser: Browser, photos: Path, tmp_path: Path
 ) -> Iterator[Callable[..., Page]]:
     """Starts a session over the photos, and opens its panel once they are scanned."""
-    scanned, opened = threading.Event(), []
+    scanned = threading.Event()
+    opened: list[Any] = []
 
     def changed() -> None:
         if not session.progress()["scanning"]:

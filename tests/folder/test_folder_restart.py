@@ -194,7 +194,8 @@ def test_a_click_that_comes_before_its_gate_is_sent_again(
     assert refused.value.passing
     go_on.set()
     until(lambda: bus.count() == 1)
-    until(lambda: not bus.storage.incomplete)
+    storage: Any = bus.storage
+    until(lambda: not storage.incomplete)
     assert bus.decide(gate, 1).outcome is Outcome.WON
     with pytest.raises(UnknownGate):
         bus.get("nobody's")

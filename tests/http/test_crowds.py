@@ -6,6 +6,7 @@ import asyncio
 import http.client
 import threading
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -53,6 +54,7 @@ async def test_an_event_is_made_once_for_all(bus: GateBus[Any]) -> None:
 
 async def test_one_who_fails_makes_no_other_fail(bus: GateBus[Any]) -> None:
     """An event that could not be made is made anew for whoever asks next."""
+    tries: Iterator[ValueError | bytes]
     shared, tries = SharedEvents(), iter([ValueError("away"), b"event"])
 
     def make() -> bytes:

@@ -311,7 +311,7 @@ def test_a_refusal_is_logged_once_a_minute(
 ) -> None:
     """The log names the setting, once a minute however often somebody calls."""
     now = [1000.0]
-    monkeypatch.setattr(origins_module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("imagegate.core.origins.time.monotonic", lambda: now[0])
     origins = Origins()
     host = {"host": ["evil.example"]}
     for _ in range(50):

@@ -313,7 +313,7 @@ def test_many_parked_prompts_outlive_a_restart(tmp_path: Path, arguments: tuple[
         until(comfy.panel_runs, "panel", within=60)
         gates = comfy.gates()
         assert len(gates) == MANY
-        routes = {}
+        routes: dict[str, int] = {}
         for gate in gates:
             number = gate["prompt_id"]
             routes[gate["id"]] = len(routes) % 2 + 1

@@ -459,7 +459,8 @@ def test_a_store_that_is_away(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """A line that cannot be written is written later, and nobody is told twice meanwhile."""
-    told, failed = bus.told, []
+    told = bus.told
+    failed: list[Any] = []
 
     def fails(*given: Any) -> None:
         if len(failed) < 3:

@@ -28,7 +28,8 @@ from imagegate.http.access import MAX_BODY, HostDoor, KeyDoor
 from imagegate.operator import rest as api_module
 from imagegate.operator.rest import create_app
 from imagegate.pictures.encode import encode_png, encode_preview
-from tests.conftest import PATIENCE, Watch
+from tests.conftest import Watch
+from tests.support.stored import PATIENCE
 
 API = "/imagegate/api"
 WIDTH, HEIGHT = 64, 48
@@ -591,7 +592,9 @@ def test_a_mask_for_no_image(
     """A mask for an image that the batch does not have is refused, naming those it has."""
     i = publish(bus).gate.id
     before = bus.get(i)
-    given = {"content": WHOLE, "headers": {"content-type": "image/png"}} if method == "PUT" else {}
+    given: dict[str, Any] = {}
+    if method == "PUT":
+        given = {"content": WHOLE, "headers": {"content-type": "image/png"}}
     response = client.request(method, f"{API}/gates/{i}/mask/{index}", **given)
     assert named in error(response, 422)
     assert bus.get(i) == before
@@ -736,7 +739,7 @@ def test_the_key_door(bus: GateBus[Any]) -> None:
     with TestClient(create_app(bus, KeyDoor("secret")), base_url="http://localhost") as client:
         for key in (None, "", "Secret", "secretx", "sécret"):
             headers = {} if key is None else {"x-imagegate-key": key.encode("latin-1")}
-            error(client.get(f"{API}/gates", headers=headers), 403)  # type: ignore[arg-type]
+            error(client.get(f"{API}/gates", headers=headers), 403)
         assert client.get(f"{API}/gates", headers={"x-imagegate-key": "secret"}).status_code == 200
 
 

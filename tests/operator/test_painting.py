@@ -50,7 +50,7 @@ def saved(bus: GateBus[Any], page: Page, gate_id: str, index: int = 0) -> Any:
 
 
 def covers(mask: Any, line: Any) -> bool:
-    drawn = capsule(SIZE, *line, 2)
+    drawn = capsule(SIZE, line[0], line[1], 2)
     return bool(mask[drawn].mean() > 0.9)
 
 

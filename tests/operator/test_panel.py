@@ -54,7 +54,7 @@ def publish(
     batch: int = 1,
     mask: torch.Tensor | None = None,
     **more: Any,
-) -> Ticket[Any]:
+) -> Ticket:
     """A gate over an image that is different for each title."""
     width, height = size
     generator = torch.Generator().manual_seed(sum(title.encode()))
@@ -64,7 +64,7 @@ def publish(
         title=title, labels=labels, width=width, height=height, batch=batch, node_id="7", **more
     )
     pictures = TensorPictures(image.permute(0, 2, 3, 1).contiguous(), mask)
-    hooks = {"record": lambda _: None, "revoke": lambda _: None} if gate.undoable else {}
+    hooks: Any = {"record": lambda _: None, "revoke": lambda _: None} if gate.undoable else {}
     return bus.publish(gate, pictures, **hooks)
 
 

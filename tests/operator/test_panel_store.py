@@ -353,9 +353,9 @@ def test_the_history_of_one_gate(store: StoredBus, new_page: Callable[..., Page]
         ("could not go on: it waits again", f"{MESSAGE}{nasty}"),
         ("Ben chose “fix”", ""),
     ]
-    for line, (what, more) in zip(lines(page, gate).all(), said, strict=True):
+    for line, (what, why) in zip(lines(page, gate).all(), said, strict=True):
         expect(line).to_contain_text(what)
-        expect(line).to_contain_text(more)
+        expect(line).to_contain_text(why)
         expect(line.locator("time")).to_contain_text(re.compile(r"\d:\d\d"))
     expect(row(page, gate).locator(".ig-seen")).to_be_visible()
     store.finish(take_up(store), "nothing hangs on this route")

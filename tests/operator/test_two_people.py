@@ -38,7 +38,7 @@ def new_page(browser: Browser, server: PanelServer) -> Iterator[Callable[..., Pa
         yield open_page
 
 
-def publish(bus: GateBus[Any], title: str, **more: Any) -> Ticket[Any]:
+def publish(bus: GateBus[Any], title: str, **more: Any) -> Ticket:
     gate = Gate(labels=("keep", "fix"), width=32, height=24, title=title, node_id="7", **more)
     return bus.publish(gate, TensorPictures(torch.rand(1, 24, 32, 3)))
 
@@ -62,7 +62,7 @@ PRESS_AT_THE_SWAP = """() => new MutationObserver((_, watch) => {
 """Has the page itself press 1 right after another image came to the front: no test is as quick."""
 
 
-def press_until(page: Page, key: str, ticket: Ticket[Any]) -> int | None:
+def press_until(page: Page, key: str, ticket: Ticket) -> int | None:
     """Press a key as a person does who sees that it was not taken; the route it decided."""
     deadline = time.monotonic() + WAIT / 1000
     while not ticket.future.done() and time.monotonic() < deadline:

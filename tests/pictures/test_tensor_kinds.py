@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -34,9 +35,9 @@ def extremes() -> torch.Tensor:
 
 
 IMAGES: dict[str, Callable[[], torch.Tensor]] = {
-    **{dtype: (lambda dtype=dtype: numbers(dtype)) for dtype in DTYPES},
-    **{f"{dtype} grey": (lambda dtype=dtype: numbers(dtype, 1)) for dtype in DTYPES},
-    **{f"{dtype} with alpha": (lambda dtype=dtype: numbers(dtype, 4)) for dtype in DTYPES},
+    **{dtype: partial(numbers, dtype) for dtype in DTYPES},
+    **{f"{dtype} grey": partial(numbers, dtype, 1) for dtype in DTYPES},
+    **{f"{dtype} with alpha": partial(numbers, dtype, 4) for dtype in DTYPES},
     "8 bit as float": lambda: (photo(2) * 255).to(torch.uint8).float() / 255,
     "NaN, infinite, -0.0, denormal": extremes,
     "1 x 1": lambda: photo(1)[:, :1, :1],
@@ -52,7 +53,7 @@ IMAGES: dict[str, Callable[[], torch.Tensor]] = {
 }
 SOFT = torch.linspace(0, 1, 2 * 6 * 8).reshape(2, 6, 8)
 MASKS: dict[str, Callable[[], Any]] = {
-    **{dtype: (lambda dtype=dtype: SOFT.to(getattr(torch, dtype))) for dtype in DTYPES},
+    **{dtype: partial(SOFT.to, getattr(torch, dtype)) for dtype in DTYPES},
     "one for all": lambda: SOFT[0],
     "with a channel": lambda: SOFT[:, None],
     "larger": lambda: torch.rand(2, 60, 80, generator=torch.Generator().manual_seed(1)),

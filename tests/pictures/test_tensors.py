@@ -182,7 +182,7 @@ def test_a_mask_keeps_every_level() -> None:
     assert torch.equal(
         (mask * 255).round().to(torch.uint8), torch.from_numpy(levels).expand(2, -1, -1)
     )
-    assert (mask.min(), mask.max()) == (0, 1)
+    assert (mask.min().item(), mask.max().item()) == (0, 1)
 
 
 @pytest.mark.parametrize("png", [b"no", b"\x89PNG\r\n\x1a\n" + bytes(50)])

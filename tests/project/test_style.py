@@ -13,8 +13,11 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.parametrize(
     "command",
-    [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]],
-    ids=["ruff-check", "ruff-format", "mypy"],
+    [
+        pytest.param(["ruff", "check", "."], id="ruff-check"),
+        pytest.param(["ruff", "format", "--check", "."], id="ruff-format"),
+        pytest.param(["mypy"], id="mypy", marks=[pytest.mark.slow, pytest.mark.processes]),
+    ],
 )
 def test_checks_pass(command: list[str]) -> None:
     """ruff finds nothing, everything is formatted, and mypy is content in strict mode."""

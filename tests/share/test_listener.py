@@ -195,7 +195,7 @@ def test_heads_that_never_end() -> None:
             for key in list(selector.get_map().values()):
                 with_more = b"X-More: a\r\n"
                 try:
-                    key.fileobj.send(with_more)  # type: ignore[union-attr]
+                    key.fileobj.send(with_more)
                 except ConnectionError:
                     selector.unregister(key.fileobj)
 

@@ -229,7 +229,7 @@ def test_the_door_closes_with_the_last_link(
 def test_the_door_closes_when_the_last_link_expires(here: Sharing, bus: GateBus[Any]) -> None:
     """When the time of the last link is over its door closes by itself."""
     _, address = here.link(reach="network", seconds=0.5)
-    port = httpx.URL(address).port
+    port = httpx.URL(address).port or 0
     here.until(lambda: not here.share.door()["network"]["url"])
     with pytest.raises(OSError, match="refused"):
         socket.create_connection(("127.0.0.1", port), PATIENCE).close()

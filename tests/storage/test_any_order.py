@@ -30,8 +30,17 @@ from imagegate.core.model import (
 )
 from imagegate.gate_bus import Ticket
 from imagegate.storage.runs import Claim
-from tests.conftest import PATIENCE, Watch
-from tests.support.stored import FILES, PLAIN, Store, StoredBus, gate, its_lease_runs_out, to_go_on
+from tests.conftest import Watch
+from tests.support.stored import (
+    FILES,
+    PATIENCE,
+    PLAIN,
+    Store,
+    StoredBus,
+    gate,
+    its_lease_runs_out,
+    to_go_on,
+)
 
 
 @dataclass
@@ -276,7 +285,7 @@ class AnyOrder(RuleBasedStateMachine):
 
 def run(new_store: Callable[[], Store], buses: int, examples: int) -> None:
     run_state_machine_as_test(
-        lambda: AnyOrder(new_store, buses),
+        lambda: AnyOrder(new_store, buses),  # type: ignore[arg-type]
         settings=settings(
             max_examples=examples, stateful_step_count=30, deadline=None, derandomize=True,
             suppress_health_check=list(HealthCheck), phases=[Phase.explicit, Phase.generate],

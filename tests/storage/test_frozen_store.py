@@ -83,7 +83,7 @@ def test_a_click_is_refused_while_it_is_frozen(
             client.post(f"{API}/gates/{gate_id}/undo", json={}),
         ):  # fmt: skip
             assert call.status_code == 503
-    outcomes = []
+    outcomes: list[str] = []
     until = time.monotonic() + FOREVER
     while len(outcomes) < 2 and time.monotonic() < until:
         answer = client.post(decision, json={"route": 1, "by": "Ann", "key": "click"})

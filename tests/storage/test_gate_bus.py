@@ -6,6 +6,7 @@ import gc
 import threading
 import weakref
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,8 @@ from imagegate.core.model import (
 from imagegate.gate_bus import GateBus, Ticket
 from imagegate.storage import memory
 from imagegate.storage.memory import MemoryStorage
-from tests.conftest import PATIENCE, Watch, new_store
-from tests.support.stored import PLAIN, gate
+from tests.conftest import Watch, new_store
+from tests.support.stored import PATIENCE, PLAIN, gate
 
 alone = pytest.mark.parametrize("bus", ["alone"], indirect=True)
 """For what only the bus of one process does."""
@@ -307,7 +308,7 @@ def races(bus: Any) -> range:
 def test_one_of_many_wins(bus: GateBus[Any], rival: Callable[..., Any]) -> None:
     """Of answers at the same moment exactly one wins, and the waiter gets that one."""
     recorded: list[Answer] = []
-    records = {"record": recorded.append} if isinstance(bus.storage, MemoryStorage) else {}
+    records: Any = {"record": recorded.append} if isinstance(bus.storage, MemoryStorage) else {}
     for _ in races(bus):
         recorded.clear()
         ticket = bus.publish(gate(on_timeout=2), PLAIN, **records)
@@ -315,11 +316,11 @@ def test_one_of_many_wins(bus: GateBus[Any], rival: Callable[..., Any]) -> None:
         works: list[Callable[[], Any]] = []
         for n in range(3):
             works += [
-                lambda n=n, i=i: bus.decide(i, 1, by=f"person {n}"),
-                lambda n=n, i=i: rival(bus, i, n),
+                partial(bus.decide, i, 1, by=f"person {n}"),
+                partial(rival, bus, i, n),
             ]
         results = together(*works)
-        won = [r for r in results if isinstance(r, Verdict) and r.outcome is Outcome.WON]
+        won: list[Any] = [r for r in results if isinstance(r, Verdict) and r.outcome is Outcome.WON]
         won += [r for r in results if r is True]
         end = bus.get(i)
         if end.state is State.EXPIRED:  # expire says nothing
@@ -342,9 +343,7 @@ def test_masks_come_with_the_answer(bus: GateBus[Any]) -> None:
     for _ in races(bus):
         ticket = bus.publish(gate(), PLAIN)
         i = ticket.gate.id
-        saved, verdict = together(
-            lambda i=i: bus.set_mask(i, 0, b"mask"), lambda i=i: bus.decide(i, 1)
-        )
+        saved, verdict = together(partial(bus.set_mask, i, 0, b"mask"), partial(bus.decide, i, 1))
         assert verdict.outcome is Outcome.WON
         if isinstance(saved, Snapshot):
             assert ticket.wait(0).masks == {0: b"mask"}
@@ -410,7 +409,7 @@ def test_a_rival_that_waited_has_its_turn_when_recording_fails(bus: GateBus[Any]
     ticket = bus.publish(gate(), PLAIN, record=held)
     first = Later(lambda: bus.decide(ticket.gate.id, 1, by="Ann"))
     assert held.entered.wait(PATIENCE)
-    rivals = [Later(lambda n=n: bus.decide(ticket.gate.id, 2, by=f"Bob {n}")) for n in range(3)]
+    rivals = [Later(partial(bus.decide, ticket.gate.id, 2, by=f"Bob {n}")) for n in range(3)]
     held.release.set()
     assert isinstance(first.result(), NotRecorded)
     outcomes = sorted(rival.result().outcome.value for rival in rivals)
@@ -448,9 +447,11 @@ def test_a_withdrawal_is_not_recorded(bus: GateBus[Any]) -> None:
 def test_no_call_back_happens_under_the_lock(bus: GateBus[Any]) -> None:
     """Listeners, hooks and a future's callbacks may all use the bus."""
     used: list[str] = []
+    storage = bus.storage
+    assert isinstance(storage, MemoryStorage)
 
     def use(name: str) -> None:
-        assert not bus.storage._lock.locked(), name
+        assert not storage._lock.locked(), name
         bus.count()
         used.append(name)
 
@@ -558,7 +559,7 @@ def test_undo_of_a_gate_being_forgotten(bus: GateBus[Any]) -> None:
     small: GateBus[Any] = GateBus(MemoryStorage(kept=1))
 
     def revoke(_: Answer) -> None:
-        for _ in range(3):
+        for _number in range(3):
             small.decide(small.publish(gate(), PLAIN).gate.id, 1)
 
     ticket = undoable(small, revoke)
@@ -652,6 +653,7 @@ def test_masks_of_finished_gates_are_let_go(bus: GateBus[Any]) -> None:
     assert one.wait(0).masks == {0: b"mask"}
     assert bus.get(one.gate.id).masked == (0,)
     assert bus.mask(one.gate.id, 0) is None
+    assert isinstance(bus.storage, MemoryStorage)
     kept = bus.storage._finished[one.gate.id]
     assert kept.answer is not None
     assert kept.answer.masks == {}
@@ -772,7 +774,7 @@ def test_closing_within_a_notice_is_heeded(bus: GateBus[Any]) -> None:
             if n != me:
                 subscription.close()
 
-    subscriptions += [bus.subscribe(lambda n=n: close_the_others(n)) for n in range(3)]
+    subscriptions += [bus.subscribe(partial(close_the_others, n)) for n in range(3)]
     bus.publish(gate(), PLAIN)
     assert len(called) == 1
 

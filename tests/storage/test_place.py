@@ -316,11 +316,12 @@ def test_the_folder_is_removed_while_a_file_is_written(
     place: PicturePlace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A folder that goes away just before a write is made again."""
-    write_file, gone = file_systems.write_file, []
+    write_file = file_systems.write_file
+    gone: list[Path] = []
 
     def removed(path: Path, *args: Any, **options: Any) -> None:
         if not gone:
-            gone.append(True)
+            gone.append(path)
             place.write("g", "y", b"y")
             place.remove("g")
         write_file(path, *args, **options)

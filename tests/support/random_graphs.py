@@ -46,12 +46,12 @@ def graphs(draw: st.DrawFn, most: int = 9) -> Prompt:
     for _ in range(draw(st.integers(1, most))):
         kind = draw(st.sampled_from([*kinds, "TestToMask", *(["TestOfMask"] if masks else [])]))
         if kind == "gate":
-            inputs = {
+            inputs: dict[str, Any] = {
                 "image": image(), "routes": 2,
                 "mode": draw(st.sampled_from(["park", "wait", "park"])),
                 "list": draw(st.sampled_from(["keep places", "keep places", "gather"])),
             }  # fmt: skip
-            if masks and draw(st.booleans()):
+            if bool(masks) and draw(st.booleans()):
                 inputs["mask"] = draw(st.sampled_from(masks))
             key = add("ImageGate", **inputs)
             images += [[key, 1], [key, 2], [key, 1]]

@@ -19,11 +19,10 @@ from imagegate.core.model import Snapshot, State
 from imagegate.storage.sql.tables import gates, parked
 from tests.comfy.test_gate import QuietService, png
 from tests.comfy.test_park import ExecutorQueue
-from tests.conftest import PATIENCE
 from tests.support.comfy_stand_in import Comfy, Executor, Run
 from tests.support.graph_nodes import SIZE, Output, classes, seen
 from tests.support.random_graphs import Prompt, outputs_of, paints, route
-from tests.support.stored import stored_bus
+from tests.support.stored import PATIENCE, stored_bus
 
 
 class Stage:
