@@ -161,6 +161,7 @@ class Resumer:
         self._loop.close()
 
     def _run(self) -> None:
+        self._bus.storage.when_due = self._loop.wake
         with self._bus.subscribe(self._loop.wake, limit=1) as news:
 
             def turn() -> float:

@@ -110,6 +110,8 @@ class SqlStorage:
         self._closed = False
         self._process = os.getpid()
         self._background = Background()
+        self.when_due: Callable[[], None] = lambda: None
+        """Called when a prompt of this process has ended, and answered gates of it may go on."""
 
     # -- the process
 
@@ -435,8 +437,11 @@ class SqlStorage:
         self.later(lambda: self._may_go_on(prompt_id))
 
     def _may_go_on(self, prompt_id: str) -> None:
-        for snapshot in self.store.parked.prompt_ended(prompt_id, self.id):
+        due = self.store.parked.prompt_ended(prompt_id, self.id)
+        for snapshot in due:
             self._announce("decided", snapshot)
+        if due:
+            self.when_due()  # no news, if the answers came before the end
 
     # -- notices
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import http.client
 import json
 import socket
@@ -17,9 +16,7 @@ from imagegate.core.links import Link
 from imagegate.core.model import Gate, Selection
 from imagegate.core.pictures import Picture
 from imagegate.gate_bus import GateBus
-from imagegate.http.access import HostDoor
 from imagegate.http.listener import Listener
-from imagegate.operator.panel import create_panel
 from imagegate.pictures.encode import encode_png, encode_preview
 from imagegate.share.app import create_approver
 from imagegate.share.share import Share
@@ -282,11 +279,4 @@ class Operator(PanelServer):
     """The operator's door over the same bus, with all that it can have."""
 
     def __init__(self, scene: Scene) -> None:
-        share = Share(scene.bus, lambda: scene.links)
-
-        async def make() -> Any:  # without a loop that runs Gradio makes some, and leaves them open
-            return create_panel(scene.bus, HostDoor(), None, None, share)
-
-        self.app = asyncio.run(make())
-        self.port = 0
-        self.start()
+        super().__init__(scene.bus, share=Share(scene.bus, lambda: scene.links))

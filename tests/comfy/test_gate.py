@@ -7,7 +7,6 @@ import contextlib
 import io
 import math
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any, ClassVar
@@ -26,9 +25,6 @@ from imagegate.pictures.tensors import TensorPictures
 from tests.conftest import Watch
 from tests.support.comfy_stand_in import Comfy, ExecutionBlocker, Executor, Run
 from tests.support.stored import PATIENCE, stored_bus
-
-AT_ONCE = 0.5
-"""Seconds within which a stop or a cancel ends a prompt."""
 
 
 class QuietService(Service):
@@ -221,11 +217,9 @@ def graph(gate: dict[str, Any] | None = None, slots: tuple[int, ...] = (1,)) -> 
     return prompt
 
 
-def ends_at_once(run: Run, since: float, status: str = "interrupted") -> None:
+def ends(run: Run, status: str = "interrupted") -> None:
     result = run.result()
-    took = time.monotonic() - since
     assert result.status == status, result
-    assert took < AT_ONCE, f"it took {took:.2f} s"
 
 
 # -- what goes in and comes out
@@ -720,9 +714,8 @@ def test_stop_ends_the_prompt_as_interrupted(bench: Bench) -> None:
     """Stop in the panel ends the prompt as interrupted, at once."""
     run = bench.start(graph())
     gate = bench.one()
-    since = time.monotonic()
     assert bench.bus.stop(gate.id, by="Ann").outcome is Outcome.WON
-    ends_at_once(run, since)
+    ends(run)
     assert isinstance(run.result().error, bench.comfy.Interrupted)
     assert bench.bus.get(gate.id).state is State.STOPPED
 
@@ -731,9 +724,8 @@ def test_cancel_ends_the_prompt_as_interrupted(bench: Bench) -> None:
     """ComfyUI's own cancel does the same, and the gate is withdrawn."""
     run = bench.start(graph())
     gate = bench.one()
-    since = time.monotonic()
     bench.comfy.interrupt()
-    ends_at_once(run, since)
+    ends(run)
     assert bench.bus.get(gate.id).state is State.WITHDRAWN
     with pytest.raises(GateClosed):
         bench.bus.decide(gate.id, 1)
@@ -754,9 +746,8 @@ def test_several_waiting_gates_end_together(bench: Bench, way: str, several: str
     else:
         run = bench.start(two_gates(), "out", "out2")
         gates = bench.watch.gates(2)
-    since = time.monotonic()
     ways_to_end(bench)[way](gates[1])
-    ends_at_once(run, since)
+    ends(run)
     states = [bench.bus.get(gate.id).state for gate in gates]
     assert states.pop(1) is (State.STOPPED if way == "stop" else State.WITHDRAWN)
     assert set(states) == {State.WITHDRAWN}
@@ -807,9 +798,8 @@ def test_a_gate_still_to_come_does_not_outlive_the_stop(
     run = bench.start(list_graph(), "out1", "out2")
     first = bench.one()
     assert begun.wait(PATIENCE)
-    since = time.monotonic()
     ways_to_end(bench)[way.partition(" ")[0]](first)
-    ends_at_once(run, since)
+    ends(run)
     assert first_is_over[0].is_set()
     assert len(bench.bus.finished()) == 2
 
@@ -822,9 +812,8 @@ def test_a_busy_loop_is_ended_too(bench: Bench, way: str) -> None:
     run = bench.start(prompt, "out", "sampler")
     gate = bench.one()
     assert bench.busy.wait(PATIENCE)
-    since = time.monotonic()
     ways_to_end(bench)[way](gate)
-    ends_at_once(run, since)
+    ends(run)
     bench.watch.until(lambda: not bench.bus.get(gate.id).state.open)
 
 
@@ -866,9 +855,8 @@ def test_a_prompt_that_fails_elsewhere_withdraws_the_gate(bench: Bench) -> None:
     prompt["fail"] = {"class_type": "Fail", "inputs": {}}
     run = bench.start(prompt, "out", "fail")
     gate = bench.one()
-    since = time.monotonic()
     bench.fail.set_result(None)
-    ends_at_once(run, since, status="error")
+    ends(run, "error")
     snapshot = bench.bus.get(gate.id)
     assert snapshot.state is State.WITHDRAWN
     assert "its prompt ended" in snapshot.reason

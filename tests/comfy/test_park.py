@@ -279,6 +279,34 @@ def test_a_cancel_ends_the_wait_for_the_store(
     assert run.result().status == "interrupted"
 
 
+def test_an_answer_before_the_prompt_has_ended(
+    bench: ParkBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gate that is answered while its prompt still runs goes on as soon as that has ended."""
+    monkeypatch.setattr(resume_module, "IDLE", 2 * PATIENCE)
+    looked, storage = threading.Event(), bench.bus.storage
+    claim, ended = storage.claim, storage.prompt_ended
+
+    def look() -> Any:
+        answered = not bench.bus.count()
+        found = claim()
+        if answered:
+            looked.set()
+        return found
+
+    def late(prompt_id: str) -> None:
+        assert looked.wait(PATIENCE)
+        ended(prompt_id)
+
+    monkeypatch.setattr(storage, "prompt_ended", late)
+    run = bench.start(parking())
+    gate = bench.one()
+    monkeypatch.setattr(storage, "claim", look)
+    bench.bus.decide(gate.id, 1)
+    assert run.result().status == "success"
+    assert bench.resumed(gate).result().ran
+
+
 def test_pictures_that_are_gone(bench: ParkBench) -> None:
     """Where the image is no longer kept, the gate waits again and says so."""
     gate = bench.park(parking())

@@ -13,6 +13,8 @@ from tests.support.comfy_stand_in import Comfy
 from tests.support.random_graphs import Prompt, difference, graphs, waiting
 from tests.support.stage import Stage
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def comfy(monkeypatch: pytest.MonkeyPatch) -> Comfy:
@@ -40,7 +42,6 @@ def check(comfy: Comfy, prompt: Prompt, **order: Any) -> None:
     assert sorted(parked.made) == sorted(waited.made)
 
 
-@pytest.mark.slow
 @given(prompt=graphs(), seed=st.integers(0, 3))
 @settings(
     max_examples=60, deadline=None,
@@ -88,7 +89,6 @@ def meeting(
     return prompt
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [(3, 3), (3, 1), (1, 3)])
 @pytest.mark.parametrize("meet", ["image", "mask", "both"])
 @pytest.mark.parametrize("in_a_row", [True, False], ids=["in a row", "side by side"])

@@ -9,7 +9,6 @@ import os
 import pathlib
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -884,16 +883,12 @@ def test_folders_that_cannot_be_are_refused(photos: Path, tmp_path: Path) -> Non
 # -- many
 
 
-def test_two_thousand_images_start_fast_and_stay_small(
-    bus: GateBus[Any], photos: Path, start: Start
-) -> None:
-    """Starting returns at once, all gates are out within seconds, and no pixels are held."""
+def test_two_thousand_images_stay_small(bus: GateBus[Any], photos: Path, start: Start) -> None:
+    """Of two thousand images all gates are there after the scan, and no pixels are held."""
     body = paint(photos / "0.png").read_bytes()
     for number in range(1, 2000):
         (photos / f"{number}.png").write_bytes(body)
-    began = time.monotonic()
     session = start()
-    assert time.monotonic() - began < 10
     assert bus.count() == session.progress()["total"] == 2000
     assert session._questions._previews._size == 0
     assert [found.gate.file for found in bus.pending(3)] == ["0.png", "1.png", "2.png"]

@@ -10,9 +10,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from imagegate.folder import session as folder
-from imagegate.http.access import HostDoor
-from imagegate.operator.panel import create_panel
-from tests.support.browser import PanelServer, chromium, pages
+from tests.support.browser import PanelServer, chromium, new_panel, pages
 from tests.support.folder_sessions import Review, files, paint, png, until
 
 
@@ -54,7 +52,7 @@ def test_a_click_outlasts_a_restart_and_so_does_undo(browser: Browser, tmp_path:
         first.session.close()  # nobody hears of it
         assert files(out) == ["keep/a.png", "keep/a.png.mask.png"]
         with Review(photos, out) as second:
-            server.app = create_panel(second.bus, HostDoor(), second.session.progress)
+            server.app = new_panel(second.bus, second.session.progress)
             server.start()
             try:
                 until(lambda: "fix/b.png" in files(out))

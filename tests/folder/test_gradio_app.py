@@ -42,6 +42,8 @@ sys.exit(gradio_app.main(sys.argv[1:], build=create_app))
 # No network lies behind the machine's own.
 NO_NETWORK = """
 import gradio.networking, gradio.tunneling
+
+pytestmark = pytest.mark.processes
 gradio.networking.GRADIO_API_SERVER = gradio.tunneling.BINARY_URL = "http://127.0.0.1:9/nobody"
 """
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -14,8 +13,6 @@ import pytest
 from PIL import Image, ImageDraw
 
 from tests.live.comfyui import Comfy, gated, node, noise, sink, until
-
-AT_ONCE = 0.5  # seconds, from the click to the end of the prompt
 
 Cancel = Callable[[Comfy, dict[str, object]], httpx.Response]
 BY_STOP = pytest.param(lambda comfy, gate: comfy.stop(gate), id="stop")
@@ -90,22 +87,19 @@ def test_the_mask_input_comes_out_where_nothing_is_painted(comfy: Comfy, name: s
 
 
 @pytest.mark.parametrize("cancel", [BY_STOP, BY_INTERRUPT])
-def test_a_cancelled_prompt_ends_at_once_and_cleanly(
-    comfy: Comfy, name: str, cancel: Cancel
-) -> None:
+def test_a_cancelled_prompt_ends_cleanly(comfy: Comfy, name: str, cancel: Cancel) -> None:
     """Stop and ComfyUI's cancel end the prompt as interrupted; the next one in the queue runs."""
     run = comfy.queue(gated(name))
     next_run = comfy.queue({"1": noise(seed=99), "2": sink(f"{name}-next", ["1", 0])})
     [gate] = comfy.waiting(run)
     logged = len(comfy.said())
-    seconds = _timed(lambda: cancel(comfy, gate), lambda: comfy.finished(run))
+    assert cancel(comfy, gate).status_code == 200
     assert comfy.finished(run).interrupted
     assert "execution_success" in comfy.finished(next_run).events
     assert len(comfy.sunk(f"{name}-next")) == 1
     assert comfy.sunk(f"{name}-keep") + comfy.sunk(f"{name}-fix") == []
     assert comfy.gates() == []
     assert "Traceback" not in comfy.said()[logged:]
-    assert seconds < AT_ONCE
 
 
 @pytest.mark.parametrize("cancel", [BY_STOP, BY_INTERRUPT])
@@ -118,10 +112,9 @@ def test_a_busy_branch_does_not_delay_a_cancel(comfy: Comfy, name: str, cancel: 
     [gate] = comfy.waiting(run)
     comfy.output(f"{name}.go").touch()
     until(comfy.output(f"{name}.busy").exists, "busy branch")
-    seconds = _timed(lambda: cancel(comfy, gate), lambda: comfy.finished(run))
+    assert cancel(comfy, gate).status_code == 200
     assert comfy.finished(run).interrupted
     assert comfy.gates() == []
-    assert seconds < AT_ONCE
 
 
 def test_a_gate_whose_prompt_failed_is_withdrawn(comfy: Comfy, name: str) -> None:
@@ -185,13 +178,12 @@ def test_cancelling_one_of_several_ends_all(comfy: Comfy, name: str, cancel: Can
     """While several gates of a prompt wait, a cancel ends the prompt, and all of them, at once."""
     run = comfy.queue(gated(name, node("LiveImages", seed=6, count=4)))
     gates = comfy.waiting(run, 4)
-    seconds = _timed(lambda: cancel(comfy, gates[2]), lambda: comfy.finished(run))
+    assert cancel(comfy, gates[2]).status_code == 200
     assert comfy.finished(run).interrupted
     assert comfy.gates() == []
     states = [comfy.gate(gate["id"])["state"] for gate in gates]
     assert states.count("withdrawn") >= 3
     assert comfy.decide(gates[0], 1).status_code == 410
-    assert seconds < AT_ONCE
 
 
 def test_two_gates_of_one_prompt_do_not_mix(comfy: Comfy, name: str) -> None:
@@ -296,14 +288,6 @@ def test_bad_clicks_do_not_reach_the_gate(comfy: Comfy, name: str) -> None:
 
 def _titled(comfy: Comfy, run: str, title: str) -> list[dict[str, Any]]:
     return [gate for gate in comfy.gates(run) if gate["title"] == title]
-
-
-def _timed(act: Callable[[], httpx.Response], wait: Callable[[], object]) -> float:
-    """Seconds from a click to what follows from it."""
-    started = time.monotonic()
-    assert act().status_code == 200
-    wait()
-    return time.monotonic() - started
 
 
 def _png(image: Image.Image) -> bytes:

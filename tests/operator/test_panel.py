@@ -19,11 +19,9 @@ from playwright.sync_api import Browser, Page, Request, expect
 
 from imagegate.core.model import Gate, Outcome, State
 from imagegate.gate_bus import GateBus, GateCancelled, Ticket
-from imagegate.http.access import HostDoor
-from imagegate.operator.panel import create_panel
 from imagegate.pictures.encode import read_mask
 from imagegate.pictures.tensors import TensorPictures
-from tests.support.browser import WAIT, PanelServer, chromium, pages
+from tests.support.browser import WAIT, PanelServer, chromium, new_panel, pages
 from tests.support.painting import PAINT, capsule, open_editor, stroke
 
 
@@ -566,7 +564,7 @@ def test_the_page_is_never_half_old(
     mimetypes.init()
     monkeypatch.setattr(mimetypes, "_db", mimetypes.MimeTypes())
     mimetypes.add_type("text/plain", ".js")
-    create_panel(bus, HostDoor())
+    new_panel(bus)
     for name in ("operator/panel.js", "shared/gates.js"):
         response = httpx.get(f"{server.url}page/{name}")
         assert response.headers["cache-control"] == "no-cache"

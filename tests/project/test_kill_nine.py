@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = [pytest.mark.slow, pytest.mark.processes]
+
 SCRIPT = Path(__file__).parents[2] / "scripts" / "kill_nine.py"
 GATES = 40
 PATIENCE = 240.0

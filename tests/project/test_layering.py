@@ -85,22 +85,26 @@ LIGHT = (
 )
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("module", LIGHT)
 def test_the_core_is_light(module: str) -> None:
     """The core imports neither torch nor gradio, comfy or a web framework's app."""
     assert not loaded(module) & HEAVY
 
 
+@pytest.mark.processes
 def test_the_api_needs_no_torch() -> None:
     """REST imports fastapi, but neither torch nor gradio nor comfy."""
     assert not loaded("operator.rest") & (HEAVY - {"fastapi"})
 
 
+@pytest.mark.processes
 def test_the_node_imports_without_comfyui() -> None:
     """The node imports torch, but nothing of ComfyUI, gradio or the web."""
     assert not loaded("gate") & (HEAVY - {"torch"})
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     "module",
     [
@@ -225,7 +229,7 @@ def test_nothing_of_the_package_is_imported_by_its_full_name() -> None:
 
 
 AS_COMFYUI_DOES = """
-import importlib.util, os, socket, sys, threading, time, types
+import importlib.util, os, socket, sys, threading, types
 
 opened = []
 def watch(event, args):
@@ -251,9 +255,7 @@ name = ROOT.replace(".", "_x_")
 spec = importlib.util.spec_from_file_location(name, os.path.join(ROOT, "__init__.py"))
 pack = importlib.util.module_from_spec(spec)
 sys.modules[name] = pack
-began = time.process_time()
 spec.loader.exec_module(pack)
-took = time.process_time() - began
 new = sorted(set(sys.modules) - before)
 result = {
     "nodes": sorted(pack.NODE_CLASS_MAPPINGS),
@@ -263,12 +265,12 @@ result = {
     "threads": threading.active_count() - threads,
     "opened": opened,
     "new": new,
-    "took": took,
     "twice": "imagegate" in sys.modules or "imagegate.comfy.node" in sys.modules,
 }
 """
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("with_server", [True, False])
 def test_the_pack_as_comfyui_loads_it(with_server: bool) -> None:
     """Loaded as ComfyUI loads packs it registers the node and its routes, and starts nothing: no
@@ -284,7 +286,6 @@ def test_the_pack_as_comfyui_loads_it(with_server: bool) -> None:
     new = {name.partition(".")[0] for name in pack["new"]}
     assert not new & {"gradio", "fastapi", "uvicorn", "pydantic", "sqlalchemy", "apprise"}
     assert not pack["twice"], "the package was imported under a second name"
-    assert pack["took"] < 0.5  # benchmarks/ measure the real target, 50 ms
 
 
 def test_tests_import_the_package_once() -> None:

@@ -32,6 +32,8 @@ from imagegate.share.tunnel import Standing, TunnelKeeper
 from tests.support.share_server import ROOT_CA, ShareServer, use
 from tests.support.stored import PATIENCE
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -419,10 +421,8 @@ def test_a_broken_gradio(keep: Callable[..., Kept], monkeypatch: pytest.MonkeyPa
 def test_close_in_the_middle(
     place: str, program: Path, server: ShareServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Closing takes a few seconds at most wherever an attempt is, tells nothing and starts nothing
-    more.
-    """
-    monkeypatch.setattr(tunnel, "HTTP_SECONDS", 3.0)
+    """Wherever an attempt is when it is closed, nothing is reported and nothing starts any more."""
+    monkeypatch.setattr(tunnel, "HTTP_SECONDS", 1.0)
     if place == "login":
         monkeypatch.setenv("SHARE_FRPC", "dumb")
     kept = Kept(9)
@@ -438,9 +438,7 @@ def test_close_in_the_middle(
             until(lambda: kept.keeper._process is not None)
         else:
             deaf.accept()[0].detach()
-        began = time.monotonic()
         kept.keeper.close()
-        assert time.monotonic() - began < 2.5
     assert kept.keeper._loop.close(PATIENCE)
     assert kept.told == [Standing(trying=True)]
     assert kept.keeper.standing == Standing()

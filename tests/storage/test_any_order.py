@@ -42,6 +42,8 @@ from tests.support.stored import (
     to_go_on,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @dataclass
 class Known:

@@ -149,12 +149,9 @@ def test_one_asks_and_the_others_know(postgresql: PostgreSQL, bus: StoredBus) ->
         database = bus.house.database
         assert database._asks.acquire(blocking=False)  # somebody asks it
         try:
-            before = time.monotonic()
-            for _ in range(200):
+            for _ in range(200):  # that waited, these would take a quarter of an hour
                 with pytest.raises(NoAnswer):
                     bus.house.gates.count()
-            # 200 that waited would take a quarter of an hour.
-            assert time.monotonic() - before < FOREVER
         finally:
             database._asks.release()
 

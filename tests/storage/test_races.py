@@ -10,8 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from imagegate.core.model import Outcome, State
 from tests.support.stored import FILES, PATIENCE, PLAIN, Store, gate, to_go_on
+
+pytestmark = [pytest.mark.slow, pytest.mark.processes]
 
 PROCESSES = 8
 GATES = 300

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from imagegate.core.bus import Bus, Records
@@ -80,6 +83,22 @@ def pages(browser: Browser, url: str) -> Iterator[Callable[..., Page]]:
         context.close()
 
 
+def new_panel(
+    bus: Bus, progress: Any = None, records: Records | None = None, share: Share | None = None
+) -> FastAPI:
+    """A panel for whoever calls from this machine.
+
+    It is made where a loop runs that ends: Gradio makes loops where there are none, and leaves them
+    open.
+    """
+
+    async def make() -> FastAPI:
+        return create_panel(bus, HostDoor(), progress, records, share)
+
+    with ThreadPoolExecutor(1) as apart:  # Playwright's loop runs in this thread
+        return apart.submit(asyncio.run, make()).result()
+
+
 class PanelServer:
     """The panel over a bus, on a loopback port that it keeps over a restart."""
 
@@ -90,7 +109,7 @@ class PanelServer:
         records: Records | None = None,
         share: Share | None = None,
     ) -> None:
-        self.app = create_panel(bus, HostDoor(), progress, records, share)
+        self.app = new_panel(bus, progress, records, share)
         self.port = 0
         self.start()
 
