@@ -21,6 +21,7 @@ from PIL import Image
 from imagegate.core.model import Gate, GateClosed, ImageGateError
 from imagegate.core.pictures import Picture
 from imagegate.pictures import file_systems
+from imagegate.pictures.atomic import write_file
 from imagegate.pictures.place import MARK, PicturePlace, PlaceError
 from imagegate.pictures.stored import StoredPictures
 from imagegate.pictures.tensors import TensorPictures, encode_exact, encode_mask, full
@@ -316,7 +317,6 @@ def test_the_folder_is_removed_while_a_file_is_written(
     place: PicturePlace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A folder that goes away just before a write is made again."""
-    write_file = file_systems.write_file
     gone: list[Path] = []
 
     def removed(path: Path, *args: Any, **options: Any) -> None:
