@@ -140,7 +140,7 @@ export class Hold {
   #compare() {
     const said = $("ig-status").textContent;
     const again = !this.#sign.hidden && said !== "" && this.#sign.textContent.includes(said);
-    $("ig-status").classList.toggle("ig-again", again);
+    $("ig-status").classList.toggle("ig-repeats", again);
   }
 
   #free() {
