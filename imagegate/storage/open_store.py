@@ -32,6 +32,8 @@ SWEEP = 3600.0
 """Seconds between looks for pictures that were kept long enough."""
 SHORTEST = 60.0
 """Seconds that pictures are kept in any case: somebody may be about to read them."""
+PATIENCE = 5.0
+"""Seconds to wait at the end for what is being done in the store."""
 SLOW = BEAT
 """Seconds after which a store that answers was silent: no worker could give a sign of life."""
 
@@ -121,7 +123,7 @@ class OpenStore:
         if self._watcher is not None:
             self._watcher.close()
         if self._keeper is not None and self._keeper is not threading.current_thread():
-            self._keeper.join(BEAT)
+            self._keeper.join(PATIENCE)
 
     def close(self) -> None:
         """Leave the store."""

@@ -106,7 +106,8 @@ def shown(page: Page, title: str) -> None:
 
 
 def press(page: Page, route: int) -> None:
-    """Decide what is on show, after the moment in which a double click would not count."""
+    """Decide what is on show, once a press counts that is no double click."""
+    expect(page.locator("#ig-pause")).to_be_hidden()
     page.evaluate("() => new Promise((done) => setTimeout(done, 300))")
     page.keyboard.press(str(route))
 

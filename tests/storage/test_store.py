@@ -8,6 +8,7 @@ import resource
 import shutil
 import sqlite3
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict
@@ -23,6 +24,7 @@ from imagegate.storage.sql import database as database_module
 from imagegate.storage.sql import sqlite_file
 from imagegate.storage.sql.database import Database
 from imagegate.storage.sql.migrations import MIGRATIONS
+from imagegate.storage.sql.tables import meta
 from tests.support.postgres import PostgreSQL
 from tests.support.stored import (
     FILES,
@@ -534,3 +536,31 @@ def test_a_gate_store_is_a_transaction_a_call(store: Store) -> None:
     assert bus.get(gate_id) == before
     assert bus.house.gates.masks(gate_id) == {}
     assert bus.count() == 1
+
+
+def test_who_still_uses_a_store_that_is_closed_closes_the_connection(shared: Store) -> None:
+    """A transaction that is under way ends well and leaves no connection open, and none begins any
+    more.
+    """
+    database = shared.bus().house.database
+    inside, closed = threading.Event(), threading.Event()
+    used: list[Any] = []
+
+    def read() -> None:
+        with database.read() as connection:
+            used.append(connection.connection.driver_connection)
+            inside.set()
+            assert closed.wait(PATIENCE)
+            assert connection.execute(sa.select(meta.c.value)).first() is not None
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    assert inside.wait(PATIENCE)
+    database.close()
+    closed.set()
+    reader.join(PATIENCE)
+    assert not reader.is_alive()
+    with pytest.raises(Exception, match="closed"):
+        used[0].execute("SELECT 1")
+    with pytest.raises(StoreError, match="is closed"), database.read():
+        pass

@@ -15,7 +15,7 @@ const MAY = {
 export class Past {
   #gates;
   #rows = new Map(); // gate id -> its row
-  #chosen = false; // another list was asked for, and comes
+  #chosen = Infinity; // when another list was asked for that is still to come, by the server's clock
   #tiles = new Map(); // gate id -> a small picture of what was decided here
 
   /**
@@ -59,7 +59,7 @@ export class Past {
 
   render() {
     const { history, older, everyones, person } = this.#gates;
-    if (!this.#chosen && this.#gates.changedByOthers(this.#rows)) jolted($("ig-history"));
+    if (this.#moved(history)) jolted($("ig-history"));
     const kept = new Map();
     for (const gate of history) kept.set(gate.id, this.#row(gate, this.#rows.get(gate.id)));
     this.#rows = kept;
@@ -87,11 +87,18 @@ export class Past {
 
   // -- inside
 
+  /** Whether others have moved the rows; a list that was asked for moves them by itself. */
+  #moved(history) {
+    if (this.#chosen === Infinity) return this.#gates.changedByOthers(this.#rows);
+    const came = (gate) => !this.#rows.has(gate.id) && !this.#gates.isMine(gate);
+    return history.some((gate) => came(gate) && gate.decision?.at > this.#chosen);
+  }
+
   #list(all) {
     $("ig-past-mine").setAttribute("aria-pressed", String(!all));
     $("ig-past-all").setAttribute("aria-pressed", String(all));
-    this.#chosen = true;
-    return this.#gates.listEveryones(all).finally(() => (this.#chosen = false));
+    this.#chosen = Date.now() / 1000 + this.#gates.clock;
+    return this.#gates.listEveryones(all).finally(() => (this.#chosen = Infinity));
   }
 
   #row(gate, before) {

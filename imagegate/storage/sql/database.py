@@ -69,6 +69,7 @@ class Database:
         self.folder = self._file and Path(f"{self._file.path}.workers")
         self.id = ""
         self._last_line = 0  # in SQLite: no line comes after it with a smaller number
+        self._closed = False
         self._silent = False  # whether the server did not answer the last time
         self._asks = threading.Lock()  # held by the one who then finds out whether it does again
         # One connection serves all threads of a database that lives in memory.
@@ -83,7 +84,8 @@ class Database:
             raise
 
     def close(self) -> None:
-        """Give all connections back."""
+        """Give all connections back; whoever still uses one closes it when done."""
+        self._closed = True
         with self._one:  # SQLite itself crashes where another thread still uses the only one
             self.engine.dispose()
 
@@ -250,7 +252,9 @@ class Database:
     def _connected(self, seconds: float | None = None) -> Iterator[sa.Connection]:
         """A connection that works, for one transaction, and within the time there is for it."""
         with self._one, self._translated(), self._answered(), running(seconds or limit()):
-            pool = self.engine.pool
+            pool = self.engine.pool  # `close` brings a new one, which nobody would close again
+            if self._closed:
+                raise StoreError(f"the store {self.shown} is closed")
             # One from the pool is tried first; another is opened where that one is broken.
             with running(CHECKED_WITHIN) if hurried() and not seconds else nullcontext():
                 connection = self.engine.connect()
