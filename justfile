@@ -29,6 +29,13 @@ lint: venv
     {{python}} -m ruff check .
     {{python}} -m ruff format --check .
     {{python}} -m mypy
+    [ -d node_modules ] || npm ci
+    npm run check
+    npm run types
+
+# Test the scripts' modules that need no page
+scripts:
+    npm test
 
 # Measure how fast it is
 bench *arguments: venv

@@ -4,28 +4,51 @@ import { notices } from "./news.js";
 import { isParked } from "./places.js";
 import { say, sayParked } from "./toasts.js";
 
+/**
+ * What the server says of a gate.
+ *
+ * @typedef {object} Gate
+ * @property {string} id
+ * @property {string} node_id as `"4:2"`, subgraphs first
+ * @property {string} workflow_id
+ * @property {string} title
+ * @property {string[]} labels
+ * @property {string} state
+ * @property {number} version grows with each change
+ * @property {string} reason why it waits again, if it does
+ */
+
 const TROUBLE = 20_000; // ms; a message to be read
 
-/** Gates waiting for a person, by id. */
+/** Gates waiting for a person, by id. @type {Map<string, Gate>} */
 export const waiting = new Map();
 /** Gates that are over, by the version they ended with: a slow answer of the server does not bring
- *  one back, and one that waits again is not missed. */
+ *  one back, and one that waits again is not missed. @type {Map<string, number>} */
 const over = new Map();
-/** Gates not yet said in a toast. */
+/** Ids of gates not yet said in a toast. @type {Set<string>} */
 const unsaid = new Set();
-/** Parked gates that were there when the page came: they do not push their panel into a node. */
+/** Parked gates that were there when the page came: they do not push their panel into a node.
+ *  @type {Set<string>} */
 const old = new Set();
 let changed = () => {};
+/** @type {(gate: Gate) => unknown} */
 let goTo = () => {};
 
-/** Calls `listener` whenever what waits has changed; `lead` goes to a gate. */
+/**
+ * Calls `listener` whenever what waits has changed; `lead` goes to a gate.
+ *
+ * @param {() => void} listener
+ * @param {(gate: Gate) => unknown} lead
+ */
 export function onChange(listener, lead) {
   changed = listener;
   goTo = lead;
 }
 
+/** @type {(gate: Gate) => boolean} */
 export const isOld = (gate) => old.has(gate.id);
 
+/** @param {Gate} gate */
 export function published(gate) {
   const known = waiting.get(gate.id);
   if (known && known.version >= gate.version) return;
@@ -37,7 +60,7 @@ export function published(gate) {
   changed();
 }
 
-/** It waits again: its answer was taken back, or it was put back because it could not go on. */
+/** It waits again: its answer was taken back, or it was put back because it could not go on. @param {Gate} gate */
 export function again(gate) {
   over.delete(gate.id);
   published(gate);
@@ -46,6 +69,7 @@ export function again(gate) {
   if (gate.reason) sayTrouble(gate);
 }
 
+/** @param {Gate} gate */
 export function ended(gate) {
   over.set(gate.id, gate.version);
   old.delete(gate.id);
@@ -54,7 +78,7 @@ export function ended(gate) {
 
 /** One toast for all gates that came together. */
 function sayOnce() {
-  const gates = [...unsaid].map((id) => waiting.get(id)).filter(Boolean);
+  const gates = [...unsaid].map((id) => waiting.get(id)).filter((gate) => gate !== undefined);
   unsaid.clear();
   const here = gates.filter((gate) => !isParked(gate));
   if (here.length) {
@@ -65,8 +89,10 @@ function sayOnce() {
   if (parked.length) sayParked(parked, about(parked[0]), to(parked[0]).lead);
 }
 
+/** @type {(gate: Gate) => {lead: () => unknown}} */
 const to = (gate) => ({ lead: () => goTo(gate) });
 
+/** @param {Gate} gate */
 function sayTrouble(gate) {
   const detail = gate.reason.length > 280 ? `${gate.reason.slice(0, 280)} …` : gate.reason;
   say(`${isolated(gate.title || "Image Gate")} could not go on`, detail, {
@@ -82,9 +108,9 @@ export async function restore() {
   try {
     const gates = (await notices()).waiting;
     const still = new Set(gates.map((gate) => gate.id));
-    known.filter((id) => !still.has(id)).forEach((id) => waiting.delete(id));
+    for (const id of known) if (!still.has(id)) waiting.delete(id);
     const open = gates.filter((gate) => gate.version > (over.get(gate.id) ?? -1));
-    open.filter((gate) => isParked(gate) && !waiting.has(gate.id)).forEach(({ id }) => old.add(id));
+    for (const gate of open) if (isParked(gate) && !waiting.has(gate.id)) old.add(gate.id);
     open.forEach(published);
     changed();
   } catch (error) {

@@ -11,6 +11,11 @@
  *
  * Works on the canvas (front end 1.27 and later) and on Vue nodes ("Nodes 2.0").
  */
+/**
+ * @import { Node } from "../../scripts/app.js"
+ * @import { Gate } from "./gates.js"
+ */
+
 import { api, app, chain, isGateClass, isGateNode } from "./comfy.js";
 import { again, ended, onChange, published, restore, waiting } from "./gates.js";
 import { markNodes, markVueNodes } from "./marks.js";
@@ -21,7 +26,8 @@ import { goToNode, isParked } from "./places.js";
 import { countInTitle } from "./title.js";
 import { onToastClick } from "./toasts.js";
 
-const menuItem = (node) => ({ content: "Open panel", callback: () => openPanelOf(node) });
+/** @param {Node} node */
+const menuItem = (node) => ({ content: "Open panel", callback: () => void openPanelOf(node) });
 
 function showGates() {
   markNodes(waiting.values());
@@ -30,9 +36,10 @@ function showGates() {
 }
 
 /** Where no open workflow has the node, the gate is shown in the panel. */
+/** @type {(gate: Gate) => Promise<unknown>} */
 const goTo = async (gate) => (await goToNode(gate)) || openPanel(gate);
 
-/** There is news of a gate; this is how it is by now. */
+/** There is news of a gate; this is how it is by now. @param {Gate} gate */
 function heard(gate) {
   if (gate.state === "waiting" || isParked(gate)) {
     if (gate.version > 1) again(gate);
@@ -47,17 +54,20 @@ app.registerExtension({
   name: "ImageGate",
 
   commands: [
-    { id: "ImageGate.OpenPanel", label: "Image Gate: open the panel", function: () => openPanel() },
+    { id: "ImageGate.OpenPanel", label: "Image Gate: open the panel", function: () => void openPanel() },
     {
       id: "ImageGate.ShowWaiting",
       label: "Image Gate: show the image that waits",
-      function: () => waiting.size && goTo(waiting.values().next().value),
+      function: () => {
+        for (const gate of waiting.values()) return void goTo(gate);
+      },
     },
   ],
 
   beforeRegisterNodeDef(nodeType, nodeData) {
     // Front ends without the menu hook below (before 1.29) ask the node itself.
-    if (!isGateClass(nodeData.name) || app.collectNodeMenuItems) return;
+    const hooked = "collectNodeMenuItems" in app;
+    if (!isGateClass(nodeData.name) || hooked) return;
     chain(nodeType.prototype, "getExtraMenuOptions", function (_, options) {
       options.unshift(menuItem(this));
     });

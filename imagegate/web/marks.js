@@ -1,16 +1,24 @@
 /** Marks on the nodes behind which a gate waits: a border and a flag, never part of the workflow. */
+/**
+ * @import { Node } from "../../scripts/app.js"
+ * @import { Gate } from "./gates.js"
+ * @typedef {{waiting: number, parked: number}} Mark numbers of gates
+ */
+
 import { app, chain } from "./comfy.js";
 import { isParked, nodesOf } from "./places.js";
 
 const MARK_COLOR = "#f5a524";
 const PARKED_COLOR = "#a99cf5"; // nothing is held up
 
-/** Numbers of gates behind a node, the subgraph nodes around it included: {waiting, parked}. */
+/** Numbers of gates behind a node, the subgraph nodes around it included. @type {Map<Node, Mark>} */
 let marks = new Map();
+/** The rules for Vue nodes. @type {HTMLStyleElement | null} */
+let sheet = null;
 /** Nodes that can draw their mark. */
 const decorated = new WeakSet();
 
-/** Marks the nodes of these gates, and no others. */
+/** Marks the nodes of these gates, and no others. @param {Iterable<Gate>} gates */
 export function markNodes(gates) {
   marks = new Map();
   for (const gate of gates) {
@@ -25,15 +33,17 @@ export function markNodes(gates) {
   app.canvas?.setDirty(true, true);
 }
 
+/** @param {Mark} mark */
 function markText({ waiting, parked }) {
   if (!waiting) return parked > 1 ? `${parked} parked, waiting for you` : "parked, waiting for you";
   const also = parked ? ` · ${parked} parked` : "";
   return (waiting > 1 ? `${waiting} waiting for you` : "waiting for you") + also;
 }
 
+/** @param {Mark} mark */
 const markColor = ({ waiting }) => (waiting ? MARK_COLOR : PARKED_COLOR);
 
-/** Canvas: a border and a small flag, drawn only, so that nothing of it is saved. */
+/** Canvas: a border and a small flag, drawn only, so that nothing of it is saved. @param {Node} node */
 function decorate(node) {
   if (decorated.has(node)) return;
   decorated.add(node);
@@ -42,7 +52,7 @@ function decorate(node) {
   node.strokeStyles.running = function () {
     const mark = marks.get(node);
     // What is parked holds nothing up: the next prompt may be running through this node.
-    const runs = mark?.waiting ? null : running?.call(this);
+    const runs = mark?.waiting ? undefined : running?.call(this);
     return runs || !mark ? runs : { color: markColor(mark), lineWidth: 3 };
   };
   chain(node, "onDrawForeground", (ctx) => {
@@ -51,6 +61,7 @@ function decorate(node) {
   });
 }
 
+/** @type {(ctx: CanvasRenderingContext2D, text: string, color: string) => void} */
 function drawFlag(ctx, text, color) {
   ctx.save();
   ctx.font = "bold 12px sans-serif";
@@ -69,7 +80,7 @@ function drawFlag(ctx, text, color) {
 
 /** Vue nodes: rules in one style sheet, because the elements come and go as Vue likes. */
 export function markVueNodes() {
-  const sheet = (markVueNodes.sheet ??= document.head.appendChild(document.createElement("style")));
+  sheet ??= document.head.appendChild(document.createElement("style"));
   const shown = [...marks].filter(([node]) => node.graph === app.canvas?.graph);
   const rules = shown.map(([node, mark]) => {
     const color = markColor(mark);

@@ -4,6 +4,8 @@
  * Pages of other origins may listen to that websocket. Its messages have a gate's id, node and state
  * alone; the rest is asked for here, by a call that only pages of ours can make.
  */
+/** @import { Gate } from "./gates.js" */
+
 import { api } from "./comfy.js";
 import { say } from "./toasts.js";
 
@@ -11,14 +13,19 @@ const TOGETHER = 20; // ms; the items of a list are asked for in one call
 const MOST = 50; // in one call
 const TROUBLE = 20_000; // ms; a message to be read
 
-/** Ids that are to be asked for. */
+/** Ids that are to be asked for. @type {Set<string>} */
 const ids = new Set();
-/** The calls so far: an answer never overtakes the one before. */
+/** The calls so far: an answer never overtakes the one before. @type {Promise<unknown>} */
 let calls = Promise.resolve();
 let refused = "";
 
-/** What the server knows of gates: `{waiting: [...]}`, or `{gates: [...]}` of those with these ids. */
+/**
+ * What the server knows of gates: what waits, or the gates with the ids of the query.
+ *
+ * @returns {Promise<{waiting: Gate[], gates: Gate[]}>} one of the two
+ */
 export async function notices(query = "") {
+  /** @type {Record<string, string>} */
   const headers = api.user ? { "Comfy-User": api.user } : {}; // with --multi-user, whose are shown
   const url = api.fileURL(`/imagegate/notices${query}`);
   const response = await fetch(url, { cache: "no-store", headers });
@@ -31,11 +38,11 @@ export async function notices(query = "") {
   throw new Error(`${response.status} ${error}`);
 }
 
-/** Calls `act(gate)` with each gate of which there is news, as it is by then. */
+/** Calls `act(gate)` with each gate of which there is news, as it is by then. @param {(gate: Gate) => void} act */
 export function follow(act) {
   const ask = () => {
     const asked = [...ids].slice(0, MOST);
-    asked.forEach((id) => ids.delete(id));
+    for (const id of asked) ids.delete(id);
     if (ids.size) setTimeout(ask, TOGETHER);
     calls = calls
       .then(() => notices(`?ids=${asked.map(encodeURIComponent).join(",")}`))
@@ -43,9 +50,9 @@ export function follow(act) {
       .catch((error) => console.warn("Image Gate: cannot ask for news.", error));
   };
   for (const kind of ["published", "decided", "withdrawn"]) {
-    api.addEventListener(`imagegate.${kind}`, ({ detail }) => {
+    /** @type {EventTarget} */ (api).addEventListener(`imagegate.${kind}`, (event) => {
       if (!ids.size) setTimeout(ask, TOGETHER);
-      ids.add(detail.id);
+      ids.add(/** @type {CustomEvent<{id: string}>} */ (event).detail.id);
     });
   }
 }

@@ -3,14 +3,17 @@
  *
  * The `routes` and `labels` widgets are the truth; the slots follow.
  */
+/** @import { Node, Slot, Widget } from "../../scripts/app.js" */
+
 import { app, chain, isGateNode, OUTPUT } from "./comfy.js";
 import { joinLabels, splitLabels } from "./labels.js";
 
 const MAX_ROUTES = 10;
 
+/** @type {(node: Node, name: string) => Widget | undefined} */
 const widgetOf = (node, name) => node.widgets?.find((widget) => widget.name === name);
 
-/** How many routes the widget asks for; all, where a link or a subgraph's input will tell it. */
+/** How many routes the widget asks for; all, where a link or a subgraph's input will tell it. @param {Node} node */
 function routesOf(node) {
   const input = node.inputs?.find((slot) => slot.widget?.name === "routes");
   if (input?.link != null) return MAX_ROUTES;
@@ -18,19 +21,27 @@ function routesOf(node) {
   return Math.min(Math.max(value, 1), MAX_ROUTES);
 }
 
-/** The labels as written, trimmed; the Python side splits them in the same way. */
+/** The labels as written, trimmed; the Python side splits them in the same way. @param {Node} node */
 const labelsOf = (node) => splitLabels(String(widgetOf(node, "labels")?.value ?? ""));
 
-/** What output `slot` is called: its label, or its number where it has none. */
+/** What output `slot` is called: its label, or its number where it has none. @type {(node: Node, slot: number) => string} */
 const labelOf = (node, slot) => labelsOf(node)[slot - 1] || String(slot);
 
-/** Names one route, and leaves the labels of all others as they are. */
+/**
+ * Names one route, and leaves the labels of all others as they are.
+ *
+ * @param {Node} node
+ * @param {number} slot
+ * @param {unknown} text
+ */
 function setLabel(node, slot, text) {
   const widget = widgetOf(node, "labels");
   if (!widget) return;
   const labels = labelsOf(node);
   while (labels.length < slot) labels.push("");
-  const label = String(text ?? "").replace(/\s+/g, " ").trim();
+  const label = String(text ?? "")
+    .replace(/\s+/g, " ")
+    .trim();
   labels[slot - 1] = label === String(slot) ? "" : label; // its own number is no name
   while (labels.length && !labels.at(-1)) labels.pop();
   app.canvas?.emitBeforeChange(); // one step of undo, and what makes ComfyUI keep a draft
@@ -42,6 +53,10 @@ function setLabel(node, slot, text) {
 /**
  * Makes `slot.label` a view of the widget. The built-in "Rename Slot" assigns `slot.label` and
  * tells nobody, so the setter is the one place that sees every rename.
+ *
+ * @param {Node} node
+ * @param {Slot} slot
+ * @param {number} index
  */
 function bindLabel(node, slot, index) {
   Object.defineProperty(slot, "label", {
@@ -52,33 +67,35 @@ function bindLabel(node, slot, index) {
   });
 }
 
-const isConnected = (slot) => slot.links?.length > 0 || slot._floatingLinks?.size > 0;
+/** @param {Slot | undefined} slot */
+const isConnected = (slot) => Boolean(slot?.links?.length || slot?._floatingLinks?.size);
 
+/** @type {(node: Node, count: number) => void} */
 function growOutputs(node, count) {
   for (let index = node.outputs.length; index < count; index++)
     bindLabel(node, node.addOutput(`route_${index}`, "IMAGE"), index);
 }
 
-/** Nodes that were only just made: whoever loads an API workflow connects them next. */
+/** Nodes that were only just made: whoever loads an API workflow connects them next. @type {WeakSet<Node>} */
 const fresh = new WeakSet();
 
-/** Shows `mask` and the first `routes` outputs. Removing a connected one would drop its link. */
+/** Shows `mask` and the first `routes` outputs. Removing a connected one would drop its link. @param {Node} node */
 function syncOutputs(node) {
   const tight = node.size[1] <= node.computeSize()[1];
   const count = 1 + routesOf(node);
   while (!fresh.has(node) && node.outputs.length > count && !isConnected(node.outputs.at(-1)))
     node.removeOutput(node.outputs.length - 1);
   growOutputs(node, count);
-  node.outputs.forEach((slot, index) => index && bindLabel(node, slot, index));
+  for (const [index, slot] of node.outputs.entries()) if (index) bindLabel(node, slot, index);
   if (tight) node.setSize([node.size[0], node.computeSize()[1]]);
   sayUnused(node);
   redraw(node);
 }
 
-/** What this module wrote on the `labels` widget of a node: {name, written}. */
+/** What this module wrote on the `labels` widget of a node. @type {WeakMap<Widget, {name?: string, written?: string}>} */
 const named = new WeakMap();
 
-/** Labels beyond `routes` stay in the widget, which says so, for when `routes` grows. */
+/** Labels beyond `routes` stay in the widget, which says so, for when `routes` grows. @param {Node} node */
 function sayUnused(node) {
   const widget = widgetOf(node, "labels");
   if (!widget) return;
@@ -90,12 +107,14 @@ function sayUnused(node) {
   if (widget.label !== written) widget.label = written;
 }
 
+/** @param {Node} node */
 function redraw(node) {
   // Vue nodes redraw a slot's label only when told; without Vue nodes nobody listens.
   node.graph?.trigger?.("node:slot-label:changed", { nodeId: node.id, slotType: OUTPUT });
   app.canvas?.setDirty(true, true);
 }
 
+/** @type {(node: Node, slot: number) => Promise<void>} */
 async function askLabel(node, slot) {
   const text = await app.extensionManager.dialog.prompt({
     title: `Route ${slot}`,
@@ -105,7 +124,7 @@ async function askLabel(node, slot) {
   if (text !== null) setLabel(node, slot, text);
 }
 
-/** Sets one Image Gate node up. Everything hangs on the node, nothing on the shared classes. */
+/** Sets one Image Gate node up. Everything hangs on the node, nothing on the shared classes. @param {Node} node */
 export function setUpNode(node) {
   for (const name of ["routes", "labels"]) {
     const widget = widgetOf(node, name);
@@ -129,7 +148,7 @@ export function setUpNode(node) {
   const { connect } = node;
   node.connect = function (slot, ...rest) {
     // Pasted and API workflows may wire a route beyond `routes`; its link must not be lost.
-    if (Number.isInteger(slot) && slot <= MAX_ROUTES) growOutputs(node, slot + 1);
+    if (typeof slot === "number" && slot <= MAX_ROUTES) growOutputs(node, slot + 1);
     return connect.call(this, slot, ...rest);
   };
   fresh.add(node);
@@ -141,7 +160,7 @@ export function setUpNode(node) {
   });
 }
 
-/** The output whose label is drawn at a point of the node on the canvas; 0 where there is none. */
+/** The output whose label is drawn at a point of the node on the canvas; 0 where there is none. @type {(node: Node, at: [number, number]) => number} */
 function labelAt(node, [x, y]) {
   if (node.flags?.collapsed) return 0;
   const { canvas } = app;
@@ -157,13 +176,16 @@ function labelAt(node, [x, y]) {
   return Math.max(slot, 0);
 }
 
-/** Vue nodes know no double click on an output; their slots are plain elements. */
+/** Vue nodes know no double click on an output; their slots are plain elements. @param {MouseEvent} event */
 export function onDoubleClick(event) {
-  const element = event.target.closest?.(".lg-slot--output");
-  const id = element?.closest("[data-node-id]")?.dataset.nodeId;
-  const node = id && app.canvas.graph?.getNodeById(id);
-  if (!isGateNode(node)) return;
-  const slots = [...element.closest("[data-node-id]").querySelectorAll(".lg-slot--output")];
+  const target = /** @type {HTMLElement} */ (event.target);
+  /** @type {HTMLElement | null | undefined} */
+  const element = target.closest?.(".lg-slot--output");
+  /** @type {HTMLElement | null | undefined} */
+  const box = element?.closest("[data-node-id]");
+  const node = box?.dataset.nodeId && app.canvas.graph?.getNodeById(box.dataset.nodeId);
+  if (!element || !box || !node || !isGateNode(node)) return;
+  const slots = [...box.querySelectorAll(".lg-slot--output")];
   const slot = slots.indexOf(element);
   if (slot > 0) askLabel(node, slot);
 }

@@ -1,4 +1,10 @@
 /** The panel inside a node: an iframe in a DOM widget, there from the first gate that waits. */
+/**
+ * @import { Node, WidgetHost } from "../../scripts/app.js"
+ * @import { Gate } from "./gates.js"
+ * @typedef {{node_id: string, workflow_id?: string}} Place
+ */
+
 import { api, app, chain, isGateNode } from "./comfy.js";
 import { isOld, waiting } from "./gates.js";
 import { isParked, nodesOf, placeOf, samePlace } from "./places.js";
@@ -6,7 +12,7 @@ import { isParked, nodesOf, placeOf, samePlace } from "./places.js";
 const PANEL_TITLE = "Image Gate";
 const PANEL_SIZE = { width: 520, height: 540, minHeight: 420 };
 
-/** The panels shown so far: node -> {iframe, gate}. */
+/** The panels shown so far. @type {WeakMap<Node, {iframe: HTMLIFrameElement, gate: Gate}>} */
 const panels = new WeakMap();
 
 const STYLE = `
@@ -28,17 +34,17 @@ export function showPanels() {
   for (const gate of waiting.values()) {
     const node = nodesOf(gate).at(-1);
     // A loop shows its own node in place of the gates that it makes.
-    if (isGateNode(node)) showPanel(node, gate);
+    if (node && isGateNode(node)) showPanel(node, gate);
   }
 }
 
 /** The last answer is given: ComfyUI's own keys work again without a click beside the panel. */
 export function releaseFocus() {
   const focused = document.activeElement;
-  if (!waiting.size && focused?.title === PANEL_TITLE) focused.blur();
+  if (!waiting.size && focused instanceof HTMLIFrameElement && focused.title === PANEL_TITLE) focused.blur();
 }
 
-/** Puts the panel into the node, the first time a gate waits there, and keeps it. */
+/** Puts the panel into the node, the first time a gate waits there, and keeps it. @type {(node: Node, gate: Gate) => void} */
 function showPanel(node, gate) {
   const panel = panels.get(node);
   if (!panel) {
@@ -55,22 +61,24 @@ function showPanel(node, gate) {
   }
 }
 
-/** The panel of one node; another workflow may have a node of that number, and gates parked there. */
+/** The panel of one node; another workflow may have a node of that number, and gates parked there. @param {Gate} gate */
 function panelURL({ node_id: node, workflow_id: workflow }) {
-  const query = new URLSearchParams({ node, workflow, embed: 1, __theme: theme() });
+  const query = new URLSearchParams({ node, workflow, embed: "1", __theme: theme() });
   return api.fileURL(`/imagegate/?${query}`);
 }
 
 /** Of ComfyUI's palette, its users' own included: all front ends set `color-scheme` on the root. */
 function theme() {
   const scheme = getComputedStyle(document.documentElement).colorScheme;
-  if (/\bdark\b/.test(scheme) !== /\blight\b/.test(scheme)) return scheme.match(/dark|light/)[0];
+  const [dark, light] = [/\bdark\b/.test(scheme), /\blight\b/.test(scheme)];
+  if (dark !== light) return dark ? "dark" : "light";
   return document.querySelector("html.dark-theme, body.dark-theme") ? "dark" : "light";
 }
 
-/** Gives a panel that is open the theme of the palette; Gradio reads it from the address, once. */
+/** Gives a panel that is open the theme of the palette; Gradio reads it from the address, once. @param {HTMLIFrameElement} iframe */
 function applyTheme({ contentWindow: page }) {
-  const address = new URL(page.location);
+  if (!page) return;
+  const address = new URL(page.location.href);
   if (!address.searchParams.has("__theme")) return; // nothing is loaded yet
   address.searchParams.set("__theme", theme());
   page.history.replaceState(page.history.state, "", address);
@@ -83,17 +91,22 @@ export function followTheme() {
   const palette = new MutationObserver(() => {
     if (theme() === before) return;
     before = theme();
-    document.querySelectorAll(".image-gate-panel > iframe").forEach(applyTheme);
+    /** @type {NodeListOf<HTMLIFrameElement>} */
+    const open = document.querySelectorAll(".image-gate-panel > iframe");
+    open.forEach(applyTheme);
   });
   const attributes = { attributeFilter: ["class", "style"] };
   palette.observe(document.documentElement, attributes);
   palette.observe(document.body, attributes);
 }
 
+/** Whether the page has the rules for panels. */
+let styled = false;
+
+/** @type {(node: Node, gate: Gate) => void} */
 function addPanel(node, gate) {
-  addPanel.sheet ??= document.head.appendChild(
-    Object.assign(document.createElement("style"), { textContent: STYLE }),
-  );
+  if (!styled) document.head.append(Object.assign(document.createElement("style"), { textContent: STYLE }));
+  styled = true;
   const box = document.createElement("div");
   box.className = "image-gate-panel";
   const starting = document.createElement("span"); // the first time takes some seconds
@@ -111,7 +124,7 @@ function addPanel(node, gate) {
   const sizeBefore = [...node.size];
   // The panel is not part of the workflow: what is saved is the node as it was without it.
   chain(node, "onSerialize", (data) => (data.size = [...sizeBefore]));
-  const widget = node.addDOMWidget("panel", "iframe", box, {
+  const widget = /** @type {WidgetHost} */ (node).addDOMWidget("panel", "iframe", box, {
     serialize: false, // not in the prompt
     hideOnZoom: false,
     getMinHeight: () => PANEL_SIZE.minHeight,
@@ -128,6 +141,8 @@ function addPanel(node, gate) {
  * On the canvas ComfyUI puts a widget into the page and gives it a place when the canvas is drawn.
  * Before 1.53 the drawing can come first: the widget then has no place until the next one, which may
  * be minutes away. The box has a size as soon as it is in the page, so the observer sees that.
+ *
+ * @param {HTMLElement} box
  */
 function keepPlaced(box) {
   let drawing = false;
@@ -141,7 +156,7 @@ function keepPlaced(box) {
   new ResizeObserver(() => drawing || look()).observe(box);
 }
 
-/** The panel in a tab of the browser: with all gates, or those of one place. */
+/** The panel in a tab of the browser: with all gates, or those of one place. @param {Place} [place] */
 export function openPanel(place) {
   if (!place) return window.open(api.fileURL("/imagegate/"), "imagegate");
   const { node_id: node, workflow_id: workflow = "" } = place;
@@ -149,6 +164,6 @@ export function openPanel(place) {
   return window.open(api.fileURL(`/imagegate/?${query}`), `imagegate ${workflow} ${node}`);
 }
 
-/** The panel of a node: of the gate that waits there, or will. */
+/** The panel of a node: of the gate that waits there, or will. @param {Node} node */
 export const openPanelOf = (node) =>
   openPanel([...waiting.values()].find((gate) => nodesOf(gate).at(-1) === node) ?? placeOf(node));

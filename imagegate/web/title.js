@@ -1,8 +1,10 @@
 /** The title of ComfyUI's page says how many images wait, as the panel's does. */
 
 let prefix = "";
+/** @type {MutationObserver | null} */
 let observer = null;
 
+/** @param {number} count */
 export function countInTitle(count) {
   const before = prefix;
   prefix = count ? `(${count}) ` : "";
@@ -13,6 +15,7 @@ export function countInTitle(count) {
   observer.observe(title, { childList: true });
 }
 
+/** @param {string} before */
 function write(before) {
   const { title } = document;
   const wanted = prefix + (title.startsWith(before) ? title.slice(before.length) : title);

@@ -18,7 +18,6 @@ from imagegate.gate_bus import GateBus
 from imagegate.pictures.tensors import TensorPictures
 from tests.support.approver import Studio
 from tests.support.browser import PanelServer, chromium, pages
-from tests.support.javascript import javascript
 
 
 class Clock:
@@ -84,19 +83,6 @@ def test_nobody_is_told_of_one_person_alone() -> None:
     assert len(rings) == 1
     viewers.look("ben", "1", [A])
     assert len(rings) == 1
-
-
-def test_the_page_keeps_the_queue_s_order_for_one_person() -> None:
-    """The page puts off what others look at, for as long as that is to be believed, and no more."""
-    mine, other, after = javascript(
-        'const { Viewers } = await import(here + "page/shared/viewers.js");'
-        "const viewers = new Viewers(), queue = ['a', 'b', 'c'].map((id) => ({ id }));"
-        "const ids = (now) => viewers.order(queue, now).map(({ id }) => id).join('');"
-        "viewers.me = 'me'; viewers.take([['a', 'me', 9]], 0); const out = [ids(0)];"
-        "viewers.take([['a', 'ben', 9], ['b', 'me', 9]], 0); out.push(ids(0), ids(9001));"
-        "console.log(JSON.stringify(out));"
-    )
-    assert (mine, other, after) == ("abc", "bca", "abc")
 
 
 # -- with pages

@@ -10,14 +10,14 @@ from typing import Any
 from playwright._impl._driver import compute_driver_executable
 
 PACKAGE = Path(__file__).parents[2] / "imagegate"
+NODE = compute_driver_executable()[0]
 
 
 def javascript(script: str) -> Any:
     """What a script, which finds the package at ``here``, writes to its output as JSON."""
-    node, _ = compute_driver_executable()
     script = f"const here = {json.dumps(PACKAGE.as_uri() + '/')};\n{script}"
     done = subprocess.run(
-        [node, "--input-type=module", "-e", script], capture_output=True, text=True, check=False
+        [NODE, "--input-type=module", "-e", script], capture_output=True, text=True, check=False
     )
     assert not done.returncode, done.stderr
     return json.loads(done.stdout)
