@@ -523,9 +523,15 @@ def test_a_restart_goes_on_with_what_was_decided_meanwhile(tmp_path: Path) -> No
     second.close()
 
 
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has a resumer that starts after this not wait long before it looks again."""
+    monkeypatch.setattr(resume_module, "IDLE", 0.01)
+
+
+@pytest.mark.usefixtures("impatient")
 def test_a_store_that_fails_is_tried_again(runs: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     """Trouble with the store ends nothing: the gate goes on when that is over."""
-    monkeypatch.setattr(resume_module, "IDLE", 0.01)
     gate = runs.park()
     claim_of = SqlStorage.claim
     failures = iter([StoreError("the store is away"), RuntimeError("odd")])

@@ -113,6 +113,7 @@ def test_labels_of_an_earlier_session_are_shown_as_they_were(photos: Path, out: 
         assert second.bus.undo(snapshot.gate.id).gate.labels == ("keep",)
 
 
+@pytest.mark.slow
 def test_a_long_history_is_paged(photos: Path, out: Path) -> None:
     """50,000 lines are there newest first, page by page, each to be taken back."""
     with Review(photos, out) as first:

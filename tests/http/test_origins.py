@@ -154,6 +154,7 @@ def test_the_table_at_the_panels_own_port(bus: GateBus[Any], case: Case) -> None
     assert (bus.get(gate).decision is not None) is case.changes
 
 
+@pytest.mark.slow
 async def test_the_table_at_comfyuis_port() -> None:
     """Each row of the table holds for every call of the pack at ComfyUI's port."""
     for case in TABLE:

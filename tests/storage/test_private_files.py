@@ -117,13 +117,16 @@ def test_old_files_are_put_right_once(tmp_path: Path, caplog: pytest.LogCaptureF
 
 
 @posix
-def test_a_folder_of_somebodys_own_is_left(tmp_path: Path) -> None:
+def test_a_folder_of_somebodys_own_is_left(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     """The folder that a store was put into by name keeps its rights; our files in it do not."""
+    unused = tmp_path_factory.mktemp("unused")
     tmp_path.chmod(0o755)
     (tmp_path / "notes").write_text("mine")
     (tmp_path / "notes").chmod(0o644)
     environment = {"IMAGEGATE_STORE": f"sqlite:///{tmp_path}/gates.sqlite"}
-    with opened(read_settings(Path("unused"), environment=environment)) as bus:
+    with opened(read_settings(unused, environment=environment)) as bus:
         used(bus)
         found = modes(tmp_path)
         assert (found.pop("."), found.pop("notes")) == ("0o755", "0o644")
