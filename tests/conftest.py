@@ -15,6 +15,7 @@ from imagegate.gate_bus import GateBus
 from tests.support.postgres import NoPostgreSQL, PostgreSQL
 from tests.support.stored import PATIENCE, Store
 
+ATTACKS = Path(__file__).parent / "attacks"
 LIVE = Path(__file__).parent / "live"
 
 
@@ -31,6 +32,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.postgres)
         if "browser" in needs:
             item.add_marker(pytest.mark.browser)
+        if ATTACKS in item.path.parents:  # each is fast, but there are a thousand
+            item.add_marker(pytest.mark.slow)
         if LIVE in item.path.parents:
             item.add_marker(pytest.mark.live)
         if not any(item.get_closest_marker(name) for name in NOT_QUICK):

@@ -39,8 +39,6 @@ from tests.attacks.scene import (
 )
 from tests.support.stored import PATIENCE
 
-pytestmark = pytest.mark.slow
-
 EVIL = "127.0.0.66"
 GUESSES = 60
 SLOW, LOCK = (count for count, _ in WRONG)

@@ -44,7 +44,7 @@ def check(comfy: Comfy, prompt: Prompt, **order: Any) -> None:
 
 @given(prompt=graphs(), seed=st.integers(0, 3))
 @settings(
-    max_examples=60, deadline=None,
+    max_examples=30, deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )  # fmt: skip
 def test_park_gives_what_wait_gives(comfy: Comfy, prompt: Prompt, seed: int) -> None:

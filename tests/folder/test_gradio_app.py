@@ -28,6 +28,8 @@ from imagegate.pictures.encode import encode_png, encode_preview
 from imagegate.pictures.samples import write_samples
 from tests.support.stored import StoredBus
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).parents[2]
 PATIENCE = 30.0
 
@@ -42,8 +44,6 @@ sys.exit(gradio_app.main(sys.argv[1:], build=create_app))
 # No network lies behind the machine's own.
 NO_NETWORK = """
 import gradio.networking, gradio.tunneling
-
-pytestmark = pytest.mark.processes
 gradio.networking.GRADIO_API_SERVER = gradio.tunneling.BINARY_URL = "http://127.0.0.1:9/nobody"
 """
 

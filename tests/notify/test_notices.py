@@ -605,6 +605,7 @@ sys.stdin.readline()
 """
 
 
+@pytest.mark.processes
 def test_a_process_ends_though_a_service_hangs(service: Service) -> None:
     """Python waits for no service when it ends."""
     service.go_on.clear()
@@ -733,6 +734,7 @@ def test_no_address_of_the_panel() -> None:
 MANY = 10_000
 
 
+@pytest.mark.slow
 def test_ten_thousand(shared: Store, service: Service, start: Start) -> None:
     """Of 10,000 gates that wait there is one notice, and each is recorded as said."""
     bus = shared.bus()

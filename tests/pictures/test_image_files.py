@@ -159,6 +159,7 @@ def test_a_package_that_does_not_load_is_named(
     monkeypatch.delitem(sys.modules, "rawpy", raising=False)
 
 
+@pytest.mark.processes
 def test_optional_packages_are_imported_by_the_first_file_that_needs_one(tmp_path: Path) -> None:
     """Reading a PNG, or importing all of this, imports none of them."""
     import subprocess

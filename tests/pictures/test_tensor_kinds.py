@@ -16,6 +16,8 @@ from tests.comfy.test_park import bench as bench
 from tests.comfy.test_park import comfy as comfy
 from tests.support.comfy_stand_in import Result
 
+pytestmark = pytest.mark.slow
+
 DTYPES = [name for name in _NAMES if hasattr(torch, name)]
 
 

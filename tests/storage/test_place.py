@@ -195,6 +195,7 @@ def test_a_write_that_is_interrupted(place: PicturePlace, monkeypatch: pytest.Mo
     assert everything(place, "g") == []
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(sys.platform == "win32", reason="RLIMIT_FSIZE is POSIX")
 @pytest.mark.parametrize("durable", ["True", "False"])
 def test_a_full_disk(tmp_path: Path, durable: str) -> None:
@@ -331,6 +332,7 @@ def test_the_folder_is_removed_while_a_file_is_written(
     assert place.read("g", "x") == b"x"
 
 
+@pytest.mark.processes
 def test_two_processes_write_the_same_name(tmp_path: Path) -> None:
     """However many write a file at once, whoever reads sees one of theirs, and all of it."""
     code = f"""
@@ -469,6 +471,7 @@ def test_two_stores_mark_a_place_at_once(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "p") == [MARK]
 
 
+@pytest.mark.processes
 def test_importing_is_cheap() -> None:
     """Importing the module, and using a folder, loads neither fsspec, safetensors nor torch."""
     code = """

@@ -158,6 +158,7 @@ def test_a_copied_user_directory(shared: Store, home: Path, tmp_path: Path) -> N
     assert again.house.links.get(copys.id).worker == copy.id
 
 
+@pytest.mark.processes
 def test_a_process_that_was_killed(shared: Store, home: Path) -> None:
     """What a process has made that was killed is taken on as soon as it is known to be dead, and
     not before.

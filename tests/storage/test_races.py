@@ -18,12 +18,12 @@ from tests.support.stored import FILES, PATIENCE, PLAIN, Store, gate, to_go_on
 pytestmark = [pytest.mark.slow, pytest.mark.processes]
 
 PROCESSES = 8
-GATES = 300
+GATES = 100
 # A fresh interpreter each: nothing of the parent's threads and connections comes along.
 context = multiprocessing.get_context("spawn")
 
 
-def test_eight_processes_at_three_hundred_gates(shared: Store) -> None:
+def test_eight_processes_at_a_hundred_gates(shared: Store) -> None:
     """Of eight answers to each gate one wins, and all the others name it; of eight processes that
     go on with what was decided each gate is taken up by one.
     """

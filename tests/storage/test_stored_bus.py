@@ -562,6 +562,7 @@ def wait_for_ever(where: tuple[str, str, Path], told: Any) -> None:
     ticket.wait()
 
 
+@pytest.mark.processes
 def test_the_gates_of_a_killed_worker(shared: Store) -> None:
     """Nobody is asked in vain: on SQLite at once, on a server once it was silent for a while."""
     bus = shared.bus()
@@ -867,6 +868,7 @@ def test_opened_and_closed_two_hundred_times(shared: Store, postgresql: PostgreS
             assert connection.execute(query).fetchone() == (0,)
 
 
+@pytest.mark.processes
 def test_an_interpreter_that_ends(shared: Store) -> None:
     """A process that ends while somebody waits leaves the store in order, without being asked."""
     context = multiprocessing.get_context("spawn")
