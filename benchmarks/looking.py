@@ -19,13 +19,13 @@ from playwright.sync_api import Browser, BrowserContext, Page
 
 from imagegate.core.model import Gate
 from imagegate.core.settings import Settings
-from imagegate.gate_bus import Ticket
+from imagegate.gate_bus import GateBus, Ticket
 from imagegate.http.access import HostDoor
 from imagegate.operator.panel import create_panel
 from imagegate.operator.service import Service
 from imagegate.pictures.tensors import TensorPictures
-from imagegate.stored_bus import StoredBus
 from tests.support.browser import chromium
+from tests.support.stored import bus_over, storage_of
 
 from .measure import NotRun, Row, Times, figure, photo, ratio, samples
 
@@ -83,7 +83,7 @@ def browser() -> Iterator[Browser]:
         started.__exit__(None, None, None)
 
 
-def serve(settings: Settings | None = None) -> tuple[StoredBus, str]:
+def serve(settings: Settings | None = None) -> tuple[GateBus[Any], str]:
     """The panel as the node starts it, with a door that lets a browser in; it ends with Python.
 
     Args:
@@ -94,9 +94,11 @@ def serve(settings: Settings | None = None) -> tuple[StoredBus, str]:
         _FOLDERS.append(folder)
         settings = Settings(f"sqlite:///{folder.name}/gates.sqlite", f"{folder.name}/p", "bench")
     known = settings
+    bus = bus_over(known, classes=())
     service = Service(
-        StoredBus(lambda: known),
-        lambda service: create_panel(service.bus, HostDoor(), records=service.bus.storage),
+        bus,
+        storage_of(bus),
+        lambda service: create_panel(service.bus, HostDoor(), records=service.storage),
     )
     return service.bus, f"{service.start().result(60)}/imagegate/"
 
@@ -225,7 +227,7 @@ def next_image(quick: bool) -> list[Row]:
     ]
 
 
-def _publish(bus: StoredBus, image: torch.Tensor) -> Ticket:
+def _publish(bus: GateBus[Any], image: torch.Tensor) -> Ticket:
     _, height, width, _ = image.shape
     pictures = TensorPictures(image)
     ticket = bus.publish(Gate(("keep", "fix"), width, height), pictures)

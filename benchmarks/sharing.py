@@ -19,13 +19,14 @@ import torch
 
 from imagegate.core.model import Gate
 from imagegate.core.settings import Settings
+from imagegate.gate_bus import GateBus
 from imagegate.http.access import HostDoor
 from imagegate.http.listener import Listener
 from imagegate.operator.rest import create_app
 from imagegate.pictures.tensors import TensorPictures
 from imagegate.share.app import create_approver
 from imagegate.storage.links import LinkStore
-from imagegate.stored_bus import StoredBus
+from tests.support.stored import bus_over, storage_of, store_of
 
 from .measure import Row, Times, figure, photo, samples
 
@@ -57,7 +58,7 @@ class Caller:
 class Doors:
     """Both doors over one store."""
 
-    bus: StoredBus
+    bus: GateBus[Any]
     links: LinkStore
     operator: Callable[[], Caller]
     approver: Callable[..., Caller]
@@ -67,8 +68,8 @@ class Doors:
 def doors_open() -> Iterator[Doors]:
     with tempfile.TemporaryDirectory(prefix="imagegate-bench-") as place:
         settings = Settings(f"sqlite:///{place}/gates.sqlite", str(Path(place) / "p"), "bench")
-        bus = StoredBus(lambda: settings)
-        links = bus.storage.store.links
+        bus = bus_over(settings, classes=())
+        links = store_of(bus).links
         inner = Listener(create_app(bus, HostDoor()), "127.0.0.1", 0)
         outer = Listener(create_approver(bus, links), "127.0.0.1", 0)
         connections: list[http.client.HTTPConnection] = []
@@ -90,7 +91,7 @@ def doors_open() -> Iterator[Doors]:
                 connection.close()
             inner.close()
             outer.close()
-            bus.close()
+            storage_of(bus).close()
 
 
 def link_click(quick: bool) -> list[Row]:

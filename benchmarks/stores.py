@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from imagegate.core.settings import Settings
-from imagegate.stored_bus import StoredBus
+from imagegate.gate_bus import GateBus
 from tests.support.postgres import NoPostgreSQL, PostgreSQL
+from tests.support.stored import bus_over
 
 from .measure import NotRun
 
@@ -28,9 +30,9 @@ class Store:
     folder: Path
     server: PostgreSQL | None
 
-    def bus(self, kind: str = "comfyui") -> StoredBus:
+    def bus(self, kind: str = "comfyui") -> GateBus[Any]:
         """A process's part in it. Close it when done."""
-        return StoredBus(lambda: self.settings, kind=kind, classes=lambda: CLASSES)
+        return bus_over(self.settings, kind, CLASSES)
 
     def size(self) -> int:
         """Bytes of the database, without pictures, all written out."""

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,10 +20,11 @@ import torch
 
 from imagegate.comfy.node import ImageGate
 from imagegate.core.model import Gate, State
+from imagegate.gate_bus import GateBus
 from imagegate.operator.service import Service
-from imagegate.stored_bus import StoredBus
 from tests.live.comfyui import node
 from tests.support.comfy_stand_in import Comfy, Executor
+from tests.support.stored import bus_over, closing_store, storage_of, store_of
 
 from .load import API, GATES
 from .measure import ROOT, NotRun, Row, Times, figure, photo, ratio, samples
@@ -51,14 +52,14 @@ def park(quick: bool) -> list[Row]:
     rows = []
     for kind in KINDS:
         try:
-            with store(kind) as place, closing(place.bus()) as bus:
+            with store(kind) as place, closing_store(place.bus()) as bus:
                 rows += _park(kind, bus, quick)
         except NotRun as missing:
             rows.append(Row(f"park, {kind}", f"not run: {missing}", "", None))
     return rows
 
 
-def _park(kind: str, bus: StoredBus, quick: bool) -> list[Row]:
+def _park(kind: str, bus: GateBus[Any], quick: bool) -> list[Row]:
     rows = []
     for name, image in _images():
         side = image.shape[1]
@@ -66,9 +67,9 @@ def _park(kind: str, bus: StoredBus, quick: bool) -> list[Row]:
             few = quick or side > 2000
             count = 5 if few else 100
             nothing = samples(count, partial(plain, image))
-            before = bus.storage.store.gates.used_bytes()
+            before = store_of(bus).gates.used_bytes()
             whole = [parked(image) for _ in range(count + 2)][2:]
-            kept = (bus.storage.store.gates.used_bytes() - before) / (count + 2)
+            kept = (store_of(bus).gates.used_bytes() - before) / (count + 2)
         extra = Times([seconds * 1000 - nothing.p50 for seconds in whole])
         target = "60 ms" if side == 1024 else ""
         rows.append(
@@ -93,9 +94,9 @@ def _images() -> Iterator[tuple[str, torch.Tensor]]:
 
 
 @contextmanager
-def _prompts(bus: StoredBus) -> Iterator[tuple[Any, Any]]:
+def _prompts(bus: GateBus[Any]) -> Iterator[tuple[Any, Any]]:
     """Run a prompt that parks, and the same without its gate; both give seconds."""
-    service = Service(bus)
+    service = Service(bus, storage_of(bus))
 
     class Gated(ImageGate):
         def __init__(self) -> None:
@@ -151,7 +152,7 @@ def parked_many(quick: bool) -> list[Row]:
     for kind in KINDS:
         what = f"{count} gates parked, {kind}"
         try:
-            with store(kind) as place, closing(place.bus()) as bus:
+            with store(kind) as place, closing_store(place.bus()) as bus:
                 assert bus.count() == 0
                 before = place.size()
                 with _prompts(bus) as (parked, _):
@@ -174,7 +175,7 @@ def parked_many(quick: bool) -> list[Row]:
     return rows
 
 
-def _listed(bus: StoredBus, count: int) -> float:
+def _listed(bus: GateBus[Any], count: int) -> float:
     began = time.perf_counter()
     assert len(bus.pending()) == count
     return time.perf_counter() - began
@@ -215,7 +216,7 @@ def _wake(place: Store, how: str, count: int, pause: float) -> tuple[Times, Time
     told: list[float] = []
     settings = place.settings
     with (
-        closing(place.bus("panel")) as bus,
+        closing_store(place.bus("panel")) as bus,
         subprocess.Popen(
             [sys.executable, "-m", WAITER, how, settings.store, settings.pictures],
             cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -247,7 +248,7 @@ def _waiter(how: str, url: str, pictures: str) -> None:
 
     settings = Settings(url, pictures, "waiter")
     image = photo(64)
-    with closing(StoredBus(lambda: settings)) as bus:
+    with closing_store(bus_over(settings, classes=())) as bus:
         for _ in sys.stdin:
             ticket = bus.publish(Gate(("keep", "fix"), 64, 64), TensorPictures(image))
             answered = threading.Event()
@@ -275,7 +276,7 @@ def list_of_many(quick: bool) -> list[Row]:
     for kind in KINDS:
         what = f"{GATES:,} gates parked: list of 50, {kind}"
         try:
-            with store(kind) as place, closing(place.bus()) as bus:
+            with store(kind) as place, closing_store(place.bus()) as bus:
                 times = _list_of_many(place, bus, 20 if quick else 200)
         except NotRun as missing:
             rows.append(Row(what, f"not run: {missing}", "50 ms", None))
@@ -285,7 +286,7 @@ def list_of_many(quick: bool) -> list[Row]:
     return rows
 
 
-def _list_of_many(place: Store, bus: StoredBus, count: int) -> Times:
+def _list_of_many(place: Store, bus: GateBus[Any], count: int) -> Times:
     fill(bus, GATES)
     middle = bus.pending(1, after=GATES // 2)[0].seq
     chance = random.Random(1)
@@ -308,16 +309,16 @@ def _list_of_many(place: Store, bus: StoredBus, count: int) -> Times:
     return times
 
 
-def fill(bus: StoredBus, count: int) -> None:
+def fill(bus: GateBus[Any], count: int) -> None:
     """Park gates that have no pictures."""
-    from imagegate.storage.runs import Parked
+    from imagegate.storage.queries.runs import Parked
 
     prompt = {"2": node("ImageGate", image=["1", 0], routes=3)}
     for number in range(count):
         gate = Gate(("keep", "fix", "reject"), 1024, 1024, title=f"Image {number}", mode="park")
         parked = Parked(root=gate.id, node="2", prompt=prompt, extra={})
-        bus.storage.store.gates.add(
-            gate, worker=bus.storage.id, state=State.PARKED, also=[parked.insert(gate.id)]
+        store_of(bus).gates.add(
+            gate, worker=storage_of(bus).id, state=State.PARKED, also=[parked.insert(gate.id)]
         )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
@@ -25,10 +25,10 @@ from imagegate.gate_bus import GateBus, Ticket
 from imagegate.http.access import KEY_HEADER
 from imagegate.operator.service import Service
 from imagegate.pictures.tensors import TensorPictures
-from imagegate.stored_bus import StoredBus
 from tests.live.comfyui import Comfy, node, until
 from tests.support.comfy_stand_in import Comfy as StandIn
 from tests.support.comfy_stand_in import Executor
+from tests.support.stored import closing_store, storage_of
 
 from .measure import ROOT, NotRun, Row, Times, photo, ratio, samples
 from .stores import store
@@ -54,7 +54,7 @@ def in_process(quick: bool) -> list[Row]:
     memory: GateBus[Any] = GateBus()
     ours = _decide_and_wait(memory, 200 if quick else 2000, wait, 0.001)
     plain = _decide_and_wait(memory, 10 if quick else 50, poll, POLL)
-    with store("SQLite") as place, closing(place.bus()) as bus:
+    with store("SQLite") as place, closing_store(place.bus()) as bus:
         durable = _decide_and_wait(bus, 50 if quick else 500, wait, 0.001)
         disk = _flushes(place.folder, 50 if quick else 500)
     return [
@@ -91,7 +91,7 @@ def _flushes(folder: Path, count: int) -> Times:
 
 
 def _decide_and_wait(
-    bus: GateBus[Any] | StoredBus, count: int, wait: Callable[[Ticket], Any], pause: float
+    bus: GateBus[Any], count: int, wait: Callable[[Ticket], Any], pause: float
 ) -> Times:
     """Times of ``wait``, asked to decide up to ``pause`` seconds after it began to wait."""
     chance = random.Random(1)
@@ -126,7 +126,7 @@ def rest_click(quick: bool) -> list[Row]:
     loopback port, one connection that stays open as a browser's does. Client, server and prompt
     share one process.
     """
-    with store("SQLite") as place, closing(place.bus()) as bus:
+    with store("SQLite") as place, closing_store(place.bus()) as bus:
         times, answered = _in_stand_in(bus, 30 if quick else 200)
     return [
         Row(
@@ -165,14 +165,14 @@ class Mark(Image):
         return (time.perf_counter(),)
 
 
-def _in_stand_in(bus: StoredBus, count: int) -> tuple[Times, Times]:
+def _in_stand_in(bus: GateBus[Any], count: int) -> tuple[Times, Times]:
     """Until the next node runs, and until the client has read the answer to its click."""
     prompt = {
         "1": node("Image"),
         "2": node("ImageGate", image=["1", 0], routes=2, labels="keep, fix"),
         "3": node("Mark", image=["2", 1]),
     }
-    service = Service(bus)
+    service = Service(bus, storage_of(bus))
     came = threading.Semaphore(0)
     answers: list[float] = []
 

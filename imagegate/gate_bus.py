@@ -29,13 +29,11 @@ from .core.model import (
     State,
     UnknownGate,
     Verdict,
-    second,
-    signed,
-    timed_out,
 )
 from .core.news import KEPT_NEWS, Counts, Feed, News, Subscription
 from .core.viewers import Viewers
 from .storage.memory import MemoryStorage
+from .storage.rules import second, signed, timed_out
 
 __all__ = ["GateBus", "GateCancelled", "News", "Subscription", "Ticket"]
 
@@ -123,6 +121,11 @@ class _Waiters:
         else:
             future.set_exception(result)
 
+    def of_prompt(self, prompt_id: str) -> list[str]:
+        """Ids of the gates of a prompt that somebody waits for."""
+        with self._lock:
+            return [i for i, one in self._waiting.items() if one.gate.prompt_id == prompt_id]
+
     def waits(self, gate_id: str) -> bool:
         """Whether somebody waits for this gate."""
         with self._lock:
@@ -184,9 +187,8 @@ class GateBus(Generic[P]):
         return verdict.outcome is Outcome.WON
 
     def withdraw_prompt(self, prompt_id: str, reason: str) -> int:
-        """Take back a prompt's questions that are waited for; says how many there were."""
-        waiting = self.storage.waiting_in(prompt_id)
-        return sum(self.withdraw(gate_id, reason) for gate_id in waiting)
+        """Take back the questions of a prompt that is waited for in this process; how many."""
+        return sum(self.withdraw(one, reason) for one in self._waiters.of_prompt(prompt_id))
 
     def expire(self, gate_id: str) -> None:
         """End a gate whose time is up, by its own rule. An answer recorded before it wins."""

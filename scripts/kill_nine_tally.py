@@ -13,7 +13,8 @@ import sqlalchemy as sa
 from imagegate.core.model import Gate, ImageGateError, Snapshot, State
 from imagegate.pictures.place import PicturePlace
 from imagegate.pictures.tensors import decode_exact, digest
-from imagegate.storage.gates import GateStore, Line
+from imagegate.storage.queries.gate_rows import Line
+from imagegate.storage.queries.gates import GateStore
 from imagegate.storage.sql.database import Database
 from imagegate.storage.sql.tables import gates
 from scripts.kill_nine_worker import image_of, mask_of

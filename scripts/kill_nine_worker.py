@@ -35,10 +35,9 @@ from imagegate.core.settings import Settings
 from imagegate.gate_bus import GateBus, Ticket
 from imagegate.operator.service import Service
 from imagegate.pictures.tensors import digest
-from imagegate.storage import open_store as house
-from imagegate.storage import parked, workers
+from imagegate.storage import open_store
+from imagegate.storage.queries import parked, workers
 from imagegate.storage.sql_storage import SqlStorage
-from imagegate.stored_bus import StoredBus
 from tests.support.comfy_stand_in import Comfy, Executor, Prompt, Result
 
 WIDTH, HEIGHT, ROUTES = 64, 48, 3
@@ -122,27 +121,29 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 class LoggedStorage(SqlStorage):
     """Writes down each parked gate that it has stored."""
 
-    log: Log
+    def __init__(self, settings: Settings, log: Log) -> None:
+        super().__init__(lambda: settings, classes=lambda: ["ImageGate", "Load", "Save"])
+        park = self.parking.park
 
-    def park(
-        self, gate: Gate, files: Iterable[tuple[str, bytes]], parked: Any, fingerprint: str = ""
-    ) -> Snapshot:
-        snapshot = super().park(gate, files, parked, fingerprint)
-        self.log.write(kind="published", gate=gate.id, number=int(gate.title), mode="park")
-        return snapshot
+        def logged(
+            gate: Gate, files: Iterable[tuple[str, bytes]], parked: Any, fingerprint: str = ""
+        ) -> Snapshot:
+            snapshot = park(gate, files, parked, fingerprint)
+            log.write(kind="published", gate=gate.id, number=int(gate.title), mode="park")
+            return snapshot
+
+        self.parking.park = logged  # type: ignore[method-assign]
 
 
-class LoggedBus(StoredBus):
+class LoggedBus(GateBus[Any]):
     """Writes down each gate that it has published."""
 
-    storage: LoggedStorage
     current = ""
     """The gate that a prompt waited at last."""
 
-    def __init__(self, settings: Settings, log: Log) -> None:
-        classes = ["ImageGate", "Load", "Save"]
-        GateBus.__init__(self, LoggedStorage(lambda: settings, classes=lambda: classes))
-        self.log = self.storage.log = log
+    def __init__(self, storage: SqlStorage, log: Log) -> None:
+        super().__init__(storage)
+        self.log = log
 
     def publish(self, gate: Gate, pictures: Pictures, **hooks: Any) -> Ticket:
         ticket = super().publish(gate, pictures, **hooks)
@@ -168,8 +169,9 @@ class Queue:
 
     ready = True
 
-    def __init__(self, bus: LoggedBus, log: Log) -> None:
+    def __init__(self, bus: LoggedBus, storage: SqlStorage, log: Log) -> None:
         self._bus = bus
+        self._storage = storage
         self._log = log
         self._changed = threading.Condition()  # guards the two below
         self._waiting: deque[tuple[str, Mapping[str, Any], Future[Result]]] = deque()
@@ -223,7 +225,7 @@ class Queue:
 
     def _nodes(self) -> dict[str, type]:
         queue, bus, log = self, self._bus, self._log
-        service = NoPanel(bus)
+        service = NoPanel(bus, self._storage)
 
         class Bound(ImageGate):
             def __init__(self) -> None:
@@ -307,7 +309,7 @@ def _asked(queue: Queue, log: Log, number: int) -> Future[Result]:
 
 def hasten(factor: float) -> None:
     """Make claims run out, and the silent be taken for dead, so many times sooner."""
-    for module in (house, parked, resume, workers):
+    for module in (open_store, parked, resume, workers):
         for name in ("BEAT", "DEAD", "IDLE", "LEASE"):
             if hasattr(module, name):
                 setattr(module, name, getattr(module, name) / factor)
@@ -328,10 +330,11 @@ def main() -> None:
     asked = {line["number"] for line in read_log(Path(given.log)) if line["kind"] == "published"}
     settings = Settings(given.store, given.pictures, f"worker {given.index}")
     log = Log(Path(given.log))
-    bus = LoggedBus(settings, log)
-    log.write(kind="started", bus=bus.storage.id, pid=os.getpid())
-    queue = Queue(bus, log)
-    resumer = Resumer(bus, queue)
+    storage = LoggedStorage(settings, log)
+    bus = LoggedBus(storage, log)
+    log.write(kind="started", bus=storage.id, pid=os.getpid())
+    queue = Queue(bus, storage, log)
+    resumer = Resumer(bus, storage, queue)
     resumer.start()
     numbers = (
         (number, given.start + number * given.seconds / given.gates)
@@ -342,7 +345,7 @@ def main() -> None:
     sys.stdin.read()
     resumer.close()
     try:
-        bus.close()
+        storage.close()
     except StoreError as error:
         logging.warning("the store was left as it is: %s", error)
 

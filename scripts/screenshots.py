@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from tests.support.stored import bus_over, storage_of
+
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from PIL import Image, ImageOps
@@ -30,9 +32,8 @@ from imagegate.share.app import create_approver
 from imagegate.share.share import Share
 from imagegate.share.tunnel import Standing, TunnelKeeper
 from imagegate.storage.links import LinkStore
-from imagegate.storage.runs import Parked
+from imagegate.storage.queries.runs import Parked
 from imagegate.storage.sql.database import Database
-from imagegate.stored_bus import StoredBus
 from tests.support.browser import PanelServer, chromium
 
 DESK = ViewportSize(width=1280, height=860)
@@ -73,12 +74,12 @@ def paint(page: Page) -> None:
     page.mouse.up()
 
 
-def worker(place: Path, name: str) -> StoredBus:
+def worker(place: Path, name: str) -> GateBus[Any]:
     settings = Settings(f"sqlite:///{place / 'gates.sqlite'}", str(place / "pictures"), name)
-    return StoredBus(lambda: settings, classes=lambda: ["ImageGate"])
+    return bus_over(settings, classes=["ImageGate"])
 
 
-def park(bus: StoredBus, file: Path, title: str, hours: float) -> Gate:
+def park(bus: GateBus[Any], file: Path, title: str, hours: float) -> Gate:
     image = ImageOps.exif_transpose(Image.open(file)).convert("RGB")
     gate = Gate(
         title=title, labels=("upscale", "repair", "drop"), width=image.width, height=image.height,
@@ -87,35 +88,35 @@ def park(bus: StoredBus, file: Path, title: str, hours: float) -> Gate:
     png = io.BytesIO()
     image.save(png, "PNG")
     parked = Parked(title, "2", PROMPT, {})
-    return bus.storage.park(gate, [("exact-0.png", png.getvalue())], parked).gate
+    return storage_of(bus).parking.park(gate, [("exact-0.png", png.getvalue())], parked).gate
 
 
 @contextmanager
 def parked_panel(place: Path, photos: list[Path]) -> Iterator[str]:
     """A panel over two workers: one gate waits for days, one goes on at the second attempt."""
     bus, other = worker(place, "gpu-1"), worker(place, "gpu-2")
-    server = PanelServer(bus, records=bus.storage)
+    server = PanelServer(bus, records=storage_of(bus))
     try:
         park(bus, photos[0], "Poster, final choice", 75)
         again = park(other, photos[1], "Cover", 20)
         done = park(bus, photos[2], "Back cover", 19)
         bus.decide(again.id, 1, by="Ben")
-        claim = bus.storage.claim()
+        claim = storage_of(bus).claims.take()
         assert claim is not None
-        bus.storage.put_back(
+        storage_of(bus).claims.put_back(
             claim, "UpscaleModelLoader 7: Value not in list: model_name: '4x.pth' not in []"
         )
         bus.decide(done.id, 2, by="Ada", note="the left hand")
-        claim = bus.storage.claim()
+        claim = storage_of(bus).claims.take()
         assert claim is not None
-        bus.storage.finish(claim)
+        storage_of(bus).claims.finish(claim)
         bus.decide(again.id, 1, by="Ben", note="the model is there now")
-        assert bus.storage.claim() is not None
+        assert storage_of(bus).claims.take() is not None
         yield server.url
     finally:
         server.stop()
-        bus.close()
-        other.close()
+        storage_of(bus).close()
+        storage_of(other).close()
 
 
 class Tunnel(TunnelKeeper):

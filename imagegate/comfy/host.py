@@ -21,9 +21,10 @@ from typing import Any
 from ..core.failures import report_failure
 from ..core.model import StoreError
 from ..core.settings import Settings, read_names, read_settings
+from ..gate_bus import GateBus
 from ..http.sockets import address_in_network
 from ..operator.service import Service
-from ..stored_bus import StoredBus
+from ..storage.sql_storage import SqlStorage
 from .resume import End, Refused
 from .users import EXTRA_USER
 
@@ -42,8 +43,8 @@ def shared_service() -> Service:
     global _shared
     with _shared_lock:
         if _shared is None:
-            bus = StoredBus(settings, classes=node_classes)
-            _shared = Service(bus, names=_names())
+            storage = SqlStorage(settings, classes=node_classes)
+            _shared = Service(GateBus(storage), storage, names=_names())
         return _shared
 
 
@@ -74,7 +75,7 @@ def node_classes() -> list[str]:
 
 @dataclass(frozen=True)
 class Running:
-    """What a prompt was queued with: see `imagegate.storage.parked.Parked`."""
+    """What a prompt was queued with: see `imagegate.storage.queries.runs.Parked`."""
 
     extra: Mapping[str, Any]
     targets: tuple[str, ...] = ()

@@ -25,7 +25,7 @@ from ..core.model import (
 from ..core.prompts import NOT_YET
 from ..operator.service import INSTALL, Service
 from ..pictures.tensors import TensorPictures, check_image, empty_mask, fit_mask, mask_from_png
-from ..stored_bus import StoredBus
+from ..storage.sql_storage import SqlStorage
 from .executor import (
     GateClass,
     Gathered,
@@ -270,9 +270,9 @@ class ImageGate(metaclass=GateClass):
             StoreError: the gate cannot be remembered; the message says why.
         """
         try:
-            bus = self._service.bus
+            storage = self._service.storage
             if decision:
-                return await _decided(bus, decision, unique_id, prompt)
+                return await _decided(storage, decision, unique_id, prompt)
             image = check_image(image)
             start_mask = None if mask is None else fit_mask(mask, image)
             batch, height, width, _ = image.shape
@@ -284,7 +284,7 @@ class ImageGate(metaclass=GateClass):
             user = running(gate.prompt_id, extra_pnginfo).extra.get(EXTRA_USER)
             gate = replace(gate, workflow_id=owned(gate.workflow_id, str(user or "")))
             parks = check_choice("mode", mode, MODES) == PARK
-            run = run_of(bus, gate, self._list, unique_id, prompt, extra_pnginfo, parks=parks)
+            run = run_of(storage, gate, self._list, unique_id, prompt, extra_pnginfo, parks=parks)
             gate = run.warned(gate)
             if check_choice("repeat", repeat, REPEAT) == REUSE:
                 answer = self._reuse(run, gate, image, start_mask)
@@ -302,7 +302,7 @@ class ImageGate(metaclass=GateClass):
     ) -> Answer | None:
         """The answer to an equal question before, if there is one."""
         needed = run.together or run.needed_later
-        answer = self._service.bus.storage.reuse(
+        answer = self._service.storage.parking.reuse(
             gate,
             fingerprint(gate, image),
             files_of(image, start_mask) if needed else preview_file(image),
@@ -318,16 +318,20 @@ class ImageGate(metaclass=GateClass):
         self, run: Run, gate: Gate, image: torch.Tensor, start_mask: torch.Tensor | None
     ) -> tuple[Any, ...]:
         """The prompt waits for a person."""
-        bus = self._service.bus
+        storage = self._service.storage
         pictures = TensorPictures(image, start_mask)
-        ticket = bus.publish(gate, pictures)
-        bus.storage.later(lambda: bus.storage.remember(gate.id, fingerprint(gate, image)))
+        ticket = self._service.bus.publish(gate, pictures)
+        storage.later(
+            lambda: storage.store.gates.set_fingerprint(gate.id, fingerprint(gate, image))
+        )
         log.info("gate %r waits for a person", gate.title)
         try:
             stored = None
             if run.needed_later:
                 parked = run.parked(list_index())
-                stored = bus.storage.keep_for_later(gate, exact_files(image, start_mask), parked)
+                stored = storage.parking.keep_for_later(
+                    gate, exact_files(image, start_mask), parked
+                )
             answer = await wait_for_answer(self._service, ticket)
         finally:
             # Reached too when the prompt ends in any other way; after an answer it does nothing.
@@ -346,15 +350,17 @@ class ImageGate(metaclass=GateClass):
         self, run: Run, gate: Gate, image: torch.Tensor, start_mask: torch.Tensor | None
     ) -> tuple[Any, ...]:
         """The prompt ends here, and goes on after the answer."""
-        bus = self._service.bus
-        bus.storage.park(gate, files_of(image, start_mask), run.parked(list_index()))
-        bus.storage.later(lambda: bus.storage.remember(gate.id, fingerprint(gate, image)))
+        storage = self._service.storage
+        storage.parking.park(gate, files_of(image, start_mask), run.parked(list_index()))
+        storage.later(
+            lambda: storage.store.gates.set_fingerprint(gate.id, fingerprint(gate, image))
+        )
         log.info("gate %r is parked; its prompt goes on after the answer", gate.title)
         return _all_blocked()
 
 
 async def _decided(
-    bus: StoredBus, gate_id: str, unique_id: str | None, prompt: Mapping[str, Any] | None
+    storage: SqlStorage, gate_id: str, unique_id: str | None, prompt: Mapping[str, Any] | None
 ) -> tuple[Any, ...]:
     """The outputs of a gate that was asked before: by its answer, or blocked while it has none.
 
@@ -369,9 +375,9 @@ async def _decided(
         return _all_blocked()
     while True:
         try:
-            snapshot, answer = bus.storage.answer_of(gate_id)
+            snapshot, answer = storage.parking.answer_of(gate_id)
             if answer is not None:
-                return _routed(answer, snapshot.gate, *kept(bus, snapshot.gate))
+                return _routed(answer, snapshot.gate, *kept(storage, snapshot.gate))
             log.info("gate %r is %s", snapshot.gate.title, snapshot.state.value)
             return _all_blocked()
         except UnknownGate as error:

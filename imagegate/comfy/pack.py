@@ -17,7 +17,7 @@ from aiohttp import web
 from yarl import URL
 
 from ..core.failures import report_failure
-from ..core.model import ImageGateError, Snapshot, State, StoreError, UnknownGate
+from ..core.model import ALL, ImageGateError, Snapshot, State, StoreError, UnknownGate
 from ..core.news import Subscription
 from ..core.origins import CORS, Origins
 from ..core.settings import read_notice_settings
@@ -26,7 +26,7 @@ from ..http.headers import error_page, wants_page
 from ..notify.notices import Notices
 from ..operator.service import PanelUnavailable, Service
 from ..storage.sql.deadline import SOON, limited
-from ..stored_bus import StoredBus
+from ..storage.sql_storage import SqlStorage
 from .host import ComfyQueue, panel_address
 from .resume import Resumer
 from .users import follow_users, is_for, multi_user, user_of
@@ -93,10 +93,10 @@ def attach(server: PromptServer, service: Service) -> None:
         try:
             with limited(SOON):
                 if ids is None:
-                    key, gates = "waiting", await asyncio.to_thread(_waiting, service.bus)
+                    key, gates = "waiting", await asyncio.to_thread(_waiting, service.storage)
                 else:
                     named = ids.split(",")
-                    key, gates = "gates", await asyncio.to_thread(_named, service.bus, named)
+                    key, gates = "gates", await asyncio.to_thread(_named, service.storage, named)
         except ImageGateError as error:
             return web.json_response({"error": str(error)}, status=503)
         if several:
@@ -117,14 +117,14 @@ def attach(server: PromptServer, service: Service) -> None:
 
     async def go_on(_: web.Application) -> None:
         # Whatever was decided while this worker was away goes on, with no page open.
-        Resumer(service.bus, ComfyQueue(server)).start()
-        service.share.start_with(service.bus.subscribe, lambda: service.bus.storage.opened)
+        Resumer(service.bus, service.storage, ComfyQueue(server)).start()
+        service.share.start_with(service.bus.subscribe, lambda: service.storage.opened)
         try:
             settings = read_notice_settings()
         except StoreError as error:  # a gate waits as well without
             report_failure("no notices are sent", error, level=logging.ERROR)
         else:
-            Notices(service.bus, settings, lambda: panel_address(server)).start()
+            Notices(service.bus, service.storage, settings, lambda: panel_address(server)).start()
 
     server.app.on_startup.append(go_on)
 
@@ -159,30 +159,30 @@ async def _to_no_other_origin(request: web.Request, response: web.StreamResponse
             del response.headers[name]
 
 
-def _waiting(bus: StoredBus) -> list[Snapshot]:
+def _waiting(storage: SqlStorage) -> list[Snapshot]:
     """What waits for the people at this ComfyUI; of a shared store that is not all."""
     # A page that is merely opened does not make a store.
-    if not (bus.storage.opened or bus.storage.exists()):
+    if not (storage.opened or storage.exists()):
         return []
     found: list[Snapshot] = []
-    page = bus.pending(limit=PAGE)
+    page = storage.pending(PAGE, 0, ALL)
     while page:
-        found += [gate for gate in page if gate.gate.worker == bus.storage.name]
+        found += [gate for gate in page if gate.gate.worker == storage.store.name]
         found.sort(key=lambda gate: gate.state is not State.WAITING)  # it holds the queue up
         del found[MARKED:]
-        page = bus.pending(limit=PAGE, after=page[-1].seq)
+        page = storage.pending(PAGE, page[-1].seq, ALL)
     return found
 
 
-def _named(bus: StoredBus, ids: list[str]) -> list[Snapshot]:
+def _named(storage: SqlStorage, ids: list[str]) -> list[Snapshot]:
     """The gates of this ComfyUI with these ids, in whatever state they are."""
-    if not (bus.storage.opened or bus.storage.exists()):
+    if not (storage.opened or storage.exists()):
         return []
     found = []
     for gate_id in ids[:MARKED]:
         with suppress(UnknownGate):
-            found.append(bus.get(gate_id))
-    return [gate for gate in found if gate.gate.worker == bus.storage.name]
+            found.append(storage.get(gate_id))
+    return [gate for gate in found if gate.gate.worker == storage.store.name]
 
 
 def _tell(server: PromptServer, service: Service) -> Subscription:
@@ -192,7 +192,7 @@ def _tell(server: PromptServer, service: Service) -> Subscription:
         with in_order:
             news, _ = subscription.drain()  # drained at once, so none is ever lost
             for item in news:
-                if item.kind != "masked" and item.gate.gate.worker == service.bus.storage.name:
+                if item.kind != "masked" and item.gate.gate.worker == service.storage.store.name:
                     server.send_sync(f"imagegate.{item.kind}", _said(item.gate))
 
     subscription = service.bus.subscribe(notify)

@@ -24,7 +24,7 @@ from ..pictures.tensors import (
     full,
     needs_torch,
 )
-from ..stored_bus import StoredBus
+from ..storage.sql_storage import SqlStorage
 from .executor import Mapping as ListOf
 from .executor import list_index, lists_of, shown_name, when_prompt_ends
 from .graph import Graph
@@ -32,14 +32,14 @@ from .host import running
 from .question import node_title
 
 if TYPE_CHECKING:  # it brings SQLAlchemy
-    from ..storage.runs import Parked
+    from ..storage.queries.runs import Parked
 
 log = logging.getLogger("imagegate")
 
 
 @dataclass(frozen=True)
 class Run:
-    """The run of a prompt as one of its gates sees it; see `imagegate.storage.parked.Parked`.
+    """The run of a prompt as one of its gates sees it; see `imagegate.storage.queries.runs.Parked`.
 
     Attributes:
         node: the gate's key in the prompt. One that another node has made is not in it.
@@ -48,7 +48,7 @@ class Run:
         parks: whether the gate parks.
     """
 
-    bus: StoredBus
+    storage: SqlStorage
     gate: Gate
     node: str
     prompt: Prompt
@@ -83,7 +83,7 @@ class Run:
 
     def parked(self, item: int) -> Parked:
         """What is stored of one item of the list."""
-        from ..storage.runs import Parked
+        from ..storage.queries.runs import Parked
 
         gate = self.gate
         if self.node not in self.prompt:
@@ -97,10 +97,11 @@ class Run:
         )  # fmt: skip
         if not self.parks:
             return stored
+        asks = _while_it_runs(self.storage, gate)
         queued = running(gate.prompt_id, self.extra_pnginfo)
         return replace(
             stored, prompt=self.prompt, extra=queued.extra, client=queued.client,
-            targets=queued.targets, together=self.together, running=_while_it_runs(self.bus, gate),
+            targets=queued.targets, together=self.together, running=asks,
         )  # fmt: skip
 
     def _name(self, node: str) -> str:
@@ -109,7 +110,7 @@ class Run:
 
 
 def run_of(
-    bus: StoredBus,
+    storage: SqlStorage,
     gate: Gate,
     list_of: ListOf,
     unique_id: str | None,
@@ -123,10 +124,10 @@ def run_of(
     node = str(unique_id or "")
     if node not in prompt:
         prompt = {}
-    run = Run(bus, gate, node, prompt, list_of, extra_pnginfo, parks=parks)
+    run = Run(storage, gate, node, prompt, list_of, extra_pnginfo, parks=parks)
     before = decided_gates(prompt)
     for gate_id in before:
-        stored = bus.storage.store.parked.get(gate_id)
+        stored = storage.store.parked.get(gate_id)
         if stored is not None and stored.prompt:
             return replace(run, root=stored.root, prompt=stored.prompt)
     number = running(gate.prompt_id, None).number
@@ -134,16 +135,16 @@ def run_of(
     return replace(run, root=root, prompt=as_queued(prompt))
 
 
-def _while_it_runs(bus: StoredBus, gate: Gate) -> str:
+def _while_it_runs(storage: SqlStorage, gate: Gate) -> str:
     """The id of this process, until the prompt of the gate ends: nothing goes on before."""
     if not gate.prompt_id:
         return ""
-    if bus.storage.prompt_runs(gate.prompt_id) and not when_prompt_ends(
-        lambda: bus.storage.prompt_ended(gate.prompt_id)
+    if storage.claims.prompt_runs(gate.prompt_id) and not when_prompt_ends(
+        lambda: storage.claims.prompt_ended(gate.prompt_id)
     ):
-        bus.storage.prompt_ended(gate.prompt_id)
+        storage.claims.prompt_ended(gate.prompt_id)
         return ""
-    return bus.storage.id
+    return storage.id
 
 
 def _warning(names: list[str]) -> str:
@@ -180,19 +181,19 @@ def exact_files(
         yield "start.safetensors", encode_mask(start_mask)
 
 
-def kept(bus: StoredBus, gate: Gate) -> tuple[torch.Tensor, torch.Tensor | None]:
+def kept(storage: SqlStorage, gate: Gate) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The image of a parked gate, bit for bit, and the mask that painting started from."""
-    place = bus.storage.store.place
+    files = storage.store.picture_files
     images = []
     for index in range(gate.batch):
         for suffix in ("png", "safetensors"):
-            body = place.read(gate.id, f"exact-{index}.{suffix}")
+            body = files.read(gate.id, f"exact-{index}.{suffix}")
             if body is not None:
                 images.append(decode_exact(suffix, body))
                 break
         else:
             raise GateClosed(f"the image of gate {gate.title!r} is no longer kept")
-    mask = place.read(gate.id, "start.safetensors")
+    mask = files.read(gate.id, "start.safetensors")
     return torch.stack(images), None if mask is None else decode_mask(mask)
 
 

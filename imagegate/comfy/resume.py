@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ..core.failures import report_failure
 from ..core.loop import Loop
 from ..core.model import ImageGateError, State
+from ..core.pictures import Pictures
 from ..core.prompts import GATE_CLASSES, NOT_YET, with_decisions
-from ..stored_bus import StoredBus
+from ..gate_bus import GateBus
+from ..storage.sql_storage import SqlStorage
 from .graph import Graph
 
 if TYPE_CHECKING:  # they bring SQLAlchemy
-    from ..storage.runs import Claim
+    from ..storage.queries.runs import Claim
 
 AT_ONCE = 2
 """Gates taken up at the same time: the queue never runs dry, and others get their share."""
@@ -142,12 +144,15 @@ class Resumer:
     """A thread that goes on with decided gates, until it is closed.
 
     Args:
-        bus: where gates are taken up. Its store is not opened for this alone unless it exists.
+        bus: has the news of the gates.
+        storage: of that bus, where gates are taken up. Its store is not opened for this alone
+            unless it exists.
         queue: ComfyUI's.
     """
 
-    def __init__(self, bus: StoredBus, queue: PromptQueue) -> None:
+    def __init__(self, bus: GateBus[Pictures], storage: SqlStorage, queue: PromptQueue) -> None:
         self._bus = bus
+        self._storage = storage
         self._queue = queue
         self._running: dict[str, _Running] = {}  # by prompt id
         self._loop = Loop("imagegate-resumer", self._run)
@@ -161,14 +166,14 @@ class Resumer:
         self._loop.close()
 
     def _run(self) -> None:
-        self._bus.storage.when_due = self._loop.wake
+        self._storage.claims.when_due = self._loop.wake
         with self._bus.subscribe(self._loop.wake, limit=1) as news:
 
             def turn() -> float:
                 news.drain()  # that something happened is all there is to know
                 if not self._queue.ready:
                     return LOOK
-                if self._bus.storage.opened or self._bus.storage.exists():
+                if self._storage.opened or self._storage.exists():
                     self._turn()
                 return LOOK if self._running else IDLE
 
@@ -179,9 +184,9 @@ class Resumer:
         for prompt_id, running in list(self._running.items()):
             if self._over(prompt_id, running):
                 del self._running[prompt_id]
-        self._bus.storage.renew([running.claim for running in self._running.values()])
+        self._storage.claims.renew([running.claim for running in self._running.values()])
         while len(self._running) < AT_ONCE and not self._loop.closing:
-            due = self._bus.storage.claim()
+            due = self._storage.claims.take()
             if due is None:
                 return
             try:
@@ -202,11 +207,11 @@ class Resumer:
             error, until = running.unsure
             if time.monotonic() < until:
                 return False
-        if end.interrupted and self._bus.storage.stopped_in(prompt_id):
+        if end.interrupted and self._storage.store.gates.stopped_in(prompt_id):
             error = ""  # a Stop at a later gate of the same prompt is not a failure of this one
         if error:
             why = "the prompt that it came from failed, and its gate is asked again"
-            self._bus.storage.withdraw_parked(prompt_id, why)
+            self._storage.claims.withdraw_parked(prompt_id, why)
         self._settle(running.claim, error)
         return True
 
@@ -214,7 +219,7 @@ class Resumer:
         prompt, targets = going_on(claim, self._queue.is_output)
         if not targets:
             log.info("gate %r: nothing hangs on route %s", claim.title, claim.labels)
-            self._bus.storage.finish(claim, "nothing hangs on this route")
+            self._storage.claims.finish(claim, "nothing hangs on this route")
             return
         prompt_id = str(uuid.uuid4())
         stored = claim.parked
@@ -246,11 +251,11 @@ class Resumer:
 
     def _settle(self, claim: Claim, error: str) -> None:
         if error:
-            held = self._bus.storage.put_back(claim, error)
+            held = self._storage.claims.put_back(claim, error)
             log.warning("gate %r could not go on and waits again: %s", claim.title, error)
         else:
             left = self._still_waited_for(claim)
-            held = self._bus.storage.finish(claim, left)
+            held = self._storage.claims.finish(claim, left)
             log.info("gate %r has gone on%s", claim.title, f": {left}" if left else "")
         if not held:
             log.warning("gate %r was meanwhile taken up by another worker, too", claim.title)
@@ -265,7 +270,9 @@ class Resumer:
             if sibling.state.open and sibling.node != claim.parked.node
             if mine & graph.behind(sibling.node)
         }
-        left = [gate.gate.title for gate in self._bus.storage.several(ids) if gate.state.open]
+        left = [
+            gate.gate.title for gate in self._storage.store.gates.several(ids) if gate.state.open
+        ]
         if not left:
             return ""
         titles = ", ".join(repr(title) for title in dict.fromkeys(left))

@@ -11,9 +11,9 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 
 from ..core.model import Answer, GateCancelled, State
-from ..gate_bus import Ticket
+from ..core.pictures import Pictures
+from ..gate_bus import GateBus, Ticket
 from ..operator.service import Service
-from ..stored_bus import StoredBus
 from .executor import check_interrupt, interrupt, interrupted
 
 log = logging.getLogger("imagegate")
@@ -76,7 +76,7 @@ async def pause(seconds: float) -> None:
 
 
 @contextmanager
-def _stopping(bus: StoredBus, ticket: Ticket) -> Iterator[None]:
+def _stopping(bus: GateBus[Pictures], ticket: Ticket) -> Iterator[None]:
     """Within this context, a Stop of the gate stops its whole prompt at once.
 
     Another branch may be keeping ComfyUI's loop busy (a sampler, say), so that the gate cannot see

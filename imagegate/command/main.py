@@ -34,7 +34,7 @@ from ..share.share import Share
 from ..storage.links import LinkStore
 from ..storage.memory import MemoryStorage
 from ..storage.sql.database import Database
-from ..stored_bus import StoredBus
+from ..storage.sql_storage import SqlStorage
 from ..text.redact import store_url
 from .arguments import create_parser
 from .serving import announce, open_listener, own_names, panel_server
@@ -151,14 +151,15 @@ def _oversee(chosen: argparse.Namespace, line: StatusLine, build: Build) -> int:
     if not environment.get("IMAGEGATE_STORE"):
         raise BadFolder("--store needs a URL, there or in IMAGEGATE_STORE")
     settings = read_settings(Path(), worker=socket.gethostname(), environment=environment)
-    bus = StoredBus(lambda: settings, kind="panel")
+    storage = SqlStorage(lambda: settings, kind="panel")
+    bus = GateBus(storage)
     names = own_names(chosen.host)
     listener = open_listener(chosen.host, chosen.port)
     door = HostDoor(names)
-    storage = bus.storage
     share = Share(
-        bus, lambda: storage.store.links, worker=storage.id, others=storage.others, names=names
-    )
+        bus, lambda: storage.store.links, worker=storage.id,
+        others=lambda: storage.store.others(), names=names,
+    )  # fmt: skip
     server = panel_server(
         lambda: build(bus, door, None, storage, share),
         lambda: None,
@@ -174,7 +175,7 @@ def _oversee(chosen: argparse.Namespace, line: StatusLine, build: Build) -> int:
         pass
     finally:
         share.close()
-        bus.close()
+        storage.close()
         listener.close()
     return 0
 

@@ -294,9 +294,6 @@ class GateStorage(Protocol, Generic[P]):
     def answered(self, links: Collection[str]) -> dict[str, int]:
         """How many gates have an answer that came through each of these share links."""
 
-    def waiting_in(self, prompt_id: str) -> list[str]:
-        """Ids of a prompt's gates that are open and were added in this process."""
-
 
 def digest_of(decision: Decision) -> str:
     """A click as it is remembered: recognized again, and shown to nobody. Empty without a key."""

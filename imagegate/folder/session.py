@@ -177,8 +177,8 @@ class FolderSession:
             self._questions.ending = self._questions.ending or "the session broke; see the terminal"
         finally:
             self._storage.incomplete = ""
-            # Gates of a folder belong to no prompt.
-            self._bus.withdraw_prompt("", self._questions.ending)
+            for gate in self._bus.pending():
+                self._bus.withdraw(gate.gate.id, self._questions.ending)
             self.ended.set()
             self._changed()
 

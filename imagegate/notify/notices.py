@@ -21,9 +21,10 @@ from dataclasses import dataclass
 from ..core.failures import report_failure
 from ..core.loop import Loop
 from ..core.news import Subscription
-from ..core.pictures import Picture
+from ..core.pictures import Picture, Pictures
 from ..core.settings import NoticeSettings
-from ..stored_bus import StoredBus
+from ..gate_bus import GateBus
+from ..storage.sql_storage import SqlStorage
 from .apprise import THREAD, Messenger, services
 from .wording import Message, Waits, message
 
@@ -49,13 +50,19 @@ class Notices:
 
     Args:
         bus: whose gates.
+        storage: of that bus.
         url: the panel's address where the settings name none.
     """
 
     def __init__(
-        self, bus: StoredBus, settings: NoticeSettings, url: Callable[[], str] = str
+        self,
+        bus: GateBus[Pictures],
+        storage: SqlStorage,
+        settings: NoticeSettings,
+        url: Callable[[], str] = str,
     ) -> None:
         self._bus = bus
+        self._storage = storage
         self._settings = settings
         self._url = url
         self._loop = Loop(THREAD, self._run)
@@ -110,7 +117,7 @@ class Notices:
         try:
             if news is not None:
                 self._hear(news)
-            if self._bus.storage.opened:
+            if self._storage.opened:
                 self._record()
                 if news is not None:
                     self._look()
@@ -118,7 +125,7 @@ class Notices:
             self._failing = False
         except Exception as error:  # it is tried again, so one failure must not end it
             self._blind = True
-            if self._bus.storage.opened:
+            if self._storage.opened:
                 report_failure("notices have to wait", error)
             self._failing = True
 
@@ -150,14 +157,14 @@ class Notices:
             gate = item.gate
             if not gate.state.open:
                 self._due.pop(gate.gate.id, None)
-            elif item.kind == "published" and gate.gate.worker == self._bus.storage.name:
+            elif item.kind == "published" and gate.gate.worker == self._storage.store.name:
                 self._tell_at(gate.gate.id, now + self._settings.after)
 
     def _look(self) -> None:
         """Find all that waits, if more may than was heard of."""
         if not self._blind:
             return
-        found, now = self._bus.storage.untold(), time.monotonic()
+        found, now = self._storage.store.unnotified(), time.monotonic()
         self._due.clear()
         self._order.clear()
         for one in found:
@@ -171,7 +178,7 @@ class Notices:
         if head is None or head > now:
             return
         ripe = [gate_id for gate_id, due in self._due.items() if due <= now]
-        found = self._bus.storage.untold(ripe)
+        found = self._storage.store.unnotified(ripe)
         for gate_id in ripe:
             del self._due[gate_id]
         ready: dict[str, float] = {}
@@ -203,7 +210,7 @@ class Notices:
             for schema in sorted(set(out.values())):
                 ids = [i for i, by in out.items() if by == schema and not self._is_written(i)]
                 if ids:
-                    self._bus.storage.told(ids, f"by {schema}")
+                    self._storage.store.notified.add(ids, f"by {schema}")
                 for gate_id in ids:
                     if gate_id in self._handed:
                         self._handed[gate_id].written = True
@@ -231,7 +238,7 @@ class Notices:
 
     def still(self, since: Mapping[str, float]) -> list[Waits]:
         """Those of these gates that are still open, the oldest first."""
-        found = [gate for gate in self._bus.storage.several(list(since)) if gate.state.open]
+        found = [gate for gate in self._storage.store.gates.several(list(since)) if gate.state.open]
         found.sort(key=lambda gate: gate.seq)
         now = time.monotonic()
         return [Waits(gate, now - since[gate.gate.id]) for gate in found]
@@ -260,7 +267,12 @@ class Notices:
 
 @dataclass
 class _Handed:
-    """A gate that the services were given; ``asked`` as in `Untold`. Whether that is on record."""
+    """A gate that the services were given.
+
+    Attributes:
+        asked: as in `Unnotified`.
+        written: whether the history says so.
+    """
 
     asked: int
     written: bool = False

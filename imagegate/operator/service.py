@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING
 
 from ..core.failures import report_failure
 from ..core.loop import Backoff, Loop
+from ..core.pictures import Pictures
+from ..gate_bus import GateBus
 from ..http.sockets import listen
 from ..share.share import Share
-from ..stored_bus import StoredBus
+from ..storage.sql_storage import SqlStorage
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -49,23 +51,26 @@ class Service:
 
     Args:
         bus: whose gates are shown.
+        storage: of that bus.
         build: makes the ASGI app; by default the panel's.
         names: under which people call this machine; see `imagegate.core.origins`.
     """
 
     def __init__(
         self,
-        bus: StoredBus,
+        bus: GateBus[Pictures],
+        storage: SqlStorage,
         build: Callable[[Service], FastAPI] | None = None,
         names: Sequence[str] = (),
     ) -> None:
         self.bus = bus
+        self.storage = storage
         self.names = names
         self.key = secrets.token_urlsafe(32)
-        storage = bus.storage
         self.share = Share(
-            bus, lambda: storage.store.links, worker=storage.id, others=storage.others, names=names
-        )
+            bus, lambda: storage.store.links, worker=storage.id,
+            others=lambda: storage.store.others(), names=names,
+        )  # fmt: skip
         self._build = build or _build_panel
         self._lock = threading.Lock()  # guards the rest
         self._panel: _Panel | None = None
@@ -187,5 +192,5 @@ def _build_panel(service: Service) -> FastAPI:
     keep_from_other_users()
     from .panel import create_panel
 
-    bus = service.bus
-    return create_panel(bus, KeyDoor(service.key), records=bus.storage, share=service.share)
+    door = KeyDoor(service.key)
+    return create_panel(service.bus, door, records=service.storage, share=service.share)

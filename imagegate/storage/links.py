@@ -22,7 +22,7 @@ from ..core.links import HOUR, LONGEST, Link, May, NoEntry, Reach, UnknownLink
 from ..core.model import ALL, MAX_NAME, BadAnswer, Selection, StoreError, plain
 from ..core.news import Bell
 from ..text.printable import name_of, one_line
-from .passphrases import MAX_PASSPHRASE, Passphrases, hash_passphrase
+from .queries.passphrases import MAX_PASSPHRASE, Passphrases, hash_passphrase
 from .sql.database import Database
 from .sql.tables import links, meta, sessions
 

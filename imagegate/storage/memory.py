@@ -33,11 +33,8 @@ from ..core.model import (
     TooLate,
     UnknownGate,
     Verdict,
-    again,
-    check_undo,
-    closed,
-    second,
 )
+from .rules import again, check_undo, closed, second
 
 P = TypeVar("P")
 T = TypeVar("T")
@@ -288,11 +285,6 @@ class MemoryStorage(Generic[P]):
         with self._lock:
             answers = [entry.answer for entry in self._finished.values() if entry.answer]
         return dict(Counter(a.decision.link for a in answers if a.decision.link in links))
-
-    def waiting_in(self, prompt_id: str) -> list[str]:
-        """See `GateStorage.waiting_in`."""
-        with self._lock:
-            return [e.gate.id for e in self._open.values() if e.gate.prompt_id == prompt_id]
 
     # -- inside
 

@@ -1,32 +1,32 @@
-"""An open store with all that belongs to it: tables, the place of its pictures, watchers."""
+"""An open store with all that belongs to it: tables, picture files, threads."""
 
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 
-from ..core.failures import report_failure
+from ..core.loop import Loop
 from ..core.model import Gate, ImageGateError, StoreError
 from ..core.settings import Settings
 from ..pictures.permissions import restrict, say_restricted
 from ..pictures.place import PicturePlace
 from ..pictures.stored import StoredPictures
-from .gates import GateStore
 from .links import LinkStore
-from .notified import ToldGates
-from .parked import LEASE, ParkedGates
-from .runs import Claim
+from .queries.gates import GateStore
+from .queries.notified import NotifiedGates, Unnotified
+from .queries.parked import LEASE, ParkedGates
+from .queries.runs import Claim
+from .queries.workers import BEAT, DEAD, Workers
 from .sql.database import Database
 from .sql.predecessors import Predecessors
 from .sql.tables import meta
 from .sql.watcher import Watcher
-from .workers import BEAT, DEAD, Workers
 
 SWEEP = 3600.0
 """Seconds between looks for pictures that were kept long enough."""
@@ -49,11 +49,16 @@ class Written:
 
 
 class OpenStore:
-    """One process's part in a store. Thread-safe; raises as `GateStore` does.
+    """A store that one process has opened. Thread-safe; raises as `GateStore` does.
 
     Args:
-        worker: the id of this process. ``kind``: comfyui or panel.
+        worker: the id of this process.
+        kind: of this process, ``comfyui`` or ``panel``.
         classes: of the nodes that it can run.
+
+    Attributes:
+        gates, parked, notified, workers, links: its tables.
+        picture_files: the files of its gates.
 
     Raises:
         StoreError: the store, or the place of its pictures, cannot be used.
@@ -70,26 +75,32 @@ class OpenStore:
         self.database = Database(settings.store, worker)
         self.gates = GateStore(self.database)
         self.parked = ParkedGates(self.database)
-        self.told = ToldGates(self.database)
+        self.notified = NotifiedGates(self.database)
         self.workers = Workers(self.database)
         self.links = LinkStore(self.database)
-        self.place = PicturePlace(settings.pictures, default=settings.beside)
+        self.picture_files = PicturePlace(settings.pictures, default=settings.beside)
         home = settings.home / "workers" if settings.home is not None else None
         self._predecessors = Predecessors(home, worker)
         try:
-            self._mark_place()
-            self.place.restrict()
+            self._mark_pictures()
+            self.picture_files.restrict()
             self.workers.enter(worker, settings.worker, kind, self._classes)
             self._predecessors.enter()
         except BaseException:
             self.database.close()
             raise
-        self._closing = threading.Event()
         self._begun = self._seen_since = time.monotonic()  # without a gap
         self._swept = -SWEEP
         self._renewed = 0.0
         self._watcher: Watcher | None = None
-        self._keeper: threading.Thread | None = None
+        self._keeper = Loop("imagegate-keeper", self._look_after)
+        self._keep: Callable[[], None] = lambda: None
+        self._failing = False  # whether the store could not be looked after at last
+
+    @property
+    def name(self) -> str:
+        """What people call this process."""
+        return self.settings.worker
 
     @property
     def kind(self) -> str:
@@ -109,21 +120,22 @@ class OpenStore:
         lost_sight: Callable[[], None],
         keep: Callable[[], None],
     ) -> None:
-        """Hear of other processes, and look after the store now and then, in threads."""
+        """Follow other processes, and look after the store every `BEAT`, in threads.
+
+        Args:
+            heard, lost_sight: see `Watcher`.
+            keep: looks after the gates.
+        """
         self._watcher = Watcher(self.database, self.gates, heard, lost_sight, self.links.look)
         self._watcher.start()
-        self._keeper = threading.Thread(
-            target=self._keep, args=(keep,), name="imagegate-keeper", daemon=True
-        )
+        self._keep = keep
         self._keeper.start()
 
     def stop(self) -> None:
         """End what `start` has begun, and wait for that."""
-        self._closing.set()
+        self._keeper.close(PATIENCE)
         if self._watcher is not None:
             self._watcher.close()
-        if self._keeper is not None and self._keeper is not threading.current_thread():
-            self._keeper.join(PATIENCE)
 
     def close(self) -> None:
         """Leave the store."""
@@ -142,7 +154,7 @@ class OpenStore:
 
     def pictures(self, gate: Gate) -> StoredPictures:
         """The pictures of a gate, from its files."""
-        return StoredPictures(self.place, gate)
+        return StoredPictures(self.picture_files, gate)
 
     @contextmanager
     def files(
@@ -165,16 +177,16 @@ class OpenStore:
                 names.append(name)
                 # A preview can be made again; each flush takes its time on a disk that turns.
                 lasting = durable and not name.startswith("preview-")
-                self.place.write(gate_id, name, body, durable=lasting)
+                self.picture_files.write(gate_id, name, body, durable=lasting)
                 written.size += len(body)
             yield written
         except BaseException:
             with suppress(ImageGateError):
                 if whole and not written.stay:
-                    self.place.remove(gate_id)
+                    self.picture_files.remove(gate_id)
                 elif not written.stay:
                     for name in names:
-                        self.place.remove_file(gate_id, name)
+                        self.picture_files.remove_file(gate_id, name)
             raise
 
     def sweep(self) -> None:
@@ -186,12 +198,41 @@ class OpenStore:
         keep, needed = max(self.settings.keep, SHORTEST), self.parked.needed()
         while stale := self.gates.stale(keep, needed):
             for gate_id in stale:
-                if self._closing.is_set() or time.monotonic() - begun > BEAT:
+                if self._keeper.closing or time.monotonic() - begun > BEAT:
                     return  # a slow place must not keep this process from giving signs of life
-                self.place.remove(gate_id)
+                self.picture_files.remove(gate_id)
                 self.parked.forget(gate_id)
                 self.gates.pictures_gone(gate_id)
         self._swept = time.monotonic()
+
+    def drop_prompts(self, gate_id: str) -> None:
+        """The gate has ended: its prompt is no longer needed, unless by others of its run."""
+        with suppress(StoreError):  # else it is done when the store is next swept
+            self.parked.drop_prompts(gate_id)
+
+    # -- looking
+
+    def status(self) -> dict[str, Any]:
+        """The store, its workers and how much disk its pictures take, as REST returns it."""
+        return {
+            "store": self.kind,
+            "workers": [worker.to_json() for worker in self.workers.all()],
+            "bytes": self.gates.used_bytes(),
+            "keep_days": self.settings.keep / 86400,
+        }
+
+    def unnotified(self, gate_ids: Collection[str] | None = None) -> list[Unnotified]:
+        """Open gates of this worker that nobody was notified of; see `NotifiedGates`.
+
+        Args:
+            gate_ids: only of these.
+        """
+        return self.notified.missing(self._worker, self.name, gate_ids)
+
+    def others(self) -> dict[str, str]:
+        """The other processes of the store that are alive: id -> name."""
+        each = self.workers.each()
+        return {one.id: one.name for one in each if one.alive and one.id != self._worker}
 
     # -- other processes
 
@@ -245,30 +286,27 @@ class OpenStore:
 
     # -- inside
 
-    def _keep(self, keep: Callable[[], None]) -> None:
-        failing = False
-        while not self._closing.is_set():
-            try:
-                begun = time.monotonic()
-                self.workers.beat(self._worker)
-                # A store that was silent, or away, has heard of no worker meanwhile.
-                if failing or time.monotonic() - begun > SLOW:
-                    self._seen_since = time.monotonic()
-                keep()
-                self._succeed()
-                if failing:
-                    failing = False
-                    log.info("the store is back")
-            except Exception as error:  # it is tried again, so one failure must not end it
-                report_failure("looking after the store failed", error)
-                failing = True
-            self._closing.wait(BEAT)
+    def _look_after(self) -> None:
+        self._keeper.repeat(self._turn, "looking after the store failed", BEAT)
 
-    def _mark_place(self) -> None:
+    def _turn(self) -> float:
+        begun, was_failing, self._failing = time.monotonic(), self._failing, True
+        self.workers.beat(self._worker)
+        # A store that was silent, or away, has heard of no worker meanwhile.
+        if was_failing or time.monotonic() - begun > SLOW:
+            self._seen_since = time.monotonic()
+        self._keep()
+        self._succeed()
+        self._failing = False
+        if was_failing:
+            log.info("the store is back")
+        return BEAT
+
+    def _mark_pictures(self) -> None:
         marked = sa.select(meta.c.value).where(meta.c.name == "pictures")
         with self.database.read() as connection:
             known = connection.execute(marked).scalar() is not None
-        self.place.mark(self.database.id, first=not known)
+        self.picture_files.mark(self.database.id, first=not known)
         if not known:
             with self.database.write() as connection:
                 mark = "INSERT INTO meta (name, value) VALUES ('pictures', '1')"

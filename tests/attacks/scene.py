@@ -22,7 +22,7 @@ from imagegate.share.app import create_approver
 from imagegate.share.share import Share
 from imagegate.storage.links import LinkStore
 from imagegate.storage.sql.database import Database
-from imagegate.stored_bus import StoredBus
+from imagegate.storage.sql_storage import SqlStorage
 from tests.support.browser import PanelServer
 from tests.support.stored import PATIENCE
 
@@ -172,7 +172,8 @@ class Scene:
         """Put a question; returns its id."""
         gate = asked(**given)
         hooks: Any = {"record": lambda _: None, "revoke": lambda _: None}
-        hooks = {} if isinstance(self.bus, StoredBus) else hooks  # a store records by itself
+        if isinstance(self.bus.storage, SqlStorage):  # a store records by itself
+            hooks = {}
         self.bus.publish(gate, Photos(gate.batch), **hooks)
         return gate.id
 

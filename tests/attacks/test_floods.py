@@ -21,8 +21,8 @@ from imagegate.http.listener import Listener
 from imagegate.http.outstanding import Outstanding
 from imagegate.share.app import STREAMS
 from imagegate.share.limits import Pace
-from imagegate.storage import passphrases as passphrases_module
-from imagegate.storage.passphrases import WRONG
+from imagegate.storage.queries import passphrases as passphrases_module
+from imagegate.storage.queries.passphrases import WRONG
 from tests.attacks.scene import (
     API,
     GUEST,

@@ -15,7 +15,7 @@ from imagegate.core.model import BadPicture, NotRecorded, Selection, StoreError
 from imagegate.gate_bus import GateBus
 from tests.attacks.scene import API, MARK, PREFIX, Answer, Ports, Scene, Visitor, stream
 from tests.operator.test_api import png
-from tests.support.stored import stored_bus
+from tests.support.stored import storage_of, stored_bus
 
 HERO = Selection(title="Hero", workflow_id="w1")
 
@@ -30,7 +30,7 @@ def anywhere(shared_ports: Ports, request: pytest.FixtureRequest) -> Iterator[Sc
     finally:
         scene.close()
         if request.param == "store":
-            bus.close()
+            storage_of(bus).close()
 
 
 @pytest.fixture(scope="module", params=["memory", "store"])
@@ -47,7 +47,7 @@ def everywhere(request: pytest.FixtureRequest) -> Iterator[Scene]:
         scene.close()
         ports.close()
         if request.param == "store":
-            bus.close()
+            storage_of(bus).close()
 
 
 Call = Callable[[Visitor, str], Answer]

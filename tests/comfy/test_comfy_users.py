@@ -12,7 +12,7 @@ from imagegate.comfy import pack as gate_server_module
 from imagegate.comfy.users import EXTRA_USER, follow_users, is_for, owned
 from imagegate.operator.service import Service
 from tests.comfy.test_gate_server import Front, build, servers
-from tests.support.stored import stored_bus
+from tests.support.stored import stored_bus, with_storage
 
 __all__ = ["servers"]  # a fixture for every test here
 
@@ -76,7 +76,7 @@ async def test_the_nodes_panel_hears_of_its_own_users_gates(
     """
     monkeypatch.setattr(gate_server_module, "multi_user", lambda: True)
     monkeypatch.setattr(gate_server_module, "follow_users", lambda _: None)
-    async with Front(Service(stored_bus(), build)) as front:
+    async with Front(Service(*with_storage(stored_bus()), build)) as front:
         own = front.publish(title="Own", node_id="2", workflow_id="w@ada").gate
         other = front.publish(title="Other", node_id="2", workflow_id="w@ben").gate
         script = front.publish(title="Script", node_id="2", workflow_id="w").gate

@@ -24,7 +24,7 @@ from imagegate.operator.service import Service
 from imagegate.pictures.tensors import TensorPictures
 from tests.conftest import Watch
 from tests.support.comfy_stand_in import Comfy, ExecutionBlocker, Executor, Run
-from tests.support.stored import PATIENCE, stored_bus
+from tests.support.stored import PATIENCE, storage_of, stored_bus, with_storage
 
 
 class QuietService(Service):
@@ -79,7 +79,7 @@ class Bench:
         self.watch.close()
         assert not left, "a prompt was left running"
         assert self.bus.count() == 0, "a gate was left waiting"
-        self.bus.close()
+        storage_of(self.bus).close()
 
     def one(self) -> Gate:
         return self.watch.gates(1)[0]
@@ -184,7 +184,7 @@ def comfy(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Co
 
 @pytest.fixture
 def bench(comfy: Comfy) -> Iterator[Bench]:
-    bench = Bench(comfy, QuietService(stored_bus()))
+    bench = Bench(comfy, QuietService(*with_storage(stored_bus())))
     bench.tensors["photo"] = photo()
     yield bench
     bench.close()
@@ -875,7 +875,7 @@ async def test_being_cancelled_is_never_missed(comfy: Comfy, turns: int) -> None
             return self.panel
 
     Starting.panel = Future()
-    service = Starting(stored_bus())
+    service = Starting(*with_storage(stored_bus()))
     node = ImageGate(service)
     task = asyncio.ensure_future(node.run(photo(), 2))
     for _ in range(5):  # to where it waits
@@ -963,7 +963,7 @@ def test_without_a_panel_the_gate_says_what_to_install(comfy: Comfy) -> None:
         tries.append(service)
         return broken(service)
 
-    bench = Bench(comfy, Service(stored_bus(), build))
+    bench = Bench(comfy, Service(*with_storage(stored_bus()), build))
     bench.tensors["photo"] = photo()
     for count in (1, 2):
         result = bench.start(graph()).result()
@@ -984,7 +984,7 @@ def test_an_answer_counts_though_the_panel_is_still_starting(comfy: Comfy) -> No
         def start(self) -> Future[str]:
             return Future()
 
-    bench = Bench(comfy, Starting(stored_bus()))
+    bench = Bench(comfy, Starting(*with_storage(stored_bus())))
     bench.tensors["photo"] = photo()
     run = bench.start(graph())
     bench.bus.decide(bench.one().id, 1)

@@ -32,7 +32,7 @@ from imagegate.operator.rest import create_app
 from imagegate.operator.service import Service
 from imagegate.pictures.encode import encode_png, encode_preview
 from tests.conftest import Watch
-from tests.support.stored import PATIENCE, stored_bus
+from tests.support.stored import PATIENCE, storage_of, stored_bus, with_storage
 
 
 class Photo:
@@ -174,7 +174,7 @@ class Front:
 
 @pytest.fixture
 async def front() -> AsyncIterator[Front]:
-    async with Front(Service(stored_bus(), build)) as front:
+    async with Front(Service(*with_storage(stored_bus()), build)) as front:
         yield front
 
 
@@ -418,7 +418,7 @@ async def test_a_panel_that_cannot_start(kind: type[BaseException]) -> None:
         tries.append(1)
         raise kind("No module named 'gradio'")
 
-    async with Front(Service(stored_bus(), broken)) as front:
+    async with Front(Service(*with_storage(stored_bus()), broken)) as front:
         for count in (1, 2):
             async with front.call("GET", "/imagegate/") as answer:
                 assert answer.status == 503
@@ -442,7 +442,7 @@ async def test_a_panel_whose_startup_fails() -> None:
         return app
 
     async with (
-        Front(Service(stored_bus(), broken)) as front,
+        Front(Service(*with_storage(stored_bus()), broken)) as front,
         front.call("GET", "/imagegate/") as answer,
     ):
         assert answer.status == 503
@@ -541,7 +541,7 @@ async def test_a_panel_that_fails_again_and_again(monkeypatch: pytest.MonkeyPatc
         tries.append(1)
         raise ImportError("No module named 'gradio'")
 
-    async with Front(Service(stored_bus(), broken)) as front:
+    async with Front(Service(*with_storage(stored_bus()), broken)) as front:
         for _ in range(5):
             async with front.call("GET", "/imagegate/") as answer:
                 assert answer.status == 503
@@ -606,7 +606,7 @@ async def test_people_are_told_once_comfyui_has_started(
     monkeypatch.setattr(gate_server_module, "Notices", Begins)
     for name, value in set_to.items():
         monkeypatch.setenv(f"IMAGEGATE_NOTIFY{name}", value)
-    service, comfy = Service(stored_bus(), build), PromptServer()
+    service, comfy = Service(*with_storage(stored_bus()), build), PromptServer()
     attach(comfy, service)
     assert started == []
     runner = web.AppRunner(comfy.app)
@@ -614,13 +614,13 @@ async def test_people_are_told_once_comfyui_has_started(
     await runner.cleanup()
     resumer, *notices = started
     assert resumer[0] is service.bus
-    assert [settings.addresses for _, settings, _ in notices] == told
+    assert [settings.addresses for _, _, settings, _ in notices] == told
     assert ("IMAGEGATE_NOTIFY_AFTER is 'x'" in caplog.text) is (not told)
 
 
 def test_websocket_notices() -> None:
     """ComfyUI's clients are told of gates published, decided and withdrawn, not of masks."""
-    service, comfy = Service(stored_bus(), build), PromptServer()
+    service, comfy = Service(*with_storage(stored_bus()), build), PromptServer()
     attach(comfy, service)
     one, two = (
         service.bus.publish(Gate(labels=("a",), width=1, height=1, node_id=n), Photo())
@@ -658,7 +658,7 @@ async def test_the_rest_of_a_notice_is_asked_for(front: Front) -> None:
 
 def test_notices_keep_their_order() -> None:
     """What one thread tells late never overtakes, or is overtaken by, another thread's news."""
-    service, comfy = Service(stored_bus(), build), PromptServer()
+    service, comfy = Service(*with_storage(stored_bus()), build), PromptServer()
     in_send, second_sent = threading.Event(), threading.Event()
     send = comfy.send_sync
 
@@ -683,7 +683,7 @@ def test_notices_keep_their_order() -> None:
 
 def test_a_broken_websocket_harms_nothing(caplog: Any) -> None:
     """When ComfyUI cannot send, gates go on."""
-    service, comfy = Service(stored_bus(), build), PromptServer()
+    service, comfy = Service(*with_storage(stored_bus()), build), PromptServer()
 
     def broken(event: str, data: Any, sid: str | None = None) -> None:
         raise RuntimeError("socket gone")
@@ -700,7 +700,7 @@ async def test_comfyuis_page_hears_of_its_own_gates(tmp_path: Path) -> None:
     shared = {"store": f"sqlite:///{tmp_path / 'gates.sqlite'}", "pictures": str(tmp_path / "p")}
     other = stored_bus(worker="other", **shared)
     other.publish(Gate(labels=("a",), width=1, height=1, node_id="7"), Photo())
-    async with Front(Service(stored_bus(worker="me", **shared), build)) as front:
+    async with Front(Service(*with_storage(stored_bus(worker="me", **shared)), build)) as front:
         front.bus.publish(Gate(labels=("a",), width=1, height=1, node_id="4"), Photo())
         watch = Watch(front.bus)
         other.publish(Gate(labels=("a",), width=1, height=1, node_id="8"), Photo())
@@ -710,5 +710,5 @@ async def test_comfyuis_page_hears_of_its_own_gates(tmp_path: Path) -> None:
         assert [gate["node_id"] for gate in waiting] == ["4"]
         assert [data["node_id"] for _, data in front.comfy.sent] == ["4"]
         watch.close()
-        front.bus.close()
-    other.close()
+        storage_of(front.bus).close()
+    storage_of(other).close()

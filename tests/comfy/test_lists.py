@@ -16,6 +16,7 @@ from imagegate.core.model import Gate, GateClosed, Snapshot, State
 from tests.support.comfy_stand_in import Comfy
 from tests.support.graph_nodes import digest, mixed, picture
 from tests.support.stage import Stage
+from tests.support.stored import storage_of, store_of
 
 KINDS = {
     "TestWhole": Lists(takes=True, makes=True), "TestTotal": Lists(takes=True),
@@ -207,7 +208,9 @@ def test_answers_used_again_go_on_with_the_list(stage: Stage) -> None:
     [one] = asked(stage, 1)
     stage.bus.decide(one.id, 1)
     settled(stage)
-    stage.until(lambda: stage.bus.house.gates.decided_like(_fingerprint(stage, one)), "fingerprint")
+    stage.until(
+        lambda: store_of(stage.bus).gates.decided_like(_fingerprint(stage, one)), "fingerprint"
+    )
     stage.outputs.clear()
     stage.start(listed(**again), "3", "5")
     second, third = asked(stage, 2)
@@ -220,7 +223,7 @@ def test_answers_used_again_go_on_with_the_list(stage: Stage) -> None:
 
 
 def _fingerprint(stage: Stage, gate: Gate) -> str:
-    with stage.bus.house.database.read() as connection:
+    with store_of(stage.bus).database.read() as connection:
         query = f"SELECT fingerprint FROM gates WHERE id = '{gate.id}'"
         return str(connection.exec_driver_sql(query).scalar())
 
@@ -236,7 +239,7 @@ def test_nothing_goes_on_while_its_prompt_runs(stage: Stage) -> None:
     run = stage.start(prompt, "4")
     gates = {one.node_id: one for one in asked(stage, 2)}
     stage.bus.decide(gates["2"].id, 1)
-    assert stage.bus.claim() is None
+    assert storage_of(stage.bus).claims.take() is None
     assert not run.over
     stage.bus.decide(gates["3"].id, 1)
     settled(stage)

@@ -23,7 +23,7 @@ from imagegate.core.model import Gate, State, StoreError
 from imagegate.operator.service import Service
 from tests.comfy.test_gate import Bench, QuietService, graph, photo, png
 from tests.support.comfy_stand_in import Comfy, ExecutionBlocker, Run
-from tests.support.stored import PATIENCE, stored_bus
+from tests.support.stored import PATIENCE, storage_of, store_of, stored_bus, with_storage
 
 
 class ExecutorQueue:
@@ -63,9 +63,9 @@ class ParkBench(Bench):
 
     def __init__(self, comfy: Comfy, service: Service) -> None:
         super().__init__(comfy, service)
-        service.bus.storage._classes = lambda: list(self.executor.nodes)
+        storage_of(service.bus)._opener._classes = lambda: list(self.executor.nodes)
         self.queue = ExecutorQueue(self)
-        self.resumer = Resumer(self.bus, self.queue)
+        self.resumer = Resumer(self.bus, storage_of(self.bus), self.queue)
         self.resumer.start()
 
     def park(self, prompt: dict[str, Any], *outputs: str, **extra: Any) -> Gate:
@@ -76,7 +76,7 @@ class ParkBench(Bench):
     def settled(self) -> None:
         """Wait for what is done in the background: the image's fingerprint is."""
         done = threading.Event()
-        self.bus.storage.later(done.set)
+        storage_of(self.bus).later(done.set)
         assert done.wait(PATIENCE)
 
     def resumed(self, gate: Gate) -> Run:
@@ -101,7 +101,7 @@ def comfy(monkeypatch: pytest.MonkeyPatch) -> Comfy:
 
 @pytest.fixture
 def bench(comfy: Comfy) -> Iterator[ParkBench]:
-    bench = ParkBench(comfy, QuietService(stored_bus()))
+    bench = ParkBench(comfy, QuietService(*with_storage(stored_bus())))
     bench.tensors["photo"] = photo()
     yield bench
     bench.close()
@@ -247,7 +247,7 @@ def test_a_store_that_is_away_for_a_moment(
     """A database that restarts just as the gate goes on takes no answer back: it is waited for."""
     monkeypatch.setattr(waiting_module, "INTERRUPT_LOOK", 0.001)
     monkeypatch.setattr(gate_module, "STORE_LOOK", 0.002)
-    answer_of, away = bench.bus.storage.answer_of, iter([True, True, False])
+    answer_of, away = storage_of(bench.bus).parking.answer_of, iter([True, True, False])
 
     def failing(gate_id: str) -> Any:
         if next(away):
@@ -255,7 +255,7 @@ def test_a_store_that_is_away_for_a_moment(
         return answer_of(gate_id)
 
     gate = bench.park(parking())
-    monkeypatch.setattr(bench.bus.storage, "answer_of", failing)
+    monkeypatch.setattr(storage_of(bench.bus).parking, "answer_of", failing)
     bench.bus.decide(gate.id, 1)
     assert bench.resumed(gate).result().status == "success"
     assert bench.bus.get(gate.id).attempts == 1
@@ -272,7 +272,7 @@ def test_a_cancel_ends_the_wait_for_the_store(
         asked.set()
         raise StoreError("connection refused", passing=True)
 
-    monkeypatch.setattr(bench.bus.storage, "answer_of", failing)
+    monkeypatch.setattr(storage_of(bench.bus).parking, "answer_of", failing)
     run = bench.start(graph({"decision": gate.id}))
     assert asked.wait(PATIENCE)
     bench.comfy.interrupt()
@@ -284,12 +284,12 @@ def test_an_answer_before_the_prompt_has_ended(
 ) -> None:
     """A gate that is answered while its prompt still runs goes on as soon as that has ended."""
     monkeypatch.setattr(resume_module, "IDLE", 2 * PATIENCE)
-    looked, storage = threading.Event(), bench.bus.storage
-    claim, ended = storage.claim, storage.prompt_ended
+    looked, claims = threading.Event(), storage_of(bench.bus).claims
+    take, ended = claims.take, claims.prompt_ended
 
     def look() -> Any:
         answered = not bench.bus.count()
-        found = claim()
+        found = take()
         if answered:
             looked.set()
         return found
@@ -298,10 +298,10 @@ def test_an_answer_before_the_prompt_has_ended(
         assert looked.wait(PATIENCE)
         ended(prompt_id)
 
-    monkeypatch.setattr(storage, "prompt_ended", late)
+    monkeypatch.setattr(claims, "prompt_ended", late)
     run = bench.start(parking())
     gate = bench.one()
-    monkeypatch.setattr(storage, "claim", look)
+    monkeypatch.setattr(claims, "take", look)
     bench.bus.decide(gate.id, 1)
     assert run.result().status == "success"
     assert bench.resumed(gate).result().ran
@@ -310,7 +310,7 @@ def test_an_answer_before_the_prompt_has_ended(
 def test_pictures_that_are_gone(bench: ParkBench) -> None:
     """Where the image is no longer kept, the gate waits again and says so."""
     gate = bench.park(parking())
-    bench.bus.storage.store.place.remove(gate.id)
+    store_of(bench.bus).picture_files.remove(gate.id)
     bench.bus.decide(gate.id, 1)
     bench.watch.until(lambda: bench.bus.get(gate.id).reason)
     assert "no longer kept" in bench.bus.get(gate.id).reason
@@ -325,18 +325,18 @@ def test_a_place_that_cannot_be_written(bench: ParkBench, tmp_path: Path) -> Non
     assert bad.count() == 0
     (tmp_path / "p").rename(tmp_path / "away")
     (tmp_path / "p").write_text("no folder any more")
-    node = ImageGate(QuietService(bad))
+    node = ImageGate(QuietService(bad, storage_of(bad)))
     with pytest.raises(StoreError, match="pictures"):
         asyncio.run(node.run(photo(), mode="park", unique_id="gate", prompt=graph()))
     assert bad.pending() == []
-    bad.close()
+    storage_of(bad).close()
 
 
 def test_what_was_queued_is_kept(bench: ParkBench) -> None:
     """The prompt and its extra data go on as they were, without what the executor wrote there."""
     extra = {"extra_pnginfo": {"workflow": {"id": "w", "nodes": []}}}
     gate = bench.park(parking(), **extra)
-    parked = bench.bus.storage.store.parked.get(gate.id)
+    parked = store_of(bench.bus).parked.get(gate.id)
     assert parked is not None
     assert dict(parked.extra) == extra
     assert parked.prompt["load"] == parking()["load"]
@@ -374,7 +374,7 @@ def test_an_answer_is_used_again(bench: ParkBench) -> None:
         run = bench.start(graph({**settings, **other}, (1,)))
         bench.bus.stop(bench.one().id)
         assert run.result().status == "interrupted"
-    bench.bus.storage.ask_again(newest.gate.id)
+    storage_of(bench.bus).ask_again(newest.gate.id)
     run = bench.start(prompt, "out1", "out2", "mask")
     bench.bus.decide(bench.one().id, 1)
     assert "out1" in run.result().ran

@@ -17,10 +17,10 @@ from imagegate.comfy.resume import End, Refused, Resumer, going_on
 from imagegate.core.model import Decision, Gate, Snapshot, State, StoreError, TooLate
 from imagegate.core.pictures import Picture
 from imagegate.core.prompts import as_queued, read_decisions
-from imagegate.storage.runs import Claim, Parked, Sibling
-from imagegate.storage.sql_storage import SqlStorage
+from imagegate.storage.process.claims import Claims
+from imagegate.storage.queries.runs import Claim, Parked, Sibling
 from tests.conftest import Watch
-from tests.support.stored import PATIENCE, stored_bus
+from tests.support.stored import PATIENCE, storage_of, store_of, stored_bus
 
 
 def node(kind: str, **inputs: Any) -> dict[str, Any]:
@@ -92,13 +92,17 @@ class Worker:
         self.bus = stored_bus(**settings)
         self.queue = Queue()
         self.watch = Watch(self.bus)
-        self.resumer = Resumer(self.bus, self.queue)
+        self.resumer = Resumer(self.bus, storage_of(self.bus), self.queue)
 
     def park(self, prompt: dict[str, Any] | None = None, **given: Any) -> Gate:
         gate = Gate(labels=("keep", "fix"), width=8, height=6, node_id=given.get("node", "2"))
         how: dict[str, Any] = {"node": "2", "prompt": prompt or graph(), "extra": {}}
         how["root"] = secrets.token_hex(4)
-        return self.bus.park(gate, [("preview-0", b"x")], Parked(**how | given)).gate
+        return (
+            storage_of(self.bus)
+            .parking.park(gate, [("preview-0", b"x")], Parked(**how | given))
+            .gate
+        )
 
     def until(self, gate: Gate, state: State) -> Snapshot:
         self.watch.until(lambda: self.bus.get(gate.id).state is state)
@@ -109,12 +113,12 @@ class Worker:
         return self.bus.get(gate.id)
 
     def kinds(self, gate: Gate) -> list[str]:
-        return [line.kind for line in self.bus.lines(gate.id)]
+        return [line.kind for line in storage_of(self.bus).lines(gate.id)]
 
     def close(self) -> None:
         self.resumer.close()
         self.watch.close()
-        self.bus.close()
+        storage_of(self.bus).close()
 
 
 @pytest.fixture
@@ -129,7 +133,7 @@ def worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
 def runs(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> Worker:
     """A worker that has all nodes and has been started."""
     monkeypatch.setattr(
-        worker.bus.storage, "_classes", lambda: ["ImageGate", "Load", "Scale", "Save"]
+        storage_of(worker.bus)._opener, "_classes", lambda: ["ImageGate", "Load", "Scale", "Save"]
     )
     worker.resumer.start()
     return worker
@@ -415,7 +419,7 @@ def test_what_a_failed_attempt_had_asked_is_taken_back(runs: Worker) -> None:
     runs.bus.decide(gate.id, 1)
     prompt_id = runs.queue.request(0)["prompt_id"]
     later = Gate(labels=("a",), width=8, height=6, prompt_id=prompt_id)
-    runs.bus.park(later, [], Parked("run", "8", graph(), {}))
+    storage_of(runs.bus).parking.park(later, [], Parked("run", "8", graph(), {}))
     runs.queue.end(0, "out of memory")
     runs.until_put_back(gate)
     runs.watch.until(lambda: runs.bus.get(later.id).state is State.WITHDRAWN)
@@ -443,7 +447,7 @@ def test_a_route_that_leads_nowhere(runs: Worker) -> None:
     runs.bus.decide(gate.id, 2)
     runs.until(gate, State.RESUMED)
     assert runs.queue.requests == []
-    assert "nothing hangs" in runs.bus.lines(gate.id)[-1].body["text"]
+    assert "nothing hangs" in storage_of(runs.bus).lines(gate.id)[-1].body["text"]
 
 
 def test_only_some_are_taken_up_at_a_time(runs: Worker) -> None:
@@ -465,7 +469,7 @@ def test_what_the_worker_has_no_nodes_for_is_left_to_others(runs: Worker) -> Non
     prompt = graph()
     prompt["3"] = node("Missing", image=["2", 1])
     foreign = runs.park(prompt)
-    with runs.bus.house.database.write() as connection:
+    with store_of(runs.bus).database.write() as connection:
         connection.execute(sa.text("UPDATE gates SET worker = 'another'"))
     ours = runs.park()
     runs.bus.decide(foreign.id, 1)
@@ -482,7 +486,7 @@ def test_a_claim_that_ran_out_is_taken_up_again(
     """After a crash between queuing and the end somebody tries again, and only he may finish."""
     monkeypatch.setattr(resume_module, "IDLE", 0.01)
     gate = runs.park()
-    with runs.bus.house.database.write() as connection:
+    with store_of(runs.bus).database.write() as connection:
         connection.execute(
             sa.text(
                 "UPDATE gates SET state='decided', open=0, due=1, claimed_by='dead', lease=0, "
@@ -502,7 +506,7 @@ def test_nothing_is_opened_for_nothing(tmp_path: Path) -> None:
     worker = Worker(store=f"sqlite:///{file}", pictures=str(tmp_path / "pictures"))
     worker.resumer.start()
     worker.resumer.close()
-    assert not worker.bus.opened
+    assert not storage_of(worker.bus).opened
     assert list(tmp_path.iterdir()) == []
     worker.close()
 
@@ -514,9 +518,9 @@ def test_a_restart_goes_on_with_what_was_decided_meanwhile(tmp_path: Path) -> No
     gate = first.park({"2": node("ImageGate", routes=2), "4": node("Save", image=["2", 1])})
     first.bus.decide(gate.id, 1)
     first.watch.close()
-    first.bus.close()
+    storage_of(first.bus).close()
     second = Worker(**place)
-    second.bus.storage._classes = lambda: ["ImageGate", "Save"]
+    storage_of(second.bus)._opener._classes = lambda: ["ImageGate", "Save"]
     second.resumer.start()
     second.queue.end(0)
     assert second.until(gate, State.RESUMED).attempts == 1
@@ -533,15 +537,15 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_store_that_fails_is_tried_again(runs: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     """Trouble with the store ends nothing: the gate goes on when that is over."""
     gate = runs.park()
-    claim_of = SqlStorage.claim
+    take = Claims.take
     failures = iter([StoreError("the store is away"), RuntimeError("odd")])
 
-    def failing(storage: SqlStorage) -> Any:
+    def failing(claims: Claims) -> Any:
         if error := next(failures, None):
             raise error
-        return claim_of(storage)
+        return take(claims)
 
-    monkeypatch.setattr(SqlStorage, "claim", failing)
+    monkeypatch.setattr(Claims, "take", failing)
     runs.bus.decide(gate.id, 1)
     runs.queue.end(0)
     runs.until(gate, State.RESUMED)
@@ -556,8 +560,8 @@ def test_what_also_hangs_on_another_gate_is_said(runs: Worker) -> None:
     runs.bus.decide(one.id, 1)
     runs.queue.end(0)
     runs.until(one, State.RESUMED)
-    assert "also hangs on 'Image Gate'" in runs.bus.lines(one.id)[-1].body["text"]
+    assert "also hangs on 'Image Gate'" in storage_of(runs.bus).lines(one.id)[-1].body["text"]
     runs.bus.decide(other.id, 1)
     runs.queue.end(1)
     runs.until(other, State.RESUMED)
-    assert "text" not in runs.bus.lines(other.id)[-1].body
+    assert "text" not in storage_of(runs.bus).lines(other.id)[-1].body

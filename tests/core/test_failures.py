@@ -13,7 +13,7 @@ from imagegate.comfy.resume import Resumer
 from imagegate.core.failures import AGAIN, FailureLog
 from imagegate.core.model import StoreError
 from imagegate.pictures.place import PicturePlace, PlaceError
-from tests.support.stored import PATIENCE, Store
+from tests.support.stored import PATIENCE, Store, storage_of, store_of
 
 PACKAGE = Path(__file__).parents[2] / "imagegate"
 AWAY = StoreError("the store is away:\n  connection refused", passing=True)
@@ -132,7 +132,7 @@ def test_an_outage_in_the_log(
     monkeypatch.setattr("imagegate.comfy.resume.IDLE", 0.01)
     monkeypatch.setattr("imagegate.storage.sql.watcher.PAUSES", (0.01,))
     bus = shared.bus()
-    resumer = Resumer(bus, NoQueue())  # type: ignore[arg-type]
+    resumer = Resumer(bus, storage_of(bus), NoQueue())  # type: ignore[arg-type]
     tries = threading.Semaphore(0)
 
     def away(*_: object, **__: object) -> None:
@@ -141,10 +141,10 @@ def test_an_outage_in_the_log(
 
     with monkeypatch.context() as patch:
         for name in ("read", "write", "watch", "check_file"):
-            patch.setattr(bus.house.database, name, away)
+            patch.setattr(store_of(bus).database, name, away)
         caplog.clear()
         resumer.start()
-        bus.house.look_again()
+        store_of(bus).look_again()
         for _ in range(300):
             assert tries.acquire(timeout=PATIENCE)
         told = lines(caplog)

@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from imagegate.core.model import Gate, parse_labels, signed
+from imagegate.core.model import Gate, parse_labels
+from imagegate.storage.rules import signed
 from imagegate.text.labels import shows, split_labels, told_apart, visible
 from tests.support.javascript import javascript
 

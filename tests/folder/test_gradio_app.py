@@ -26,7 +26,7 @@ from imagegate.core.pictures import Picture
 from imagegate.core.settings import Settings
 from imagegate.pictures.encode import encode_png, encode_preview
 from imagegate.pictures.samples import write_samples
-from tests.support.stored import StoredBus
+from tests.support.stored import bus_over, storage_of
 
 pytestmark = pytest.mark.processes
 
@@ -494,7 +494,7 @@ def test_a_panel_over_a_store(run: Callable[..., Session], tmp_path: Path) -> No
     settings = Settings(
         f"sqlite:///{tmp_path / 'gates.sqlite'}", str(tmp_path / "pictures"), "studio-1"
     )
-    worker = StoredBus(lambda: settings)
+    worker = bus_over(settings, classes=())
     ticket = worker.publish(Gate(labels=("keep", "fix"), width=8, height=6), Photo())
     session = run("--store", settings.store, "--pictures", settings.pictures)
     session.hears("1 waiting")
@@ -508,8 +508,8 @@ def test_a_panel_over_a_store(run: Callable[..., Session], tmp_path: Path) -> No
     assert ticket.wait(PATIENCE).decision.by == "Ann"
     session.process.send_signal(signal.SIGINT)
     assert session.ends() == 0
-    assert {w["kind"]: w["alive"] for w in worker.status()["workers"]}["panel"] is False
-    worker.close()
+    assert {w["kind"]: w["alive"] for w in storage_of(worker).status()["workers"]}["panel"] is False
+    storage_of(worker).close()
 
 
 @pytest.mark.parametrize(

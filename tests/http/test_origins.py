@@ -19,7 +19,7 @@ from imagegate.http.access import HostDoor
 from imagegate.operator.rest import create_app
 from imagegate.operator.service import Service
 from tests.comfy.test_gate_server import Front, Photo, build, end_panels, servers
-from tests.support.stored import stored_bus
+from tests.support.stored import stored_bus, with_storage
 
 __all__ = ["servers"]  # a fixture for every test here
 
@@ -158,7 +158,7 @@ def test_the_table_at_the_panels_own_port(bus: GateBus[Any], case: Case) -> None
 async def test_the_table_at_comfyuis_port() -> None:
     """Each row of the table holds for every call of the pack at ComfyUI's port."""
     for case in TABLE:
-        async with Front(Service(stored_bus(), build, names(case))) as front:
+        async with Front(Service(*with_storage(stored_bus()), build, names(case))) as front:
             gate = publish(front.bus)
             host = {"Host": case.host}
             for path in ("notices", "", "api/gates", "api/gates/x/image/0", "gradio_api/x"):
@@ -340,7 +340,7 @@ def test_a_person_reads_why(bus: GateBus[Any]) -> None:
 
 async def test_a_person_reads_why_in_the_node() -> None:
     """So it is at ComfyUI's port, where the node shows the page."""
-    async with Front(Service(stored_bus(), build)) as front:
+    async with Front(Service(*with_storage(stored_bus()), build)) as front:
         given = {"Host": "studio.example", "Accept": "text/html"}
         async with front.call("GET", "/imagegate/?node=1", headers=given) as answer:
             assert answer.status == 403

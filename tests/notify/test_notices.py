@@ -20,6 +20,7 @@ import pytest
 
 from imagegate.core.model import Gate, Outcome, Snapshot, State, StoreError
 from imagegate.core.settings import NoticeSettings
+from imagegate.gate_bus import GateBus
 from imagegate.notify import apprise as messenger_module
 from imagegate.notify import notices as notices_module
 from imagegate.notify.apprise import THREAD
@@ -32,10 +33,11 @@ from tests.support.stored import (
     PATIENCE,
     PLAIN,
     Store,
-    StoredBus,
     gate,
     hears,
     sql,
+    storage_of,
+    store_of,
     to_go_on,
 )
 
@@ -141,9 +143,9 @@ def start() -> Iterator[Start]:
     """Starts notices, of what waits for an hour if nothing else is said."""
     started: list[Notices] = []
 
-    def start(bus: StoredBus, addresses: str, **settings: Any) -> Notices:
+    def start(bus: GateBus[Any], addresses: str, **settings: Any) -> Notices:
         given: dict[str, Any] = {"after": HOUR, **settings}
-        notices = Notices(bus, NoticeSettings(addresses, **given), lambda: PANEL)
+        notices = Notices(bus, storage_of(bus), NoticeSettings(addresses, **given), lambda: PANEL)
         notices.start()
         started.append(notices)
         return notices
@@ -154,7 +156,7 @@ def start() -> Iterator[Start]:
 
 
 @pytest.fixture
-def bus(tmp_path: Path) -> Iterator[StoredBus]:
+def bus(tmp_path: Path) -> Iterator[GateBus[Any]]:
     with Store("sqlite", f"sqlite:///{tmp_path}/gates.sqlite", tmp_path / "pictures") as store:
         yield store.bus()
 
@@ -166,22 +168,22 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(notices_module, "AGAIN", 0.05)
 
 
-def park(bus: StoredBus, title: str = "Sky", **given: Any) -> Gate:
-    return bus.park(gate(title=title, **given), FILES, to_go_on()).gate
+def park(bus: GateBus[Any], title: str = "Sky", **given: Any) -> Gate:
+    return storage_of(bus).parking.park(gate(title=title, **given), FILES, to_go_on()).gate
 
 
-def later(bus: StoredBus, seconds: float = HOUR, *gates: Gate) -> None:
+def later(bus: GateBus[Any], seconds: float = HOUR, *gates: Gate) -> None:
     """So much time goes by, for these gates or for all."""
     which = " OR ".join(f"gate_id = '{one.id}'" for one in gates) or "1 = 1"
     sql(bus, f"UPDATE lines SET at = at - :seconds WHERE {which}", seconds=seconds)
     bus._feed.lose()  # what else would have to be a clock
 
 
-def kinds(bus: StoredBus, one: Gate) -> list[str]:
-    return [line.kind for line in bus.lines(one.id)]
+def kinds(bus: GateBus[Any], one: Gate) -> list[str]:
+    return [line.kind for line in storage_of(bus).lines(one.id)]
 
 
-def until_written(bus: StoredBus, one: Gate, times: int = 1) -> None:
+def until_written(bus: GateBus[Any], one: Gate, times: int = 1) -> None:
     """The history says that people were told. Nobody is told of that line: look again."""
     deadline = time.monotonic() + LATE
     while kinds(bus, one).count("notified") < times:
@@ -196,7 +198,7 @@ def threads() -> list[str]:
 # -- what is told, and when
 
 
-def test_off_by_default(bus: StoredBus, start: Start) -> None:
+def test_off_by_default(bus: GateBus[Any], start: Start) -> None:
     """Without an address there is no thread, and nobody listens."""
     before = bus.listeners
     start(bus, "")
@@ -219,7 +221,7 @@ def test_one_notice_after_the_time(shared: Store, service: Service, start: Start
     assert notice["attachments"] == []
     until_written(bus, one)
     assert kinds(bus, one) == ["published", "notified"]
-    assert bus.lines(one.id)[-1].body == {"text": "by json"}
+    assert storage_of(bus).lines(one.id)[-1].body == {"text": "by json"}
     assert bus.get(one.id).version == 1  # nothing of the gate itself has changed
     later(bus)
     service.until(2)
@@ -227,7 +229,7 @@ def test_one_notice_after_the_time(shared: Store, service: Service, start: Start
     assert service.titles == ["Image Gate: Sky", "Image Gate: Sea"]
 
 
-def test_the_time_runs_by_itself(bus: StoredBus, service: Service, start: Start) -> None:
+def test_the_time_runs_by_itself(bus: GateBus[Any], service: Service, start: Start) -> None:
     """Nothing has to happen for the time to be up; the prompt that waits is told of as waiting."""
     start(bus, service.json, after=0.3, url="https://gate.example/imagegate/")
     begun = time.monotonic()
@@ -264,7 +266,7 @@ def test_what_is_answered_in_time(shared: Store, service: Service, start: Start,
 
 
 def test_the_image_only_if_allowed(
-    bus: StoredBus,
+    bus: GateBus[Any],
     service: Service,
     start: Start,
     tmp_path: Path,
@@ -294,7 +296,7 @@ def test_the_image_only_if_allowed(
     assert not list(tmp_path.glob("imagegate-*"))
 
 
-def test_a_digest(bus: StoredBus, service: Service, start: Start) -> None:
+def test_a_digest(bus: GateBus[Any], service: Service, start: Start) -> None:
     """What came up in the time of a digest is one notice: ten titles, and how many more."""
     start(bus, service.json, digest=600, image=True)
     gates = [park(bus, f"Sky {i}") for i in range(15)]
@@ -315,7 +317,7 @@ def test_a_digest(bus: StoredBus, service: Service, start: Start) -> None:
     assert service.titles[1:] == ["Image Gate: Sea"]
 
 
-def test_a_digest_waits_for_its_time(bus: StoredBus, service: Service, start: Start) -> None:
+def test_a_digest_waits_for_its_time(bus: GateBus[Any], service: Service, start: Start) -> None:
     """A digest does not go out before its time is up; what is answered by then is not in it."""
     start(bus, service.json, digest=600)
     one, two = park(bus, "Sky"), park(bus, "Sea")
@@ -329,7 +331,7 @@ def test_a_digest_waits_for_its_time(bus: StoredBus, service: Service, start: St
 
 @pytest.mark.parametrize(("number", "notices"), [(10, 10), (11, 1)])
 def test_many_at_once(
-    bus: StoredBus, service: Service, start: Start, number: int, notices: int
+    bus: GateBus[Any], service: Service, start: Start, number: int, notices: int
 ) -> None:
     """More than ten gates whose time is up at once are one notice, even where each has its own."""
     gates = [park(bus, f"Sky {i}") for i in range(number)]
@@ -356,12 +358,12 @@ def test_once_over_restarts(shared: Store, service: Service, start: Start) -> No
     until_written(first, one)
     notices.close()
     two = park(first, "Sea")
-    first.close()
+    storage_of(first).close()
 
     second = shared.unopened()
     start(second, service.json)
-    assert not second.opened  # nobody opens a store for this
-    hears(second, lambda: second.house)
+    assert not storage_of(second).opened  # nobody opens a store for this
+    hears(second, lambda: store_of(second))
     later(second)
     service.until(2)
     until_written(second, two)
@@ -381,9 +383,9 @@ def test_again_if_it_waits_again(shared: Store, service: Service, start: Start) 
         bus.decide(one.id, 1)
         bus.undo(one.id)
     bus.decide(one.id, 1)
-    claim = bus.claim()
+    claim = storage_of(bus).claims.take()
     assert claim is not None
-    assert bus.put_back(claim, "a model is gone")
+    assert storage_of(bus).claims.put_back(claim, "a model is gone")
     later(bus)
     service.until(3)
     until_written(bus, one, 3)
@@ -437,7 +439,7 @@ def test_the_line_is_no_news(shared: Store, service: Service, start: Start) -> N
     assert heard == ["Sea"]
 
 
-def test_one_line_however_many_services(bus: StoredBus, service: Service, start: Start) -> None:
+def test_one_line_however_many_services(bus: GateBus[Any], service: Service, start: Start) -> None:
     """That two services took a notice is one line of history."""
     start(bus, f"{service.json} {service.json}/other")
     one = park(bus)
@@ -452,23 +454,23 @@ def test_one_line_however_many_services(bus: StoredBus, service: Service, start:
 
 
 def test_a_store_that_is_away(
-    bus: StoredBus,
+    bus: GateBus[Any],
     service: Service,
     start: Start,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """A line that cannot be written is written later, and nobody is told twice meanwhile."""
-    told = bus.told
+    add = store_of(bus).notified.add
     failed: list[Any] = []
 
     def fails(*given: Any) -> None:
         if len(failed) < 3:
             failed.append(given)
             raise StoreError("the store is locked", passing=True)
-        told(*given)
+        add(*given)
 
-    monkeypatch.setattr(bus.storage, "told", fails)
+    monkeypatch.setattr(store_of(bus).notified, "add", fails)
     start(bus, service.json)
     one = park(bus)
     later(bus)
@@ -489,7 +491,7 @@ def refused() -> str:
 
 @pytest.mark.parametrize("how", ["500", "refused"])
 def test_a_failing_service_is_given_up(
-    bus: StoredBus,
+    bus: GateBus[Any],
     service: Service,
     start: Start,
     caplog: pytest.LogCaptureFixture,
@@ -529,7 +531,7 @@ def until_logged(caplog: pytest.LogCaptureFixture, text: str) -> list[str]:
     return found
 
 
-def test_what_fails_is_tried_again(bus: StoredBus, service: Service, start: Start) -> None:
+def test_what_fails_is_tried_again(bus: GateBus[Any], service: Service, start: Start) -> None:
     """A service that is well again gets the notice, and what came meanwhile; then it is told."""
     service.first = [503, 503]
     service.go_on.clear()
@@ -548,7 +550,7 @@ def test_what_fails_is_tried_again(bus: StoredBus, service: Service, start: Star
 
 
 def test_what_is_answered_meanwhile_is_not_tried_again(
-    bus: StoredBus, service: Service, start: Start
+    bus: GateBus[Any], service: Service, start: Start
 ) -> None:
     """A notice that failed is not sent once its gate is answered."""
     service.first = [500]
@@ -569,7 +571,7 @@ def test_what_is_answered_meanwhile_is_not_tried_again(
 
 @pytest.mark.parametrize("how", ["500", "refused", "hangs"])
 def test_nobody_waits_for_a_service(
-    bus: StoredBus, service: Service, start: Start, how: str
+    bus: GateBus[Any], service: Service, start: Start, how: str
 ) -> None:
     """While one service fails or hangs, gates are asked and answered, another service is served,
     and all ends when it shall.
@@ -596,10 +598,10 @@ AT_THE_END = """
 import sys
 from imagegate.notify.notices import Notices
 from imagegate.core.settings import NoticeSettings
-from tests.support.stored import PLAIN, gate, stored_bus
+from tests.support.stored import PLAIN, gate, storage_of, stored_bus
 
 bus = stored_bus()
-Notices(bus, NoticeSettings(sys.argv[1], after=0), lambda: "http://panel/").start()
+Notices(bus, storage_of(bus), NoticeSettings(sys.argv[1], after=0), lambda: "http://panel/").start()
 bus.publish(gate(), PLAIN)
 sys.stdin.readline()
 """
@@ -626,7 +628,7 @@ def test_a_process_ends_though_a_service_hangs(service: Service) -> None:
 
 
 def test_without_apprise(
-    bus: StoredBus,
+    bus: GateBus[Any],
     service: Service,
     start: Start,
     monkeypatch: pytest.MonkeyPatch,
@@ -646,7 +648,7 @@ def test_without_apprise(
 
 
 def test_an_address_that_is_none(
-    bus: StoredBus, service: Service, start: Start, caplog: pytest.LogCaptureFixture
+    bus: GateBus[Any], service: Service, start: Start, caplog: pytest.LogCaptureFixture
 ) -> None:
     """An address that Apprise does not understand is said to be there, but not shown; the others
     are told.
@@ -662,7 +664,7 @@ def test_an_address_that_is_none(
 
 
 def test_others_may_use_apprise(
-    bus: StoredBus, service: Service, start: Start, caplog: pytest.LogCaptureFixture
+    bus: GateBus[Any], service: Service, start: Start, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What others in the process log through Apprise's logger is still logged."""
     start(bus, service.json)
@@ -689,7 +691,7 @@ def test_others_may_use_apprise(
         "*bold* [link](http://x) \\n",
     ],
 )
-def test_strange_titles(bus: StoredBus, service: Service, start: Start, title: str) -> None:
+def test_strange_titles(bus: GateBus[Any], service: Service, start: Start, title: str) -> None:
     """Whatever a title holds, a notice has it on one line of reasonable length."""
     start(bus, service.json)
     labels = ("a\nb", "\0", "l" * 500)
@@ -754,4 +756,4 @@ def test_ten_thousand(shared: Store, service: Service, start: Start) -> None:
     assert notice["title"] == f"Image Gate: {MANY} images wait"
     assert f"and {MANY - 10} more" in notice["message"]
     until_written(bus, first)
-    assert bus.untold() == []
+    assert store_of(bus).unnotified() == []

@@ -14,34 +14,38 @@ from imagegate.gate_bus import GateBus
 from imagegate.http.access import HostDoor
 from imagegate.http.serving import News, while_it_lasts
 from imagegate.operator.rest import create_app
-from imagegate.storage.gates import GateStore
-from imagegate.storage.runs import Parked
-from tests.support.stored import StoredBus, stored_bus
+from imagegate.storage.queries.gates import GateStore
+from imagegate.storage.queries.runs import Parked
+from tests.support.stored import storage_of, store_of, stored_bus
 
 API = "/imagegate/api"
 PROMPT = {"2": {"class_type": "ImageGate", "inputs": {}}}
 
 
 @pytest.fixture
-def store() -> Iterator[StoredBus]:
+def store() -> Iterator[GateBus[Any]]:
     bus = stored_bus()
     yield bus
-    bus.close()
+    storage_of(bus).close()
 
 
 @pytest.fixture
-def client(store: StoredBus) -> Iterator[TestClient]:
-    app = create_app(store, HostDoor(), records=store)
+def client(store: GateBus[Any]) -> Iterator[TestClient]:
+    app = create_app(store, HostDoor(), records=storage_of(store))
     with TestClient(app, base_url="http://localhost") as client:
         yield client
 
 
-def park(bus: StoredBus, **given: Any) -> Gate:
+def park(bus: GateBus[Any], **given: Any) -> Gate:
     gate = Gate(**{"labels": ("keep", "fix"), "width": 8, "height": 6, **given})
-    return bus.park(gate, [("preview-0", b"x" * 50)], Parked("r", "2", PROMPT, {}), "like").gate
+    return (
+        storage_of(bus)
+        .parking.park(gate, [("preview-0", b"x" * 50)], Parked("r", "2", PROMPT, {}), "like")
+        .gate
+    )
 
 
-def test_a_parked_gate_in_the_list(client: TestClient, store: StoredBus) -> None:
+def test_a_parked_gate_in_the_list(client: TestClient, store: GateBus[Any]) -> None:
     """Parked gates wait for a person like any other; who asks, and that undo works, is told."""
     gate = park(store)
     [found] = client.get(f"{API}/gates").json()["gates"]
@@ -50,7 +54,7 @@ def test_a_parked_gate_in_the_list(client: TestClient, store: StoredBus) -> None
     assert client.get(f"{API}/gates").json()["waiting"] == 1
 
 
-def test_gates_of_one_workflow(client: TestClient, store: StoredBus) -> None:
+def test_gates_of_one_workflow(client: TestClient, store: GateBus[Any]) -> None:
     """A node's number says little once gates outlive their workflow: both can be asked for."""
     here = park(store, node_id="2", workflow_id="w")
     park(store, node_id="2", workflow_id="other")
@@ -65,7 +69,7 @@ def test_gates_of_one_workflow(client: TestClient, store: StoredBus) -> None:
     assert client.get(f"{API}/history?node=2&workflow=other").json()["gates"] == []
 
 
-def test_what_a_client_sees_of_going_on(client: TestClient, store: StoredBus) -> None:
+def test_what_a_client_sees_of_going_on(client: TestClient, store: GateBus[Any]) -> None:
     """Decided, taken up, put back with the reason, decided again, gone on: each state is told, and
     undo is refused from the moment it is taken up, with the reason.
     """
@@ -73,21 +77,21 @@ def test_what_a_client_sees_of_going_on(client: TestClient, store: StoredBus) ->
     url = f"{API}/gates/{gate.id}"
     client.post(f"{url}/decision", json={"route": 1, "by": "Ann"})
     assert client.get(url).json()["undoable"]
-    claim = store.claim()
+    claim = storage_of(store).claims.take()
     assert claim is not None
     told = client.get(url).json()
     assert (told["resuming"], told["attempts"], told["undoable"]) == ("here", 1, False)
     undo = client.post(f"{url}/undo", json={})
     assert undo.status_code == 409
     assert "here has taken" in undo.json()["error"]
-    store.put_back(claim, "model is missing")
+    storage_of(store).claims.put_back(claim, "model is missing")
     told = client.get(url).json()
     assert (told["state"], told["reason"]) == ("parked", "model is missing")
     assert "decision" not in told
     client.post(f"{url}/decision", json={"route": 2, "note": "n"})
-    claim = store.claim()
+    claim = storage_of(store).claims.take()
     assert claim is not None
-    store.finish(claim)
+    storage_of(store).claims.finish(claim)
     assert client.get(url).json()["state"] == "resumed"
     lines = client.get(f"{url}/history").json()["lines"]
     assert [line["kind"] for line in lines] == [
@@ -99,7 +103,7 @@ def test_what_a_client_sees_of_going_on(client: TestClient, store: StoredBus) ->
     assert all(line["at"] > 1e9 for line in lines)
 
 
-def test_ask_again(client: TestClient, store: StoredBus) -> None:
+def test_ask_again(client: TestClient, store: GateBus[Any]) -> None:
     """An answer that could be used again is forgotten by one call."""
     gate = park(store)
     client.post(f"{API}/gates/{gate.id}/decision", json={"route": 1})
@@ -107,11 +111,11 @@ def test_ask_again(client: TestClient, store: StoredBus) -> None:
     answer = client.post(f"{API}/gates/{gate.id}/ask-again", json={})
     assert answer.status_code == 200
     assert "reusable" not in answer.json()
-    assert store.house.gates.decided_like("like") is None
+    assert store_of(store).gates.decided_like("like") is None
     assert client.get(f"{API}/gates/{gate.id}/ask-again").status_code == 405
 
 
-def test_the_status(client: TestClient, store: StoredBus) -> None:
+def test_the_status(client: TestClient, store: GateBus[Any]) -> None:
     """Which store it is, who shares it, and how much disk the pictures take."""
     park(store)
     status = client.get(f"{API}/status").json()
@@ -138,7 +142,7 @@ def test_a_folder_has_no_such_calls() -> None:
 @pytest.mark.parametrize(("passing", "status"), [(True, 503), (False, 507)])
 def test_a_store_that_fails(
     client: TestClient,
-    store: StoredBus,
+    store: GateBus[Any],
     monkeypatch: pytest.MonkeyPatch,
     passing: bool,
     status: int,
@@ -162,7 +166,7 @@ def test_a_store_that_fails(
 
 
 async def test_a_stream_ends_with_the_store(
-    store: StoredBus, monkeypatch: pytest.MonkeyPatch
+    store: GateBus[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While the store is away a stream ends without a traceback: the page then knows, and asks
     again by itself.

@@ -12,7 +12,7 @@ import pytest
 
 from imagegate.core.model import MAX_KEY, BadAnswer, Forbidden, Gate, Outcome, Selection, State
 from imagegate.gate_bus import GateBus
-from tests.support.stored import FILES, PLAIN, Store, gate, sql, to_go_on
+from tests.support.stored import FILES, PLAIN, Store, gate, sql, storage_of, to_go_on
 
 
 class Memory:
@@ -34,7 +34,7 @@ class Stored:
         self.bus = store.bus()
 
     def ask(self, **given: Any) -> Gate:
-        return self.bus.park(gate(**given), FILES, to_go_on()).gate
+        return storage_of(self.bus).parking.park(gate(**given), FILES, to_go_on()).gate
 
 
 @pytest.fixture(params=["folder", "memory", "sqlite", "postgresql"])
@@ -148,7 +148,10 @@ def test_titles_of_gates_from_before_are_filled_in(shared: Store) -> None:
     """A store that is brought up to date knows its old gates by their titles, strange ones too."""
     old = shared.bus()
     titles = ["Hero", "half \ud800", "nul \0", "ü"]
-    ids = [old.park(gate(title=title), FILES, to_go_on()).gate.id for title in titles]
+    ids = [
+        storage_of(old).parking.park(gate(title=title), FILES, to_go_on()).gate.id
+        for title in titles
+    ]
     for statement in (
         "DROP INDEX gates_open_title", "DROP INDEX gates_title", "DROP INDEX gates_link",
         "ALTER TABLE gates DROP COLUMN title", "ALTER TABLE gates DROP COLUMN link",

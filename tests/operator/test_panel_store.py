@@ -16,10 +16,11 @@ from playwright.sync_api import Browser, Locator, Page, Route, expect
 from imagegate.comfy.parking import files_of
 from imagegate.core.model import Gate, Outcome, State
 from imagegate.core.settings import Settings
+from imagegate.gate_bus import GateBus
 from imagegate.pictures.tensors import TensorPictures
-from imagegate.storage.runs import Claim, Parked
+from imagegate.storage.queries.runs import Claim, Parked
 from tests.support.browser import PanelServer, chromium, pages
-from tests.support.stored import StoredBus
+from tests.support.stored import bus_over, storage_of, store_of
 
 DAY = 24 * 3600
 PROMPT = {"2": {"class_type": "ImageGate", "inputs": {}}}
@@ -33,15 +34,15 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[StoredBus]:
+def store(tmp_path: Path) -> Iterator[GateBus[Any]]:
     bus = worker(tmp_path, "desk")
     yield bus
-    bus.close()
+    storage_of(bus).close()
 
 
 @pytest.fixture
-def server(store: StoredBus) -> Iterator[PanelServer]:
-    server = PanelServer(store, records=store)
+def server(store: GateBus[Any]) -> Iterator[PanelServer]:
+    server = PanelServer(store, records=storage_of(store))
     yield server
     server.stop()
 
@@ -52,11 +53,11 @@ def new_page(browser: Browser, server: PanelServer) -> Iterator[Callable[..., Pa
         yield open_page
 
 
-def worker(place: Path, name: str, kind: str = "comfyui") -> StoredBus:
+def worker(place: Path, name: str, kind: str = "comfyui") -> GateBus[Any]:
     """A process that shares the store in this place."""
     settings = Settings(f"sqlite:///{place / 'gates.sqlite'}", str(place / "pictures"), name)
-    bus = StoredBus(lambda: settings, kind=kind, classes=lambda: ["ImageGate"])
-    assert bus.house  # it has entered
+    bus = bus_over(settings, kind, ["ImageGate"])
+    assert store_of(bus)  # it has entered
     return bus
 
 
@@ -67,28 +68,28 @@ def a_gate(title: str, days: float = 0, **more: Any) -> Gate:
     )  # fmt: skip
 
 
-def park(bus: StoredBus, title: str = "Portrait", **more: Any) -> Gate:
+def park(bus: GateBus[Any], title: str = "Portrait", **more: Any) -> Gate:
     """A parked gate over an image that is different for each title."""
     gate = a_gate(title, **more)
     generator = torch.Generator().manual_seed(sum(title.encode()))
     image = torch.rand(1, gate.height, gate.width, 3, generator=generator)
     parked = Parked(f"run of {title}", "2", PROMPT, {})
-    return bus.park(gate, files_of(image, None), parked, f"like {title}").gate
+    return storage_of(bus).parking.park(gate, files_of(image, None), parked, f"like {title}").gate
 
 
-def park_in_list(bus: StoredBus, number: int, of: int, **more: Any) -> Gate:
+def park_in_list(bus: GateBus[Any], number: int, of: int, **more: Any) -> Gate:
     """A parked gate of a list that goes on together."""
     gate = a_gate(f"Image {number}", together=of, prompt_id="a prompt", **more)
     image = torch.rand(
         1, gate.height, gate.width, 3, generator=torch.Generator().manual_seed(number)
     )
     parked = Parked("a run", "2", PROMPT, {}, number, of, tuple(range(of)), together=True)
-    return bus.park(gate, files_of(image, None), parked).gate
+    return storage_of(bus).parking.park(gate, files_of(image, None), parked).gate
 
 
-def take_up(bus: StoredBus) -> Claim:
+def take_up(bus: GateBus[Any]) -> Claim:
     """Play the worker that goes on with what was decided first."""
-    claim = bus.claim()
+    claim = storage_of(bus).claims.take()
     assert claim is not None
     return claim
 
@@ -121,7 +122,7 @@ def lines(page: Page, gate: Gate) -> Locator:
 
 
 def test_a_parked_gate_looks_like_one_that_waits(
-    store: StoredBus, new_page: Callable[..., Page]
+    store: GateBus[Any], new_page: Callable[..., Page]
 ) -> None:
     """It is shown with image and routes, marked as parked, with the days that it has waited."""
     park(store, days=3.2)
@@ -140,7 +141,9 @@ def test_a_parked_gate_looks_like_one_that_waits(
     fresh.withdraw("over")
 
 
-def test_the_history_follows_a_parked_gate(store: StoredBus, new_page: Callable[..., Page]) -> None:
+def test_the_history_follows_a_parked_gate(
+    store: GateBus[Any], new_page: Callable[..., Page]
+) -> None:
     """After the click the page says that it goes on by itself; its row then follows: soon, where,
     done. Nobody is said to have chosen, and what is on show stays.
     """
@@ -165,14 +168,14 @@ def test_the_history_follows_a_parked_gate(store: StoredBus, new_page: Callable[
     expect(button).to_have_count(0)
     # Its row stays where it was: below what was decided after it.
     expect(page.locator("#ig-history li").last).to_have_attribute("data-gate", gate.id)
-    store.finish(claim)
+    storage_of(store).claims.finish(claim)
     expect(standing).to_have_text("went on")
     expect(page.locator("#ig-history li").last).to_have_attribute("data-gate", gate.id)
     expect(page.locator("#ig-status")).to_have_text("Other: somebody chose “fix”.")
 
 
 def test_news_of_what_goes_on_leave_the_page_alone(
-    store: StoredBus, new_page: Callable[..., Page]
+    store: GateBus[Any], new_page: Callable[..., Page]
 ) -> None:
     """While gates of others are taken up and go on, gate, note, status and focus stay."""
     done = [park(store, f"Done {i}") for i in range(3)]
@@ -185,7 +188,7 @@ def test_news_of_what_goes_on_leave_the_page_alone(
     expect(row(page, done[2])).to_be_visible()
     row(page, done[2]).get_by_role("button", name="Undo").focus()
     for gate in done[:2]:
-        store.finish(take_up(store))
+        storage_of(store).claims.finish(take_up(store))
         expect(row(page, gate)).to_contain_text("went on")
     shown(page, "Shown")
     expect(row(page, done[2]).get_by_role("button", name="Undo")).to_be_focused()
@@ -195,7 +198,9 @@ def test_news_of_what_goes_on_leave_the_page_alone(
     expect(titles).to_have_text(["Done 2", "Done 1", "Done 0"])
 
 
-def test_a_gate_that_was_put_back_says_why(store: StoredBus, new_page: Callable[..., Page]) -> None:
+def test_a_gate_that_was_put_back_says_why(
+    store: GateBus[Any], new_page: Callable[..., Page]
+) -> None:
     """It comes back to the page that decided it, out of the history, with ComfyUI's message; a
     long one scrolls and leaves the image its place. It can be decided again.
     """
@@ -206,7 +211,7 @@ def test_a_gate_that_was_put_back_says_why(store: StoredBus, new_page: Callable[
     status(page, "recorded for Portrait")
     shown(page, "Other")
     message = MESSAGE + "<b>['" + "', '".join(f"model_{i}" for i in range(200)) + "']"
-    store.put_back(take_up(store), message)
+    storage_of(store).claims.put_back(take_up(store), message)
     status(page, "Portrait could not go on: it waits again.")
     expect(page.locator("#ig-history li")).to_have_count(0)
     expect(page.locator("#ig-notice")).to_be_hidden()  # that is about another gate
@@ -233,7 +238,7 @@ def test_a_gate_that_was_put_back_says_why(store: StoredBus, new_page: Callable[
 
 
 def test_a_gate_that_comes_back_before_its_answer_is_confirmed(
-    store: StoredBus, new_page: Callable[..., Page]
+    store: GateBus[Any], new_page: Callable[..., Page]
 ) -> None:
     """However late the server's word about a click arrives, what was put back meanwhile waits."""
     park(store)
@@ -248,18 +253,20 @@ def test_a_gate_that_comes_back_before_its_answer_is_confirmed(
     page.route("**/decision", late)
     press(page, 1)
     expect(page.locator("#ig-history li")).to_have_count(1)
-    store.put_back(take_up(store), "out of memory")
+    storage_of(store).claims.put_back(take_up(store), "out of memory")
     expect(page.locator("#ig-pending")).to_have_text("1 waiting")
     held[0]()
     shown(page, "Portrait")
     expect(page.locator("#ig-notice pre")).to_have_text("out of memory")
 
 
-def test_one_put_back_while_nobody_looked(store: StoredBus, new_page: Callable[..., Page]) -> None:
+def test_one_put_back_while_nobody_looked(
+    store: GateBus[Any], new_page: Callable[..., Page]
+) -> None:
     """A page that is opened, or reloaded, afterwards shows the message too."""
     gate = park(store)
     store.decide(gate.id, 1)
-    store.put_back(take_up(store), "out of memory")
+    storage_of(store).claims.put_back(take_up(store), "out of memory")
     page = new_page("?node=7&embed=1")
     for _ in range(2):
         shown(page, "Portrait")
@@ -267,7 +274,7 @@ def test_one_put_back_while_nobody_looked(store: StoredBus, new_page: Callable[.
         page.reload()
 
 
-def test_stop_ends_a_parked_gate_only(store: StoredBus, new_page: Callable[..., Page]) -> None:
+def test_stop_ends_a_parked_gate_only(store: GateBus[Any], new_page: Callable[..., Page]) -> None:
     """Its prompt has ended long ago, so the question is another one than for one that waits."""
     gate, other = park(store), park(store, "Other")
     page = new_page()
@@ -291,7 +298,7 @@ def test_stop_ends_a_parked_gate_only(store: StoredBus, new_page: Callable[..., 
     ticket.withdraw("over")
 
 
-def test_undo_until_somebody_goes_on(store: StoredBus, new_page: Callable[..., Page]) -> None:
+def test_undo_until_somebody_goes_on(store: GateBus[Any], new_page: Callable[..., Page]) -> None:
     """U takes a parked gate's answer back; once a worker has it, the page says which one."""
     gate = park(store)
     page = new_page()
@@ -308,13 +315,15 @@ def test_undo_until_somebody_goes_on(store: StoredBus, new_page: Callable[..., P
     expect(row(page, gate)).to_contain_text("going on at desk")
     page.click("#ig-undo")
     status(page, "Not undone: too late: desk has taken 'Portrait' up to go on with it")
-    store.finish(claim)
+    storage_of(store).claims.finish(claim)
     expect(row(page, gate)).to_contain_text("went on")
     page.click("#ig-undo")
     status(page, "Not undone: too late: 'Portrait' has gone on with this decision")
 
 
-def test_undo_is_about_one_s_own_answers(store: StoredBus, new_page: Callable[..., Page]) -> None:
+def test_undo_is_about_one_s_own_answers(
+    store: GateBus[Any], new_page: Callable[..., Page]
+) -> None:
     """The key does not take back what somebody else decided; that person's row in the history can
     be taken back by its own button.
     """
@@ -334,14 +343,14 @@ def test_undo_is_about_one_s_own_answers(store: StoredBus, new_page: Callable[..
     assert store.get(gate.id).state is State.PARKED
 
 
-def test_the_history_of_one_gate(store: StoredBus, new_page: Callable[..., Page]) -> None:
+def test_the_history_of_one_gate(store: GateBus[Any], new_page: Callable[..., Page]) -> None:
     """A click on a row shows all that happened, each attempt with its message; it follows what
     happens next, and what people wrote is text.
     """
     nasty = "<img src=x onerror='window.pwned=1'>"
     gate = park(store)
     store.decide(gate.id, 1, by="Ada", note=nasty)
-    store.put_back(take_up(store), f"{MESSAGE}{nasty}")
+    storage_of(store).claims.put_back(take_up(store), f"{MESSAGE}{nasty}")
     store.decide(gate.id, 2, by="Ben")
     page = new_page()
     expect(lines(page, gate)).to_have_count(0)
@@ -359,7 +368,7 @@ def test_the_history_of_one_gate(store: StoredBus, new_page: Callable[..., Page]
         expect(line).to_contain_text(why)
         expect(line.locator("time")).to_contain_text(re.compile(r"\d:\d\d"))
     expect(row(page, gate).locator(".ig-seen")).to_be_visible()
-    store.finish(take_up(store), "nothing hangs on this route")
+    storage_of(store).claims.finish(take_up(store), "nothing hangs on this route")
     expect(lines(page, gate)).to_have_count(7)
     expect(lines(page, gate).nth(5)).to_contain_text("taken up by desk, attempt 2")
     expect(lines(page, gate).nth(6)).to_contain_text("nothing hangs on this route")
@@ -370,7 +379,7 @@ def test_the_history_of_one_gate(store: StoredBus, new_page: Callable[..., Page]
     expect(lines(page, gate)).to_have_count(0)
 
 
-def test_lines_that_cannot_be_read(store: StoredBus, new_page: Callable[..., Page]) -> None:
+def test_lines_that_cannot_be_read(store: GateBus[Any], new_page: Callable[..., Page]) -> None:
     """The row says why, and can be opened again."""
     gate = park(store)
     store.decide(gate.id, 1)
@@ -384,7 +393,7 @@ def test_lines_that_cannot_be_read(store: StoredBus, new_page: Callable[..., Pag
     expect(lines(page, gate)).to_have_count(2)
 
 
-def test_older_entries_have_a_date(store: StoredBus, new_page: Callable[..., Page]) -> None:
+def test_older_entries_have_a_date(store: GateBus[Any], new_page: Callable[..., Page]) -> None:
     """What was decided today shows its time, what was decided before its day as well."""
     gate = park(store)
     store.decide(gate.id, 1)
@@ -399,7 +408,7 @@ def test_older_entries_have_a_date(store: StoredBus, new_page: Callable[..., Pag
 
 
 def test_an_answer_used_again_says_so_and_can_be_asked_again(
-    store: StoredBus, new_page: Callable[..., Page]
+    store: GateBus[Any], new_page: Callable[..., Page]
 ) -> None:
     """The row of a reused answer tells why nobody was asked; one click ends that."""
     gate = park(store)
@@ -407,19 +416,21 @@ def test_an_answer_used_again_says_so_and_can_be_asked_again(
     page = new_page()
     expect(row(page, gate).get_by_role("button", name="Ask again")).to_have_count(0)
     again = a_gate("Portrait")
-    answer = store.reuse(again, "like Portrait", files_of(torch.zeros(1, 64, 96, 3), None))
+    answer = storage_of(store).parking.reuse(
+        again, "like Portrait", files_of(torch.zeros(1, 64, 96, 3), None)
+    )
     assert answer is not None
     expect(row(page, again)).to_contain_text("answered before: the decision was used again")
     row(page, again).get_by_role("button", name="Ask again").click()
     status(page, "Asked again from now on: images like Portrait.")
     expect(page.get_by_role("button", name="Ask again")).to_have_count(0)
-    assert store.reuse(a_gate("Portrait"), "like Portrait", []) is None
+    assert storage_of(store).parking.reuse(a_gate("Portrait"), "like Portrait", []) is None
     row(page, again).locator(".ig-what").click()
     expect(lines(page, again).last).to_contain_text("not to be used again")
 
 
 def test_what_waits_comes_before_what_is_parked(
-    store: StoredBus, new_page: Callable[..., Page]
+    store: GateBus[Any], new_page: Callable[..., Page]
 ) -> None:
     """A gate that holds up a prompt is shown first, or next; what is on show stays."""
     for i in range(3):
@@ -439,7 +450,7 @@ def test_what_waits_comes_before_what_is_parked(
 
 
 def test_a_node_s_panel_leaves_other_workflows_out(
-    store: StoredBus, new_page: Callable[..., Page]
+    store: GateBus[Any], new_page: Callable[..., Page]
 ) -> None:
     """Ids of nodes are small numbers: with ?workflow=ID what another workflow has parked at a node
     of this id is neither shown nor counted.
@@ -459,7 +470,7 @@ def test_a_node_s_panel_leaves_other_workflows_out(
 
 
 def test_the_store_and_its_workers(
-    store: StoredBus, tmp_path: Path, new_page: Callable[..., Page]
+    store: GateBus[Any], tmp_path: Path, new_page: Callable[..., Page]
 ) -> None:
     """At the end of the page: how much room the pictures take and for how long, who is alive, and
     who was last seen when. With several workers a gate says which it came from.
@@ -473,7 +484,7 @@ def test_the_store_and_its_workers(
     expect(strip).to_contain_text("those of finished gates are kept 7 days")
     expect(strip.locator("li")).to_have_text(["atticalive", "deskalive"])
     expect(page.locator("#ig-worker")).to_have_text("from attic")
-    there.close()
+    storage_of(there).close()
     page.clock.set_fixed_time(time.time())  # from here on the page's clock is the test's
     page.reload()
     expect(strip.locator("li.ig-gone")).to_contain_text("atticlast seen")
@@ -482,7 +493,9 @@ def test_the_store_and_its_workers(
     expect(row(page, gate)).to_contain_text("goes on soon")
 
 
-def test_the_status_is_asked_now_and_then(store: StoredBus, new_page: Callable[..., Page]) -> None:
+def test_the_status_is_asked_now_and_then(
+    store: GateBus[Any], new_page: Callable[..., Page]
+) -> None:
     """An open page looks at the store again every 30 s; while the store fails it shows what it
     knew.
     """
@@ -508,9 +521,9 @@ def test_an_answer_without_a_worker(tmp_path: Path, browser: Browser) -> None:
     """A panel whose ComfyUIs are all down takes the answer, and says that it goes on later."""
     there = worker(tmp_path, "attic")
     gate = park(there)
-    there.close()
+    storage_of(there).close()
     panel = worker(tmp_path, "hall", "panel")
-    server = PanelServer(panel, records=panel)
+    server = PanelServer(panel, records=storage_of(panel))
     page = browser.new_page()
     try:
         page.goto(server.url)
@@ -521,11 +534,13 @@ def test_an_answer_without_a_worker(tmp_path: Path, browser: Browser) -> None:
     finally:
         page.close()
         server.stop()
-        panel.close()
+        storage_of(panel).close()
 
 
 @pytest.mark.parametrize("passing", [True, False], ids=["503", "507"])
-def test_a_store_that_fails(store: StoredBus, new_page: Callable[..., Page], passing: bool) -> None:
+def test_a_store_that_fails(
+    store: GateBus[Any], new_page: Callable[..., Page], passing: bool
+) -> None:
     """A click that the store cannot take for the moment is sent again by itself; one that it
     cannot take at all brings the gate back, with the server's words.
     """
@@ -548,7 +563,7 @@ def test_a_store_that_fails(store: StoredBus, new_page: Callable[..., Page], pas
 
 
 def test_another_process_s_changes_reach_the_page(
-    store: StoredBus, tmp_path: Path, new_page: Callable[..., Page]
+    store: GateBus[Any], tmp_path: Path, new_page: Callable[..., Page]
 ) -> None:
     """What a worker elsewhere parks, takes up and puts back is seen without a reload."""
     there = worker(tmp_path, "attic")
@@ -559,17 +574,17 @@ def test_another_process_s_changes_reach_the_page(
         shown(page, "Portrait")
         press(page, 1)
         status(page, "recorded for Portrait")
-        claim = _until(there.claim)
+        claim = _until(storage_of(there).claims.take)
         expect(row(page, gate)).to_contain_text("going on at attic")
-        there.put_back(claim, "out of memory")
+        storage_of(there).claims.put_back(claim, "out of memory")
         shown(page, "Portrait")
         expect(page.locator("#ig-notice pre")).to_have_text("out of memory")
     finally:
-        there.close()
+        storage_of(there).close()
 
 
 def test_a_list_that_goes_on_together_counts_its_answers(
-    store: StoredBus, tmp_path: Path, new_page: Callable[..., Page]
+    store: GateBus[Any], tmp_path: Path, new_page: Callable[..., Page]
 ) -> None:
     """While one image of the list is shown, the page follows how many of the others are answered,
     here or in another process, and taken back; what will not run stands below that, and
@@ -598,7 +613,7 @@ def test_a_list_that_goes_on_together_counts_its_answers(
         shown(page, "Image 1")
         expect(notice).to_have_text(f"2 {goes_on}\n{warning}")
     finally:
-        there.close()
+        storage_of(there).close()
 
 
 def test_the_folder_s_panel_has_no_store(browser: Browser, bus: Any) -> None:
@@ -631,7 +646,7 @@ def _until(true: Callable[[], Any]) -> Any:
     raise AssertionError("not within 5 s")
 
 
-def test_who_came_through_a_link(store: StoredBus, new_page: Callable[..., Page]) -> None:
+def test_who_came_through_a_link(store: GateBus[Any], new_page: Callable[..., Page]) -> None:
     """The history names the link beside the person, and so does the gate's own line."""
     gate = park(store)
     store.decide(gate.id, 1, by="Ada", link="3fK2x9")

@@ -23,13 +23,13 @@ from imagegate.core.model import ALL, MAX_NAME, BadAnswer, Selection
 from imagegate.storage.links import LinkStore
 from imagegate.storage.sql.database import Database
 from tests.conftest import new_store
-from tests.support.stored import PATIENCE, Store, sql
+from tests.support.stored import PATIENCE, Store, sql, store_of
 
 
 @pytest.fixture(params=["memory", "sqlite", "postgresql"])
 def links(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LinkStore]:
     with new_store(request, request.param, tmp_path) as store:
-        yield store.bus().house.links
+        yield store_of(store.bus()).links
 
 
 def expire(links: LinkStore, link_id: str) -> None:
@@ -311,7 +311,7 @@ def test_the_time_that_is_left(links: LinkStore) -> None:
 
 def test_other_processes_hear_of_it(shared: Store) -> None:
     """Whatever changes in one process, all processes that share the store look at again."""
-    one, two = shared.bus().house.links, shared.bus().house.links
+    one, two = store_of(shared.bus()).links, store_of(shared.bus()).links
     heard = threading.Event()
     two.changed.listen(heard.set)
     link, _ = one.create("Ada")
@@ -325,12 +325,12 @@ def test_a_change_of_gates_is_no_change_of_links(shared: Store) -> None:
     """What else happens in the store does not wake who listens for links."""
     one, two = shared.bus(), shared.bus()
     heard: list[int] = []
-    two.house.links.changed.listen(lambda: heard.append(1))
+    store_of(two).links.changed.listen(lambda: heard.append(1))
     sql(one, "UPDATE gates SET reason = '' WHERE id = 'nobody'")
-    link, _ = one.house.links.create("Ada")
+    link, _ = store_of(one).links.create("Ada")
     done = threading.Event()
-    two.house.links.changed.listen(done.set)
-    one.house.links.revoke(link.id)
+    store_of(two).links.changed.listen(done.set)
+    store_of(one).links.revoke(link.id)
     assert done.wait(PATIENCE)
     assert len(heard) <= 2
 
@@ -339,7 +339,7 @@ def test_wrong_passphrases_of_several_processes(shared: Store) -> None:
     """Of wrong passphrases that come to two processes at the same moment no more are compared than
     to one, and a restart forgets none.
     """
-    stores = [shared.bus().house.links for _ in range(2)]
+    stores = [store_of(shared.bus()).links for _ in range(2)]
     _, token = stores[0].create("Ada", passphrase="sesame")
     barrier, got = threading.Barrier(16), []
 
@@ -357,7 +357,7 @@ def test_wrong_passphrases_of_several_processes(shared: Store) -> None:
     assert (got.count(WrongPassphrase), got.count(TooManyAttempts)) == (5, 11)
     shared.close()
     with pytest.raises(TooManyAttempts) as failure:
-        shared.bus().house.links.open(token, "sesame")
+        store_of(shared.bus()).links.open(token, "sesame")
     assert 0 < failure.value.after <= 60
 
 

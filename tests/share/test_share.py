@@ -33,7 +33,7 @@ from imagegate.storage.links import LinkStore
 from imagegate.storage.sql.database import Database
 from tests.operator.test_api import png, publish
 from tests.support.share_server import ShareServer, use
-from tests.support.stored import FILES, PATIENCE, Store, gate, to_go_on
+from tests.support.stored import FILES, PATIENCE, Store, gate, storage_of, store_of, to_go_on
 
 API = f"{PREFIX}/api"
 
@@ -274,12 +274,14 @@ def test_pages_go_dark_when_a_link_expires(here: Sharing, bus: GateBus[Any]) -> 
 def test_another_process_revokes(shared: Store) -> None:
     """A link that is revoked in another process goes dark here all the same."""
     ours, theirs = shared.bus(), shared.bus()
-    with sharing(ours, lambda: ours.house.links, worker=ours.id, others=ours.others) as here:
+    with sharing(
+        ours, lambda: store_of(ours).links, worker=storage_of(ours).id, others=store_of(ours).others
+    ) as here:
         link, address = here.link(reach="network")
         with enter(address) as client:
             news = events(client)
             assert next(news)[0] == "reload"
-            theirs.house.links.revoke(link.id)
+            store_of(theirs).links.revoke(link.id)
             assert [kind for kind, _ in news if kind != "alive"] == ["over"]
 
 
@@ -288,8 +290,10 @@ def test_a_link_of_another_process(shared: Store) -> None:
     where its door is.
     """
     ours, theirs = shared.bus(worker="gpu-1"), shared.bus(worker="gpu-2")
-    link, _ = theirs.house.links.create("Ada", reach="network", worker=theirs.id)
-    with sharing(ours, lambda: ours.house.links, worker=ours.id, others=ours.others) as here:
+    link, _ = store_of(theirs).links.create("Ada", reach="network", worker=storage_of(theirs).id)
+    with sharing(
+        ours, lambda: store_of(ours).links, worker=storage_of(ours).id, others=store_of(ours).others
+    ) as here:
         (listed,) = here.share.to_json()["links"]
         assert (listed["id"], listed["worker"]) == (link.id, "gpu-2")
         with pytest.raises(BadAnswer, match="made at gpu-2"):
@@ -302,18 +306,24 @@ def test_links_from_before_a_restart(tmp_path: Path) -> None:
     with Store("sqlite", f"sqlite:///{tmp_path}/gates.sqlite", tmp_path / "pictures") as store:
         before = store.bus()
         with sharing(
-            before, lambda: before.house.links, worker=before.id, others=before.others
+            before,
+            lambda: store_of(before).links,
+            worker=storage_of(before).id,
+            others=store_of(before).others,
         ) as first:
             link, token = first.share.create("Ada", reach="network")
-        before.close()
+        storage_of(before).close()
         after = store.unopened()
         with sharing(
-            after, lambda: after.house.links, worker=after.id, others=after.others
+            after,
+            lambda: store_of(after).links,
+            worker=storage_of(after).id,
+            others=store_of(after).others,
         ) as here:
-            here.share.start_with(after.subscribe, lambda: after.opened)
-            assert not after.opened  # it opens no store by itself
+            here.share.start_with(after.subscribe, lambda: storage_of(after).opened)
+            assert not storage_of(after).opened  # it opens no store by itself
             assert here.share.door()["network"]["url"] == ""
-            assert after.house
+            assert store_of(after)
             address = here.until(lambda: here.share.address(link, token)[0])
             with enter(address) as client:
                 assert client.get(f"{API}/me").json()["link"] == link.id
@@ -322,9 +332,11 @@ def test_links_from_before_a_restart(tmp_path: Path) -> None:
 def test_a_parked_gate_through_a_link(shared: Store) -> None:
     """A gate of a store is decided, and undone, through a link; its history says by which."""
     bus = shared.bus()
-    hero = bus.park(gate(title="Hero"), FILES, to_go_on()).gate
-    bus.park(gate(title="Other"), FILES, to_go_on())
-    with sharing(bus, lambda: bus.house.links, worker=bus.id, others=bus.others) as here:
+    hero = storage_of(bus).parking.park(gate(title="Hero"), FILES, to_go_on()).gate
+    storage_of(bus).parking.park(gate(title="Other"), FILES, to_go_on())
+    with sharing(
+        bus, lambda: store_of(bus).links, worker=storage_of(bus).id, others=store_of(bus).others
+    ) as here:
         link, address = here.link(reach="network", among=Selection(title="Hero"))
         with enter(address) as client:
             listed = client.get(f"{API}/gates").json()
@@ -337,7 +349,7 @@ def test_a_parked_gate_through_a_link(shared: Store) -> None:
             assert (past["decision"]["mine"], past["undoable"]) == (True, True)
             assert client.post(f"{at}/undo", json={}).status_code == 200
         assert bus.get(hero.id).state is State.PARKED
-        (decided,) = [line for line in bus.lines(hero.id) if line.kind == "decided"]
+        (decided,) = [line for line in storage_of(bus).lines(hero.id) if line.kind == "decided"]
         assert decided.to_json()["link"] == link.id
 
 

@@ -28,17 +28,18 @@ from imagegate.core.model import (
     State,
     TooLate,
 )
-from imagegate.gate_bus import Ticket
-from imagegate.storage.runs import Claim
+from imagegate.gate_bus import GateBus, Ticket
+from imagegate.storage.queries.runs import Claim
 from tests.conftest import Watch
 from tests.support.stored import (
     FILES,
     PATIENCE,
     PLAIN,
     Store,
-    StoredBus,
     gate,
     its_lease_runs_out,
+    storage_of,
+    store_of,
     to_go_on,
 )
 
@@ -54,12 +55,12 @@ class Known:
     on_timeout: int | None
     state: State
     ticket: Ticket | None = None
-    home: StoredBus | None = None  # where it is waited for
+    home: GateBus[Any] | None = None  # where it is waited for
     answer: tuple[int | None, str] | None = None
     masks: dict[int, bytes] = field(default_factory=dict)
     ended: int = 0  # its place among those that have ended
     attempts: int = 0
-    held: tuple[Claim, StoredBus] | None = None  # the latest claim, unless settled
+    held: tuple[Claim, GateBus[Any]] | None = None  # the latest claim, unless settled
     leased: bool = False
     version: int = 1
     lines: list[int] = field(default_factory=list)
@@ -90,7 +91,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     which = st.integers(0, 1)
 
-    def bus(self, which: int) -> StoredBus:
+    def bus(self, which: int) -> GateBus[Any]:
         return self.buses[which % len(self.buses)]
 
     # -- what happens
@@ -105,7 +106,7 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(target=gates, which=which, timeout=st.sampled_from([None, 2]))
     def park(self, which: int, timeout: int | None) -> Known:
         one = gate(on_timeout=timeout, batch=2)
-        self.bus(which).park(one, FILES, to_go_on())
+        storage_of(self.bus(which)).parking.park(one, FILES, to_go_on())
         return self.know(Known(one.id, True, timeout, State.PARKED))
 
     @rule(one=gates, which=which, route=st.sampled_from([1, 2]), by=st.sampled_from("AB"))
@@ -159,7 +160,7 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(target=claims, which=which)
     def claim(self, which: int) -> Any:
         free = [one for one in self.known.values() if one.due and not one.leased]
-        claim = self.bus(which).claim()
+        claim = storage_of(self.bus(which)).claims.take()
         if not free:
             assert claim is None
             return None
@@ -183,7 +184,7 @@ class AnyOrder(RuleBasedStateMachine):
     def renew(self, claim: Any, which: int) -> None:
         if claim is not None:
             one = self.known[claim[0].gate.gate.id]
-            self.bus(which).house.parked.renew([claim[0]], self.bus(which).id)
+            store_of(self.bus(which)).parked.renew([claim[0]], storage_of(self.bus(which)).id)
             if one.held == (claim[0], self.bus(which)):
                 one.leased = True
 
@@ -194,9 +195,9 @@ class AnyOrder(RuleBasedStateMachine):
         one, bus = self.known[claim[0].gate.gate.id], self.bus(which)
         holds = one.held == (claim[0], bus)
         if well:
-            assert bus.finish(claim[0]) is holds
+            assert storage_of(bus).claims.finish(claim[0]) is holds
         else:
-            assert bus.put_back(claim[0], "a model is missing") is holds
+            assert storage_of(bus).claims.put_back(claim[0], "a model is missing") is holds
         if holds and well:
             one.state, one.held, one.leased = State.RESUMED, None, False
             one.version += 1
@@ -269,7 +270,7 @@ class AnyOrder(RuleBasedStateMachine):
     def teardown(self) -> None:
         try:
             for one in self.known.values():
-                kinds = [line.kind for line in self.buses[0].lines(one.id)]
+                kinds = [line.kind for line in storage_of(self.buses[0]).lines(one.id)]
                 assert len(kinds) == one.version
                 assert kinds.count("claimed") == one.attempts
                 for index in (0, 1):

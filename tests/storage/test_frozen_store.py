@@ -16,6 +16,7 @@ from fastapi.testclient import TestClient
 from playwright.sync_api import Browser, Page, expect
 
 from imagegate.core.model import NoAnswer, Outcome, State, StoreError
+from imagegate.gate_bus import GateBus
 from imagegate.http.access import HostDoor
 from imagegate.operator.rest import create_app
 from imagegate.pictures.tensors import TensorPictures
@@ -26,7 +27,7 @@ from imagegate.storage.sql.deadline import SOON, limited
 from imagegate.storage.sql.postgresql import LimitedConnection
 from tests.support.browser import PanelServer, chromium, pages
 from tests.support.postgres import PostgreSQL
-from tests.support.stored import FILES, PLAIN, Store, StoredBus, gate, sql, to_go_on
+from tests.support.stored import FILES, PLAIN, Store, gate, sql, storage_of, store_of, to_go_on
 
 API = "/imagegate/api"
 PNG = {"content-type": "image/png"}
@@ -35,7 +36,7 @@ FOREVER = 60.0
 
 
 @pytest.fixture
-def bus(postgresql: PostgreSQL, postgresql_url: str, tmp_path: Path) -> Iterator[StoredBus]:
+def bus(postgresql: PostgreSQL, postgresql_url: str, tmp_path: Path) -> Iterator[GateBus[Any]]:
     with Store("postgresql", postgresql_url, tmp_path / "pictures") as store:
         try:
             yield store.bus()
@@ -44,8 +45,8 @@ def bus(postgresql: PostgreSQL, postgresql_url: str, tmp_path: Path) -> Iterator
 
 
 @pytest.fixture
-def client(bus: StoredBus) -> Iterator[TestClient]:
-    app = create_app(bus, HostDoor(), records=bus)
+def client(bus: GateBus[Any]) -> Iterator[TestClient]:
+    app = create_app(bus, HostDoor(), records=storage_of(bus))
     with TestClient(app, base_url="http://localhost") as client:
         yield client
 
@@ -59,12 +60,12 @@ def frozen(postgresql: PostgreSQL) -> Iterator[None]:
         postgresql.thaw()
 
 
-def parked(bus: StoredBus, **given: Any) -> str:
-    return bus.park(gate(**given), FILES, to_go_on()).gate.id
+def parked(bus: GateBus[Any], **given: Any) -> str:
+    return storage_of(bus).parking.park(gate(**given), FILES, to_go_on()).gate.id
 
 
 def test_a_click_is_refused_while_it_is_frozen(
-    postgresql: PostgreSQL, bus: StoredBus, client: TestClient
+    postgresql: PostgreSQL, bus: GateBus[Any], client: TestClient
 ) -> None:
     """503, with words that say so, while the server is still frozen; after the thaw it counts,
     once, however often it was sent.
@@ -90,18 +91,18 @@ def test_a_click_is_refused_while_it_is_frozen(
         if answer.status_code == 200:
             outcomes.append(answer.json()["outcome"])
     assert outcomes in (["won", "replay"], ["replay", "replay"])
-    assert [line.kind for line in bus.lines(gate_id)] == ["published", "decided"]
+    assert [line.kind for line in storage_of(bus).lines(gate_id)] == ["published", "decided"]
 
 
 @pytest.mark.parametrize("when", ["before", "between", "commit"])
 def test_frozen_at_each_moment(
-    postgresql: PostgreSQL, bus: StoredBus, when: str, monkeypatch: pytest.MonkeyPatch
+    postgresql: PostgreSQL, bus: GateBus[Any], when: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whether it freezes before the click, in the middle of it, or as it is made durable: the click
     is refused, the server is found as it is, and the same click counts once.
     """
     gate_id = parked(bus)
-    gates, database = bus.house.gates, bus.house.database
+    gates, database = store_of(bus).gates, store_of(bus).database
     line = gates._line
 
     def froze(*given: Any) -> int:
@@ -137,26 +138,26 @@ def test_frozen_at_each_moment(
             assert error.passing  # noqa: PT017
     assert verdict is not None
     assert verdict.outcome in (Outcome.WON, Outcome.REPLAY)
-    assert [line.kind for line in bus.lines(gate_id)] == ["published", "decided"]
+    assert [line.kind for line in storage_of(bus).lines(gate_id)] == ["published", "decided"]
     assert not database._silent
 
 
-def test_one_asks_and_the_others_know(postgresql: PostgreSQL, bus: StoredBus) -> None:
+def test_one_asks_and_the_others_know(postgresql: PostgreSQL, bus: GateBus[Any]) -> None:
     """While it is silent only one call waits for it; the others are told without waiting."""
     with frozen(postgresql), limited(SOON):
         with pytest.raises(NoAnswer):
-            bus.house.gates.count()
-        database = bus.house.database
+            store_of(bus).gates.count()
+        database = store_of(bus).database
         assert database._asks.acquire(blocking=False)  # somebody asks it
         try:
             for _ in range(200):  # that waited, these would take a quarter of an hour
                 with pytest.raises(NoAnswer):
-                    bus.house.gates.count()
+                    store_of(bus).gates.count()
         finally:
             database._asks.release()
 
 
-def test_a_prompt_outlasts_it(postgresql: PostgreSQL, bus: StoredBus) -> None:
+def test_a_prompt_outlasts_it(postgresql: PostgreSQL, bus: GateBus[Any]) -> None:
     """A prompt that comes to its gate meanwhile waits for the store, longer than a person would,
     and none that waits is lost.
     """
@@ -166,7 +167,7 @@ def test_a_prompt_outlasts_it(postgresql: PostgreSQL, bus: StoredBus) -> None:
     with ThreadPoolExecutor(1) as prompt:
         asked = prompt.submit(lambda: bus.publish(gate(), PLAIN))
         with limited(SOON), pytest.raises(NoAnswer):  # so long it takes at least
-            bus.house.gates.count()
+            store_of(bus).gates.count()
         assert not asked.done()
         postgresql.thaw()
         ticket = asked.result(FOREVER)
@@ -177,12 +178,12 @@ def test_a_prompt_outlasts_it(postgresql: PostgreSQL, bus: StoredBus) -> None:
 
 
 def test_a_patient_call_ends_too(
-    postgresql: PostgreSQL, bus: StoredBus, monkeypatch: pytest.MonkeyPatch
+    postgresql: PostgreSQL, bus: GateBus[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What nobody waits for ends as well, if it is frozen for long."""
     with frozen(postgresql), limited(0.5), pytest.raises(NoAnswer):
-        bus.house.gates.count()
-    assert bus.house.gates.count() == 0
+        store_of(bus).gates.count()
+    assert store_of(bus).gates.count() == 0
     assert deadline_module.PATIENT < 600
 
 
@@ -216,7 +217,7 @@ def test_a_store_that_is_frozen_when_it_is_opened(
 
 
 def test_a_lock_that_somebody_holds(
-    postgresql: PostgreSQL, postgresql_url: str, bus: StoredBus
+    postgresql: PostgreSQL, postgresql_url: str, bus: GateBus[Any]
 ) -> None:
     """A row that a stopped process has locked costs a person seconds, and the reason is said."""
     gate_id = parked(bus)
@@ -230,13 +231,13 @@ def test_a_lock_that_somebody_holds(
     assert bus.decide(gate_id, 1).outcome is Outcome.WON
 
 
-def test_a_migration_is_not_cut_short(postgresql: PostgreSQL, bus: StoredBus) -> None:
+def test_a_migration_is_not_cut_short(postgresql: PostgreSQL, bus: GateBus[Any]) -> None:
     """The limits of a connection are those that are set; a migration has none."""
     names = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
-    with bus.house.database.read() as connection:
+    with store_of(bus).database.read() as connection:
         shown = [connection.exec_driver_sql(f"SHOW {name}").scalar() for name in names]
     assert shown == ["1min", "4s", "30s"]
-    with bus.house.database.write(600) as connection:
+    with store_of(bus).database.write(600) as connection:
         from imagegate.storage.sql.postgresql import without_limits
 
         without_limits(connection)
@@ -252,8 +253,8 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def server(bus: StoredBus, postgresql: PostgreSQL) -> Iterator[PanelServer]:
-    server = PanelServer(bus, records=bus)
+def server(bus: GateBus[Any], postgresql: PostgreSQL) -> Iterator[PanelServer]:
+    server = PanelServer(bus, records=storage_of(bus))
     yield server
     postgresql.thaw()
     server.stop()
@@ -266,7 +267,7 @@ def new_page(browser: Browser, server: PanelServer) -> Iterator[Callable[..., Pa
 
 
 def test_the_page_says_so_and_sends_it_again(
-    postgresql: PostgreSQL, bus: StoredBus, new_page: Callable[..., Page]
+    postgresql: PostgreSQL, bus: GateBus[Any], new_page: Callable[..., Page]
 ) -> None:
     """The page says that the store does not answer, and sends the click again by itself: after the
     thaw it has counted, once.
@@ -284,11 +285,11 @@ def test_the_page_says_so_and_sends_it_again(
     postgresql.thaw()
     assert ticket.future.result(FOREVER).decision.route == 1
     expect(page.locator("#ig-history")).to_contain_text("Sky", timeout=FOREVER * 1000)
-    assert [line.kind for line in bus.lines(ticket.gate.id)] == ["published", "decided"]
+    assert [line.kind for line in storage_of(bus).lines(ticket.gate.id)] == ["published", "decided"]
 
 
 def test_a_connection_that_cannot_be_set_up(
-    bus: StoredBus, monkeypatch: pytest.MonkeyPatch
+    bus: GateBus[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A connection that a server does not let be set up as it has to be is closed."""
     made: list[LimitedConnection] = []
@@ -300,15 +301,15 @@ def test_a_connection_that_cannot_be_set_up(
 
     monkeypatch.setattr(LimitedConnection, "connect", noted)
     monkeypatch.setitem(postgresql_module._SESSION, "no_such_setting", 1)
-    database = bus.house.database
+    database = store_of(bus).database
     with pytest.raises(StoreError, match="no_such_setting"):
         Database(database.engine.url.render_as_string(hide_password=False), "another")
     assert [one.closed for one in made] == [True]
 
 
-def test_a_store_that_is_closed_during_a_transaction(bus: StoredBus) -> None:
+def test_a_store_that_is_closed_during_a_transaction(bus: GateBus[Any]) -> None:
     """A connection that is in use when its store is closed is closed when it is given back."""
-    database = bus.house.database
+    database = store_of(bus).database
     with database.read() as connection:
         used = connection.connection.driver_connection
         database.close()

@@ -16,19 +16,20 @@ import pytest
 
 from imagegate.comfy.pack import _waiting
 from imagegate.core.model import BadAnswer
+from imagegate.gate_bus import GateBus
 from imagegate.share.share import Share
-from imagegate.storage import open_store as house_module
+from imagegate.storage import open_store as open_store_module
 from imagegate.storage.links import LinkStore
-from tests.support.stored import FILES, PATIENCE, Store, StoredBus, gate, sql, to_go_on
+from tests.support.stored import FILES, PATIENCE, Store, gate, sql, storage_of, store_of, to_go_on
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(house_module, "BEAT", 0.05)
+    monkeypatch.setattr(open_store_module, "BEAT", 0.05)
     # On a busy machine one beat takes longer than that, as if the store had been away.
-    monkeypatch.setattr(house_module, "DEAD", 0.0)
+    monkeypatch.setattr(open_store_module, "DEAD", 0.0)
 
 
 @pytest.fixture
@@ -48,10 +49,10 @@ def until(links: LinkStore, link_id: str, worker: str) -> None:
         forget()
 
 
-def looked(bus: StoredBus, times: int = 3) -> None:
+def looked(bus: GateBus[Any], times: int = 3) -> None:
     """Wait until the process has looked for predecessors so often from now on."""
-    house, done, left = bus.house, threading.Event(), [times]
-    succeed = house._succeed
+    opened, done, left = store_of(bus), threading.Event(), [times]
+    succeed = opened._succeed
 
     def counting() -> None:
         succeed()
@@ -59,7 +60,7 @@ def looked(bus: StoredBus, times: int = 3) -> None:
         if left[0] <= 0:
             done.set()
 
-    house._succeed = counting
+    opened._succeed = counting  # type: ignore[method-assign]
     assert done.wait(PATIENCE)
 
 
@@ -73,28 +74,36 @@ def test_the_next_process_of_a_user_directory(shared: Store, home: Path, name: s
     was parked before, and it goes by the new name: ComfyUI's page marks its node.
     """
     before = shared.bus(worker="host:8188", home=home)
-    link, _ = before.house.links.create("Ada", reach="network", worker=before.id)
-    before.house.links.lead(before.id, {"network": "http://10.0.0.1:7866/imagegate"})
-    parked = before.park(gate(), FILES, to_go_on()).gate
-    before.close()
+    link, _ = store_of(before).links.create("Ada", reach="network", worker=storage_of(before).id)
+    store_of(before).links.lead(
+        storage_of(before).id, {"network": "http://10.0.0.1:7866/imagegate"}
+    )
+    parked = storage_of(before).parking.park(gate(), FILES, to_go_on()).gate
+    storage_of(before).close()
     after = shared.bus(worker=name, home=home)
-    until(after.house.links, link.id, after.id)
+    until(store_of(after).links, link.id, storage_of(after).id)
     with served(after) as share:
         wait(share, lambda: share.door()["network"]["url"])
         (told,) = share.to_json()["links"]
         assert (told["id"], told["worker"], told["moved"]) == (link.id, "", True)
         again, new = share.reissue(link.id)
         wait(share, lambda: share.address(again, new)[0])
-        assert after.house.links.find(new).id == link.id
+        assert store_of(after).links.find(new).id == link.id
         wait(share, lambda: not share.to_json()["links"][0]["moved"])
-    assert [untold.gate_id for untold in after.untold()] == [parked.id]
-    assert [waiting.gate.id for waiting in _waiting(after)] == [parked.id]
+    assert [one.gate_id for one in store_of(after).unnotified()] == [parked.id]
+    assert [waiting.gate.id for waiting in _waiting(storage_of(after))] == [parked.id]
 
 
 @contextmanager
-def served(bus: StoredBus) -> Iterator[Share]:
+def served(bus: GateBus[Any]) -> Iterator[Share]:
     """The links of a process, served."""
-    share = Share(bus, lambda: bus.house.links, worker=bus.id, others=bus.others, port=0)
+    share = Share(
+        bus,
+        lambda: store_of(bus).links,
+        worker=storage_of(bus).id,
+        others=store_of(bus).others,
+        port=0,
+    )
     try:
         share.start()
         yield share
@@ -122,17 +131,20 @@ def test_two_processes_of_one_user_directory(shared: Store, home: Path) -> None:
     both the next one has all.
     """
     one, two = shared.bus(home=home), shared.bus(home=home)
-    ones, _ = one.house.links.create("Ada", worker=one.id)
-    twos, _ = two.house.links.create("Ben", worker=two.id)
+    ones, _ = store_of(one).links.create("Ada", worker=storage_of(one).id)
+    twos, _ = store_of(two).links.create("Ben", worker=storage_of(two).id)
     looked(one)
     looked(two)
-    assert [two.house.links.get(link.id).worker for link in (ones, twos)] == [one.id, two.id]
-    one.close()
-    until(two.house.links, ones.id, two.id)
-    two.close()
+    assert [store_of(two).links.get(link.id).worker for link in (ones, twos)] == [
+        storage_of(one).id,
+        storage_of(two).id,
+    ]
+    storage_of(one).close()
+    until(store_of(two).links, ones.id, storage_of(two).id)
+    storage_of(two).close()
     three = shared.bus(home=home)
-    until(three.house.links, twos.id, three.id)
-    assert three.house.links.get(ones.id).worker == three.id
+    until(store_of(three).links, twos.id, storage_of(three).id)
+    assert store_of(three).links.get(ones.id).worker == storage_of(three).id
 
 
 def test_a_copied_user_directory(shared: Store, home: Path, tmp_path: Path) -> None:
@@ -140,22 +152,28 @@ def test_a_copied_user_directory(shared: Store, home: Path, tmp_path: Path) -> N
     other has made while it runs, also when one of them is started again.
     """
     original = shared.bus(worker="original", home=home)
-    link, _ = original.house.links.create("Ada", worker=original.id)
+    link, _ = store_of(original).links.create("Ada", worker=storage_of(original).id)
     elsewhere = tmp_path / "copy" / "imagegate"
     shutil.copytree(home, elsewhere)
-    (elsewhere / "workers" / f"{original.id}.lock").unlink()  # locks do not reach that far
+    (
+        elsewhere / "workers" / f"{storage_of(original).id}.lock"
+    ).unlink()  # locks do not reach that far
     copy = shared.bus(worker="copy", home=elsewhere)
-    copys, _ = copy.house.links.create("Ben", worker=copy.id)
+    copys, _ = store_of(copy).links.create("Ben", worker=storage_of(copy).id)
     if shared.kind == "postgresql":  # it gives signs of life only now and then
         looked(copy)
-        sql(copy, "UPDATE workers SET seen_at = seen_at + 1 WHERE id = :id", id=original.id)
+        sql(
+            copy,
+            "UPDATE workers SET seen_at = seen_at + 1 WHERE id = :id",
+            id=storage_of(original).id,
+        )
     looked(copy)
-    original.close()
+    storage_of(original).close()
     looked(copy)
-    assert copy.house.links.get(link.id).worker == original.id
+    assert store_of(copy).links.get(link.id).worker == storage_of(original).id
     again = shared.bus(worker="original", home=home)
-    until(again.house.links, link.id, again.id)
-    assert again.house.links.get(copys.id).worker == copy.id
+    until(store_of(again).links, link.id, storage_of(again).id)
+    assert store_of(again).links.get(copys.id).worker == storage_of(copy).id
 
 
 @pytest.mark.processes
@@ -167,11 +185,11 @@ def test_a_process_that_was_killed(shared: Store, home: Path) -> None:
     import os, signal
     from pathlib import Path
     from imagegate.core.settings import Settings
-    from tests.support.stored import StoredBus
+    from tests.support.stored import bus_over, storage_of, store_of
     home = Path({str(home)!r})
     settings = Settings({shared.url!r}, {str(shared.pictures)!r}, "host:8188", home=home)
-    bus = StoredBus(lambda: settings)
-    print(bus.house.links.create("Ada", worker=bus.id)[0].id, flush=True)
+    bus = bus_over(settings, classes=())
+    print(store_of(bus).links.create("Ada", worker=storage_of(bus).id)[0].id, flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
     """
     done = subprocess.run(
@@ -183,9 +201,14 @@ def test_a_process_that_was_killed(shared: Store, home: Path) -> None:
     after = shared.bus(worker="host:8189", home=home)
     if shared.kind == "postgresql":
         looked(after)
-        assert after.house.links.get(link_id).worker != after.id  # it may run elsewhere
-        sql(after, "UPDATE workers SET seen_at = seen_at - 60 WHERE id <> :id", id=after.id)
-    until(after.house.links, link_id, after.id)
+        # It may run elsewhere.
+        assert store_of(after).links.get(link_id).worker != storage_of(after).id
+        sql(
+            after,
+            "UPDATE workers SET seen_at = seen_at - 60 WHERE id <> :id",
+            id=storage_of(after).id,
+        )
+    until(store_of(after).links, link_id, storage_of(after).id)
 
 
 def test_a_link_of_a_process_that_is_gone(shared: Store, home: Path, tmp_path: Path) -> None:
@@ -194,17 +217,23 @@ def test_a_link_of_a_process_that_is_gone(shared: Store, home: Path, tmp_path: P
     """
     gone = shared.bus(worker="gone", home=home)
     alive = shared.bus(worker="alive", home=tmp_path / "other")
-    link, _ = gone.house.links.create("Ada", worker=gone.id)
-    theirs, _ = alive.house.links.create("Ben", worker=alive.id)
-    gone.close()
+    link, _ = store_of(gone).links.create("Ada", worker=storage_of(gone).id)
+    theirs, _ = store_of(alive).links.create("Ben", worker=storage_of(alive).id)
+    storage_of(gone).close()
     shutil.rmtree(home)
     here = shared.bus(worker="here", home=home)
-    share = Share(here, lambda: here.house.links, worker=here.id, others=here.others, port=0)
+    share = Share(
+        here,
+        lambda: store_of(here).links,
+        worker=storage_of(here).id,
+        others=store_of(here).others,
+        port=0,
+    )
     try:
         told = {link["name"]: (link["worker"], link["moved"]) for link in share.to_json()["links"]}
         assert told == {"Ada": ("", True), "Ben": ("alive", False)}
         again, _ = share.reissue(link.id)
-        assert again.worker == here.id
+        assert again.worker == storage_of(here).id
         with pytest.raises(BadAnswer, match="made at alive"):
             share.reissue(theirs.id)
     finally:
@@ -214,21 +243,21 @@ def test_a_link_of_a_process_that_is_gone(shared: Store, home: Path, tmp_path: P
 def test_links_from_an_earlier_version(shared: Store, home: Path) -> None:
     """Links that were kept under their worker's name go on where that name runs."""
     early = shared.bus(worker="elsewhere")
-    link, _ = early.house.links.create("Ada", worker="host:8188")
+    link, _ = store_of(early).links.create("Ada", worker="host:8188")
     after = shared.bus(worker="host:8188", home=home)
-    until(after.house.links, link.id, after.id)
+    until(store_of(after).links, link.id, storage_of(after).id)
 
 
 def test_a_panel_of_its_own(shared: Store) -> None:
     """A panel that has no user directory goes on with what an earlier one of its name has made."""
     before = shared.bus(kind="panel", worker="desk")
-    link, _ = before.house.links.create("Ada", worker=before.id)
-    before.close()
+    link, _ = store_of(before).links.create("Ada", worker=storage_of(before).id)
+    storage_of(before).close()
     other = shared.bus(kind="panel", worker="another")
     after = shared.bus(kind="panel", worker="desk")
-    until(after.house.links, link.id, after.id)
+    until(store_of(after).links, link.id, storage_of(after).id)
     looked(other)
-    assert other.house.links.get(link.id).worker == after.id
+    assert store_of(other).links.get(link.id).worker == storage_of(after).id
 
 
 def test_a_user_directory_that_cannot_be_written(
@@ -238,7 +267,7 @@ def test_a_user_directory_that_cannot_be_written(
     file = tmp_path / "file"
     file.touch()
     bus = shared.bus(home=file)
-    link, _ = bus.house.links.create("Ada", worker=bus.id)
+    link, _ = store_of(bus).links.create("Ada", worker=storage_of(bus).id)
     looked(bus)
-    assert bus.house.links.get(link.id).worker == bus.id
+    assert store_of(bus).links.get(link.id).worker == storage_of(bus).id
     assert "links made now end with this process" in caplog.text

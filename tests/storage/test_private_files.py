@@ -17,9 +17,20 @@ import pytest
 
 from imagegate.core.model import Outcome, StoreError
 from imagegate.core.settings import Settings, read_settings
+from imagegate.gate_bus import GateBus
 from imagegate.pictures import permissions
 from imagegate.pictures.place import MARK, PicturePlace, PlaceError
-from tests.support.stored import FILES, PLAIN, Store, StoredBus, gate, sql, to_go_on
+from tests.support.stored import (
+    FILES,
+    PLAIN,
+    Store,
+    bus_over,
+    gate,
+    sql,
+    storage_of,
+    store_of,
+    to_go_on,
+)
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="modes are POSIX")
 
@@ -46,17 +57,17 @@ def owners_alone(root: Path) -> None:
 
 
 @contextmanager
-def opened(settings: Settings) -> Iterator[StoredBus]:
-    bus = StoredBus(lambda: settings)
+def opened(settings: Settings) -> Iterator[GateBus[Any]]:
+    bus = bus_over(settings, classes=())
     try:
         yield bus
     finally:
-        bus.close()
+        storage_of(bus).close()
 
 
-def used(bus: StoredBus) -> None:
+def used(bus: GateBus[Any]) -> None:
     """All kinds of files are written."""
-    parked = bus.park(gate(), FILES, to_go_on()).gate.id
+    parked = storage_of(bus).parking.park(gate(), FILES, to_go_on()).gate.id
     bus.set_mask(parked, 0, b"mask")
     ticket = bus.publish(gate(), PLAIN)
     bus.decide(ticket.gate.id, 1)
@@ -200,7 +211,7 @@ def test_pictures_gone_at_the_start(
     """At the default place the folder is made anew, which the log says, and gates go on."""
     settings = read_settings(tmp_path, environment={})
     with opened(settings) as bus:
-        old = bus.park(gate(), FILES, to_go_on()).gate.id
+        old = storage_of(bus).parking.park(gate(), FILES, to_go_on()).gate.id
     without_pictures(tmp_path / "pictures", how)
     with opened(settings) as bus:
         used(bus)
@@ -221,11 +232,11 @@ def test_pictures_gone_while_running(
     with opened(settings) as bus:
         used(bus)
         without_pictures(tmp_path / "pictures", how)
-        gate_id = bus.park(gate(), FILES, to_go_on()).gate.id
+        gate_id = storage_of(bus).parking.park(gate(), FILES, to_go_on()).gate.id
         assert caplog.text.count("missing or empty, and is made anew") == 1
-        assert bus.house.place.read(gate_id, "exact-0.png") == b"exact"
+        assert store_of(bus).picture_files.read(gate_id, "exact-0.png") == b"exact"
     with opened(settings) as bus:
-        assert bus.house.place.read(gate_id, "exact-0.png") == b"exact"
+        assert store_of(bus).picture_files.read(gate_id, "exact-0.png") == b"exact"
 
 
 @pytest.mark.parametrize("how", ["deleted", "emptied"])
@@ -235,17 +246,19 @@ def test_pictures_gone_at_a_place_of_ones_own(shared: Store, how: str) -> None:
     used(bus)
     without_pictures(shared.pictures, how)
     with pytest.raises(PlaceError, match="not mounted, or is IMAGEGATE_PICTURES") as caught:
-        bus.park(gate(), FILES, to_go_on())
+        storage_of(bus).parking.park(gate(), FILES, to_go_on())
     assert caught.value.passing
     with pytest.raises(PlaceError, match="not mounted"):
-        bus.house.place.read("g", "x")
+        store_of(bus).picture_files.read("g", "x")
     assert how == "emptied" or not shared.pictures.exists()
     assert how == "deleted" or not list(shared.pictures.iterdir())
     other = shared.unopened()
-    with pytest.raises(PlaceError, match=rf"write {bus.house.database.id} into a file \.imagegate"):
+    with pytest.raises(
+        PlaceError, match=rf"write {store_of(bus).database.id} into a file \.imagegate"
+    ):
         other.count()
     shared.pictures.mkdir(exist_ok=True)
-    (shared.pictures / MARK).write_text(bus.house.database.id)
+    (shared.pictures / MARK).write_text(store_of(bus).database.id)
     assert other.count() == 1
     used(bus)
 
@@ -307,7 +320,7 @@ def test_a_store_that_is_gone_records_nothing(
     """An answer that would be nowhere is refused, with what happened and what to do."""
     with opened(read_settings(tmp_path, environment={})) as bus:
         used(bus)
-        gate_id = bus.park(gate(), FILES, to_go_on()).gate.id
+        gate_id = storage_of(bus).parking.park(gate(), FILES, to_go_on()).gate.id
         lose(tmp_path / "gates.sqlite")
         with pytest.raises(StoreError, match="while it was open") as caught:
             bus.decide(gate_id, 1)
@@ -328,8 +341,8 @@ def test_a_store_lost_between_answer_and_confirmation(
     if lose in (another, older):
         pytest.skip("SQLite's lock is in the way of these")
     with opened(read_settings(tmp_path, environment={})) as bus:
-        gates = bus.house.gates
-        gate_id = bus.park(gate(), FILES, to_go_on()).gate.id
+        gates = store_of(bus).gates
+        gate_id = storage_of(bus).parking.park(gate(), FILES, to_go_on()).gate.id
         line = gates._line
 
         def lost(*given: Any) -> int:
@@ -345,7 +358,7 @@ def test_a_store_put_back_goes_on(tmp_path: Path) -> None:
     """A file that was moved away and back again is used as if nothing had happened."""
     path = tmp_path / "gates.sqlite"
     with opened(read_settings(tmp_path, environment={})) as bus:
-        gate_id = bus.park(gate(), FILES, to_go_on()).gate.id
+        gate_id = storage_of(bus).parking.park(gate(), FILES, to_go_on()).gate.id
         moved(path)
         with pytest.raises(StoreError, match="removed or moved away"):
             bus.count()

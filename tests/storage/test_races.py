@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from imagegate.core.model import Outcome, State
-from tests.support.stored import FILES, PATIENCE, PLAIN, Store, gate, to_go_on
+from tests.support.stored import FILES, PATIENCE, PLAIN, Store, gate, storage_of, store_of, to_go_on
 
 pytestmark = [pytest.mark.slow, pytest.mark.processes]
 
@@ -30,7 +30,7 @@ def test_eight_processes_at_a_hundred_gates(shared: Store) -> None:
     bus = shared.bus()
 
     def park(_: int) -> str:
-        one = bus.park(gate(), FILES, to_go_on()).gate
+        one = storage_of(bus).parking.park(gate(), FILES, to_go_on()).gate
         bus.decide(one.id, 1)
         return one.id
 
@@ -47,14 +47,14 @@ def test_eight_processes_at_a_hundred_gates(shared: Store) -> None:
     assert all(won[gate_id] == counts for gate_id, _, _, counts in answers)
     for ticket in tickets:
         assert ticket.wait(PATIENCE).decision.by == won[ticket.gate.id]
-        (line,) = [line for line in bus.lines(ticket.gate.id) if line.kind == "decided"]
+        (line,) = [line for line in storage_of(bus).lines(ticket.gate.id) if line.kind == "decided"]
         assert line.body["by"] == won[ticket.gate.id]
 
     assert Counter(claims) == Counter(parked)
     for gate_id in parked:
         found = bus.get(gate_id)
         assert (found.state, found.attempts) == (State.RESUMED, 1)
-        kinds = [line.kind for line in bus.lines(gate_id)]
+        kinds = [line.kind for line in storage_of(bus).lines(gate_id)]
         assert kinds == ["published", "decided", "claimed", "resumed"]
 
 
@@ -62,7 +62,7 @@ def test_a_new_store_opened_by_all_at_once(shared: Store) -> None:
     """A store is made once, whoever comes first."""
     run(shared, open_it, [])
     bus = shared.bus()
-    assert len([worker for worker in bus.house.workers.each() if not worker.alive]) == PROCESSES
+    assert len([worker for worker in store_of(bus).workers.each() if not worker.alive]) == PROCESSES
 
 
 def race(shared: Store, gate_ids: list[str]) -> tuple[list[Any], list[str]]:
@@ -103,9 +103,9 @@ def answer_and_go_on(
             verdict = bus.decide(gate_id, random.choice((1, 2)), by=f"person {n}")
             answers.append((gate_id, f"person {n}", verdict.outcome, verdict.decision.by))
         barrier.wait(60)
-        while (claim := bus.claim()) is not None:
+        while (claim := storage_of(bus).claims.take()) is not None:
             claims.append(claim.gate.gate.id)
-            assert bus.finish(claim)
+            assert storage_of(bus).claims.finish(claim)
         told.send((answers, claims))
 
 

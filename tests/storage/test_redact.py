@@ -18,6 +18,7 @@ from imagegate.comfy.pack import _waiting
 from imagegate.command.main import main
 from imagegate.core.model import Gate, StoreError
 from imagegate.core.settings import Settings, read_notice_settings
+from imagegate.gate_bus import GateBus
 from imagegate.http.access import HostDoor
 from imagegate.operator.rest import create_app
 from imagegate.pictures.place import PicturePlace, PlaceError
@@ -26,7 +27,7 @@ from imagegate.storage.links import LinkStore
 from imagegate.storage.sql.database import Database
 from imagegate.storage.sql.postgresql import LimitedConnection
 from imagegate.text.redact import Redacted, place_url, store_url
-from tests.support.stored import FILES, PLAIN, StoredBus, to_go_on
+from tests.support.stored import FILES, PLAIN, bus_over, storage_of, store_of, to_go_on
 
 PASSWORD = "tr0ub4dor&"
 WRITTEN = "tr0ub4dor%26"
@@ -113,9 +114,9 @@ def the_error(call: Callable[[], object]) -> BaseException:
 PNG = {"content-type": "image/png"}
 
 
-def rest(bus: StoredBus) -> str:
+def rest(bus: GateBus[Any]) -> str:
     """All that the operator's calls, and the stream of events, answer with."""
-    app = create_app(bus, HostDoor(), records=bus)
+    app = create_app(bus, HostDoor(), records=storage_of(bus))
     with TestClient(app, base_url="http://localhost") as client:
         calls = [
             client.get("/imagegate/api/gates"),
@@ -132,24 +133,24 @@ def rest(bus: StoredBus) -> str:
         return "".join(call.text for call in calls)
 
 
-def panel(bus: StoredBus) -> str:
+def panel(bus: GateBus[Any]) -> str:
     """What Gradio's editor says when its mask cannot be kept."""
     from imagegate.operator.panel import _save_editor
 
     return _save_editor(bus, "x 0 -", None)
 
 
-def approver(bus: StoredBus) -> str:
+def approver(bus: GateBus[Any]) -> str:
     """What one who has a link reads."""
     app = create_approver(bus, LinkStore(Database("sqlite://", "other")), None)
     with TestClient(app, base_url="http://localhost") as client:
         return "".join(client.get(path).text for path in ("/s/x", "/imagegate/api/me"))
 
 
-def terminal(bus: StoredBus, *arguments: str) -> str:
+def terminal(bus: GateBus[Any], *arguments: str) -> str:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("IMAGEGATE_STORE", bus._settings().store)
-        patch.setenv("IMAGEGATE_PICTURES", bus._settings().pictures)
+        patch.setenv("IMAGEGATE_STORE", storage_of(bus)._opener._settings().store)
+        patch.setenv("IMAGEGATE_PICTURES", storage_of(bus)._opener._settings().pictures)
         try:
             status: object = main([*arguments, "--no-browser", "--port", "0"])
         except SystemExit as wrong:  # argparse's own
@@ -158,29 +159,37 @@ def terminal(bus: StoredBus, *arguments: str) -> str:
     return ""
 
 
-def parked(bus: StoredBus) -> object:
-    return bus.park(Gate(("a",), 8, 6), FILES, to_go_on())
+def parked(bus: GateBus[Any]) -> object:
+    return storage_of(bus).parking.park(Gate(("a",), 8, 6), FILES, to_go_on())
 
 
-WHERE: dict[str, Callable[[StoredBus], object]] = {
-    "opening": lambda bus: said(the_error(lambda: bus.house)),
+WHERE: dict[str, Callable[[GateBus[Any]], object]] = {
+    "opening": lambda bus: said(the_error(lambda: store_of(bus))),
     "a prompt that waits": lambda bus: said(
         the_error(lambda: bus.publish(Gate(("a",), 8, 6), PLAIN))
     ),
     "a prompt that parks": lambda bus: said(the_error(lambda: parked(bus))),
     "an answer": lambda bus: said(the_error(lambda: bus.decide("x", 1))),
-    "ComfyUI's page": lambda bus: said(the_error(lambda: bus.count() or _waiting(bus))),
-    "settings": lambda bus: repr(bus._settings()),
-    "the work in the background": lambda bus: bus.later(lambda: bus.count()) or bus.close(),
+    "ComfyUI's page": lambda bus: said(the_error(lambda: bus.count() or _waiting(storage_of(bus)))),
+    "settings": lambda bus: repr(storage_of(bus)._opener._settings()),
+    "the work in the background": lambda bus: (
+        storage_of(bus).later(lambda: bus.count()) or storage_of(bus).close()
+    ),
     "REST": rest,
     "the panel": panel,
     "a link's page": approver,
     "--store": lambda bus: terminal(bus, "--store"),
-    "--store URL": lambda bus: terminal(bus, "--store", bus._settings().store),
-    "--pictures": lambda bus: terminal(bus, "--store", "--pictures", bus._settings().pictures),
-    "a URL for a folder": lambda bus: terminal(bus, bus._settings().store),
-    "a URL too many": lambda bus: terminal(bus, "photos", bus._settings().store),
-    "an option that is none": lambda bus: terminal(bus, f"--shop={bus._settings().store}"),
+    "--store URL": lambda bus: terminal(bus, "--store", storage_of(bus)._opener._settings().store),
+    "--pictures": lambda bus: terminal(
+        bus, "--store", "--pictures", storage_of(bus)._opener._settings().pictures
+    ),
+    "a URL for a folder": lambda bus: terminal(bus, storage_of(bus)._opener._settings().store),
+    "a URL too many": lambda bus: terminal(
+        bus, "photos", storage_of(bus)._opener._settings().store
+    ),
+    "an option that is none": lambda bus: terminal(
+        bus, f"--shop={storage_of(bus)._opener._settings().store}"
+    ),
 }
 
 
@@ -195,7 +204,7 @@ def walks(urls: dict[str, str], *everywhere: str) -> Any:
 
 @walks(STORES, "plain", "at", "query")
 def test_a_stores_password_is_said_nowhere(
-    where: Callable[[StoredBus], object],
+    where: Callable[[GateBus[Any]], object],
     url: str,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
@@ -204,18 +213,18 @@ def test_a_stores_password_is_said_nowhere(
     """Wherever it stands in the URL, and whatever the driver repeats, no text holds it."""
     caplog.set_level(logging.DEBUG)
     settings = Settings(url, str(tmp_path / "pictures"), "here")
-    bus = StoredBus(lambda: settings, kind="panel")
+    bus = bus_over(settings, "panel", ())
     try:
         hides(str(where(bus)))
     finally:
-        bus.close()
+        storage_of(bus).close()
     hides("".join(capfd.readouterr()))
     hides(caplog.text + "".join(str(vars(record)) for record in caplog.records))
 
 
 @walks(PLACES, "plain", "option")
 def test_a_places_password_is_said_nowhere(
-    where: Callable[[StoredBus], object],
+    where: Callable[[GateBus[Any]], object],
     url: str,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
@@ -224,11 +233,11 @@ def test_a_places_password_is_said_nowhere(
     """So it is with the place of the pictures, and all that its driver says."""
     caplog.set_level(logging.DEBUG)
     settings = Settings(f"sqlite:///{tmp_path}/gates.sqlite", url, "here")
-    bus = StoredBus(lambda: settings, kind="panel")
+    bus = bus_over(settings, "panel", ())
     try:
         hides(str(where(bus)))
     finally:
-        bus.close()
+        storage_of(bus).close()
     hides("".join(capfd.readouterr()))
     hides(caplog.text + "".join(str(vars(record)) for record in caplog.records))
 

@@ -19,7 +19,9 @@ import pytest
 import sqlalchemy as sa
 
 from imagegate.core.model import Decision, Outcome, State, StoreError
-from imagegate.storage.gates import GateStore, Line
+from imagegate.gate_bus import GateBus
+from imagegate.storage.queries.gate_rows import Line
+from imagegate.storage.queries.gates import GateStore
 from imagegate.storage.sql import database as database_module
 from imagegate.storage.sql import sqlite_file
 from imagegate.storage.sql.database import Database
@@ -31,10 +33,11 @@ from tests.support.stored import (
     PATIENCE,
     PLAIN,
     Store,
-    StoredBus,
     gate,
     sql,
     statements,
+    storage_of,
+    store_of,
     to_go_on,
 )
 
@@ -68,13 +71,13 @@ def test_a_store_is_made_once(store: Store) -> None:
 def test_an_old_store_is_brought_up_to_date(shared: Store, monkeypatch: Any) -> None:
     """What is new is added, what was stored stays."""
     bus = shared.bus()
-    gate_id = bus.park(gate(), FILES, to_go_on()).gate.id
-    bus.close()
+    gate_id = storage_of(bus).parking.park(gate(), FILES, to_go_on()).gate.id
+    storage_of(bus).close()
     later = ("9999_more", ["CREATE TABLE more (name TEXT)"])
     monkeypatch.setattr(database_module, "MIGRATIONS", [*MIGRATIONS, later])
     bus = shared.bus()
-    assert "more" in tables(bus.house.database)
-    assert migrated(bus.house.database)[-1] == "9999_more"
+    assert "more" in tables(store_of(bus).database)
+    assert migrated(store_of(bus).database)[-1] == "9999_more"
     assert bus.get(gate_id).state is State.PARKED
 
 
@@ -99,7 +102,7 @@ def test_a_store_of_a_newer_version_is_refused(shared: Store) -> None:
     """It is not touched, and the message says what to do."""
     bus = shared.bus()
     sql(bus, "INSERT INTO migrations (name, at) VALUES ('9999_colours', 0)")
-    bus.close()
+    storage_of(bus).close()
     with pytest.raises(StoreError, match=r"newer Image Gate \(9999_colours\); update this one"):
         shared.unopened().count()
 
@@ -143,11 +146,11 @@ def test_sqlite_is_durable(tmp_path: Path) -> None:
 def test_history_only_grows(store: Store) -> None:
     """A line, once written, stays as it is, whatever happens to the gate."""
     bus = store.bus()
-    gate_id = bus.park(gate(), FILES, to_go_on()).gate.id
+    gate_id = storage_of(bus).parking.park(gate(), FILES, to_go_on()).gate.id
     seen: list[Line] = []
 
     def grown() -> None:
-        now = bus.lines(gate_id)
+        now = storage_of(bus).lines(gate_id)
         assert now[: len(seen)] == seen
         assert len(now) > len(seen)
         seen[:] = now
@@ -157,8 +160,8 @@ def test_history_only_grows(store: Store) -> None:
         lambda: bus.decide(gate_id, 1, by="Ann", note="sharp"),
         lambda: bus.undo(gate_id),
         lambda: bus.decide(gate_id, 2),
-        lambda: bus.claim(),
-        lambda: bus.ask_again(gate_id),
+        lambda: storage_of(bus).claims.take(),
+        lambda: storage_of(bus).ask_again(gate_id),
     ]
     grown()
     for step in steps:
@@ -177,11 +180,11 @@ def test_a_lost_answer_leaves_no_line(store: Store) -> None:
     bus = store.bus()
     gate_id = bus.publish(gate(), PLAIN).gate.id
     bus.decide(gate_id, 1, by="Ann")
-    before = bus.lines(gate_id)
-    gates = bus.house.gates
+    before = storage_of(bus).lines(gate_id)
+    gates = store_of(bus).gates
     for state, late in ((State.STOPPED, Decision(None, by="Bob")), (State.WITHDRAWN, None)):
         assert gates.end(gate_id, state, late)[0].outcome is Outcome.LOST
-    assert bus.lines(gate_id) == before
+    assert storage_of(bus).lines(gate_id) == before
 
 
 def test_the_list_of_ten_thousand_uses_an_index(store: Store) -> None:
@@ -189,7 +192,7 @@ def test_the_list_of_ten_thousand_uses_an_index(store: Store) -> None:
     for them, behind however many gates that ended.
     """
     bus = store.bus()
-    database = bus.house.database
+    database = store_of(bus).database
     record = json.dumps(asdict(gate()))
     row = (
         "'{}' || i, :record, 'park', CAST(i % 7 AS TEXT), '', '', 'w', NULL, {}, 1, NULL, '', "
@@ -211,11 +214,11 @@ def test_the_list_of_ten_thousand_uses_an_index(store: Store) -> None:
         values = row.format(prefix, state, ended, ended)
         sql(bus, f"INSERT INTO gates ({names}) SELECT {values} FROM {numbers}", record=record)
     sql(bus, "ANALYZE")
-    gates = bus.house.gates
+    gates = store_of(bus).gates
     middle = gates.pending(5000, 0)[-1].seq
     reads: dict[str, Callable[[], Any]] = {
         "gates_open": lambda: [gates.pending(50, 0), gates.pending(50, middle)],
-        "gates_due": lambda: bus.claim(),
+        "gates_due": lambda: storage_of(bus).claims.take(),
         "gates_ended": lambda: [gates.finished(50, None), gates.finished(50, 10_000)],
     }
     for index, read in reads.items():
@@ -313,7 +316,7 @@ def test_the_place_of_another_store(shared: Store, tmp_path: Path) -> None:
 # -- what fails later
 
 
-def goes_on(bus: StoredBus, ticket: Any) -> None:
+def goes_on(bus: GateBus[Any], ticket: Any) -> None:
     """The waiter waits still, and everything works again."""
     assert not ticket.future.done()
     assert bus.get(ticket.gate.id).state is State.WAITING
@@ -322,7 +325,7 @@ def goes_on(bus: StoredBus, ticket: Any) -> None:
     assert bus.publish(gate(), PLAIN)
 
 
-def refuses(bus: StoredBus, ticket: Any, match: str) -> None:
+def refuses(bus: GateBus[Any], ticket: Any, match: str) -> None:
     """Whatever writes says why it cannot, and leaves nothing behind."""
     before = [(found.gate.id, found.version) for found in bus.pending()]
     asked = gate()
@@ -331,30 +334,30 @@ def refuses(bus: StoredBus, ticket: Any, match: str) -> None:
         lambda: bus.stop(ticket.gate.id),
         lambda: bus.set_mask(ticket.gate.id, 0, b"mask"),
         lambda: bus.publish(asked, PLAIN),
-        lambda: bus.park(asked, FILES, to_go_on()),
+        lambda: storage_of(bus).parking.park(asked, FILES, to_go_on()),
     ]
     for write in writes:
         with pytest.raises(StoreError, match=match):
             write()
     assert [(found.gate.id, found.version) for found in bus.pending()] == before
-    assert bus.house.place.names(asked.id) == []
-    assert bus.house.place.names(ticket.gate.id) == ["preview-0"]
+    assert store_of(bus).picture_files.names(asked.id) == []
+    assert store_of(bus).picture_files.names(ticket.gate.id) == ["preview-0"]
     assert bus.mask(ticket.gate.id, 0) is None
     assert not ticket.future.done()
 
 
 @pytest.fixture
-def on_sqlite(tmp_path: Path, monkeypatch: Any) -> Iterator[StoredBus]:
+def on_sqlite(tmp_path: Path, monkeypatch: Any) -> Iterator[GateBus[Any]]:
     monkeypatch.setattr(sqlite_file, "BUSY", 0.05)
     with Store("sqlite", f"sqlite:///{tmp_path}/gates.sqlite", tmp_path / "pictures") as store:
         yield store.bus()
 
 
-def test_a_full_disk_under_the_database(on_sqlite: StoredBus) -> None:
+def test_a_full_disk_under_the_database(on_sqlite: GateBus[Any]) -> None:
     """What does not fit is refused whole; the rest goes on, and all of it once there is room."""
     bus = on_sqlite
     ticket = bus.publish(gate(), PLAIN)
-    engine = bus.house.database.engine
+    engine = store_of(bus).database.engine
     full = [True]
 
     def limit(connection: Any, *_: Any) -> None:
@@ -364,11 +367,11 @@ def test_a_full_disk_under_the_database(on_sqlite: StoredBus) -> None:
     sa.event.listen(engine, "checkout", limit)
     large = gate(title="x" * 100_000)
     with pytest.raises(StoreError, match=r"gates.sqlite cannot be used: database or disk is full"):
-        bus.park(large, FILES, to_go_on())
-    assert bus.house.place.names(large.id) == []
+        storage_of(bus).parking.park(large, FILES, to_go_on())
+    assert store_of(bus).picture_files.names(large.id) == []
     assert [found.gate.id for found in bus.pending()] == [ticket.gate.id]
     full[0] = False
-    bus.park(large, FILES, to_go_on())
+    storage_of(bus).parking.park(large, FILES, to_go_on())
     goes_on(bus, ticket)
 
 
@@ -381,7 +384,7 @@ def test_a_full_disk_under_the_pictures(shared: Store) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (2**23, room[1]))
     try:
         with pytest.raises(StoreError, match=r"pictures.*cannot write .*exact-0.png: File too lar"):
-            bus.park(large, files, to_go_on())
+            storage_of(bus).parking.park(large, files, to_go_on())
         with pytest.raises(StoreError, match="File too large"):
             bus.set_mask(ticket.gate.id, 0, b"x" * 2**24)
     finally:
@@ -390,11 +393,11 @@ def test_a_full_disk_under_the_pictures(shared: Store) -> None:
     assert not list((shared.pictures / ticket.gate.id).glob("*mask*"))
     assert bus.mask(ticket.gate.id, 0) is None
     assert [found.gate.id for found in bus.pending()] == [ticket.gate.id]
-    assert bus.park(large, files, to_go_on())
+    assert storage_of(bus).parking.park(large, files, to_go_on())
     goes_on(bus, ticket)
 
 
-def test_a_locked_database(on_sqlite: StoredBus, tmp_path: Path) -> None:
+def test_a_locked_database(on_sqlite: GateBus[Any], tmp_path: Path) -> None:
     """Who holds it too long is named as the reason; reading goes on meanwhile."""
     ticket = on_sqlite.publish(gate(), PLAIN)
     with closing(sqlite3.connect(tmp_path / "gates.sqlite", isolation_level=None)) as other:
@@ -407,7 +410,7 @@ def test_a_locked_database(on_sqlite: StoredBus, tmp_path: Path) -> None:
     goes_on(on_sqlite, ticket)
 
 
-def test_a_corrupt_database(on_sqlite: StoredBus, tmp_path: Path) -> None:
+def test_a_corrupt_database(on_sqlite: GateBus[Any], tmp_path: Path) -> None:
     """Nothing is answered from it, and nobody who waits is told a wrong thing."""
     bus = on_sqlite
     ticket = bus.publish(gate(), PLAIN)
@@ -420,7 +423,7 @@ def test_a_corrupt_database(on_sqlite: StoredBus, tmp_path: Path) -> None:
     with path.open("r+b") as file:  # SQLite's own header stays: it is found out when it reads
         file.seek(page)
         file.write(b"\xff" * (len(whole) - page))
-    bus.house.database.engine.dispose()
+    store_of(bus).database.engine.dispose()
     for use in (
         lambda: bus.decide(ticket.gate.id, 1),
         bus.pending,
@@ -431,7 +434,7 @@ def test_a_corrupt_database(on_sqlite: StoredBus, tmp_path: Path) -> None:
     assert not ticket.future.done()
     with path.open("r+b") as file:
         file.write(whole)
-    bus.house.database.engine.dispose()
+    store_of(bus).database.engine.dispose()
     goes_on(bus, ticket)
 
 
@@ -466,7 +469,7 @@ def test_a_read_only_database(open_folder: Path) -> None:
         files = [file for file in open_folder.glob("gates.sqlite*") if file.is_file()]
         for file in files:
             file.chmod(0o444)
-        bus.house.database.engine.dispose()
+        store_of(bus).database.engine.dispose()
         with as_nobody():
             assert bus.get(ticket.gate.id).state is State.WAITING
             with pytest.raises(StoreError, match=r"gates.sqlite cannot be used: .*readonly"):
@@ -489,7 +492,7 @@ def test_a_place_that_may_not_be_written(open_folder: Path) -> None:
         with as_nobody():
             for write in (
                 lambda: bus.publish(asked, PLAIN),
-                lambda: bus.park(asked, FILES, to_go_on()),
+                lambda: storage_of(bus).parking.park(asked, FILES, to_go_on()),
                 lambda: bus.set_mask(ticket.gate.id, 0, b"mask"),
             ):
                 with pytest.raises(StoreError, match=r"pictures: cannot write .*: Permission"):
@@ -508,7 +511,7 @@ def test_a_store_is_not_opened_halfway(open_folder: Path) -> None:
         bus = store.unopened()
         with as_nobody(), pytest.raises(StoreError, match=r"gates.sqlite cannot be opened: .*Perm"):
             bus.count()
-        assert not bus.opened
+        assert not storage_of(bus).opened
         open_folder.chmod(0o755)
         assert bus.count() == 0
 
@@ -517,7 +520,7 @@ def test_a_gate_store_is_a_transaction_a_call(store: Store) -> None:
     """Every change and its line are written together or not at all."""
     bus = store.bus()
     gate_id = bus.publish(gate(), PLAIN).gate.id
-    database = bus.house.database
+    database = store_of(bus).database
 
     class Failing(GateStore):
         def _line(self, *_: Any) -> int:
@@ -534,7 +537,7 @@ def test_a_gate_store_is_a_transaction_a_call(store: Store) -> None:
         with pytest.raises(StoreError, match="the line"):
             change()
     assert bus.get(gate_id) == before
-    assert bus.house.gates.masks(gate_id) == {}
+    assert store_of(bus).gates.masks(gate_id) == {}
     assert bus.count() == 1
 
 
@@ -542,7 +545,7 @@ def test_who_still_uses_a_store_that_is_closed_closes_the_connection(shared: Sto
     """A transaction that is under way ends well and leaves no connection open, and none begins any
     more.
     """
-    database = shared.bus().house.database
+    database = store_of(shared.bus()).database
     inside, closed = threading.Event(), threading.Event()
     used: list[Any] = []
 

@@ -32,10 +32,12 @@ from imagegate.core.model import (
     TooLate,
     UnknownGate,
 )
-from imagegate.storage import sql_storage
+from imagegate.gate_bus import GateBus
+from imagegate.storage.process import opener as opener_module
 from imagegate.storage.sql import watcher as watcher_module
 from imagegate.storage.sql.database import Database
 from imagegate.storage.sql.watcher import Watcher
+from imagegate.storage.sql_storage import SqlStorage
 from tests.conftest import Watch
 from tests.support.postgres import PostgreSQL
 from tests.support.stored import (
@@ -43,11 +45,12 @@ from tests.support.stored import (
     PATIENCE,
     PLAIN,
     Store,
-    StoredBus,
     gate,
     hears,
     its_lease_runs_out,
     sql,
+    storage_of,
+    store_of,
     to_go_on,
 )
 
@@ -55,21 +58,21 @@ DECIDED_LONG_AGO = "UPDATE gates SET ended_at = 1 WHERE id = :id"
 
 
 @pytest.fixture
-def bus(store: Store) -> StoredBus:
+def bus(store: Store) -> GateBus[Any]:
     return store.bus()
 
 
-def park(bus: StoredBus, root: str = "", classes: str = "ImageGate", **given: Any) -> str:
+def park(bus: GateBus[Any], root: str = "", classes: str = "ImageGate", **given: Any) -> str:
     """The id of a parked gate."""
     prompt = {"2": {"class_type": classes, "inputs": {}}}
-    return bus.park(gate(**given), FILES, to_go_on(root, prompt=prompt)).gate.id
+    return storage_of(bus).parking.park(gate(**given), FILES, to_go_on(root, prompt=prompt)).gate.id
 
 
-def kinds(bus: StoredBus, gate_id: str) -> list[str]:
-    return [line.kind for line in bus.lines(gate_id)]
+def kinds(bus: GateBus[Any], gate_id: str) -> list[str]:
+    return [line.kind for line in storage_of(bus).lines(gate_id)]
 
 
-def soon(bus: StoredBus, true: Callable[[], Any]) -> None:
+def soon(bus: GateBus[Any], true: Callable[[], Any]) -> None:
     """Wait until the news of a bus make it so."""
     watch = Watch(bus)
     try:
@@ -79,9 +82,9 @@ def soon(bus: StoredBus, true: Callable[[], Any]) -> None:
 
 
 @contextmanager
-def no_confirmation(bus: StoredBus, monkeypatch: Any, *, away: bool = False) -> Iterator[None]:
+def no_confirmation(bus: GateBus[Any], monkeypatch: Any, *, away: bool = False) -> Iterator[None]:
     """Whatever is written is written, but nobody is told so; ``away``: nor can it be read."""
-    database, write = bus.house.database, bus.house.database.write
+    database, write = store_of(bus).database, store_of(bus).database.write
 
     def gone() -> StoreError:
         return StoreError(f"the store {database.shown} cannot be used: it went away", passing=True)
@@ -107,7 +110,7 @@ def no_confirmation(bus: StoredBus, monkeypatch: Any, *, away: bool = False) -> 
 # -- parked gates
 
 
-def test_a_parked_gate_is_asked_like_any_other(bus: StoredBus) -> None:
+def test_a_parked_gate_is_asked_like_any_other(bus: GateBus[Any]) -> None:
     """It is listed, counted and answered as one that is waited for, and can be told from it."""
     gate_id = park(bus, title="Sky")
     (found,) = bus.pending()
@@ -120,7 +123,7 @@ def test_a_parked_gate_is_asked_like_any_other(bus: StoredBus) -> None:
     assert (bus.count(), bus.get(gate_id).state) == (0, State.DECIDED)
 
 
-def test_undo_asks_again_until_somebody_goes_on(bus: StoredBus) -> None:
+def test_undo_asks_again_until_somebody_goes_on(bus: GateBus[Any]) -> None:
     """An answer is taken back, mask and place in the list as before; once claimed it stands."""
     first, second = park(bus), park(bus)
     bus.set_mask(first, 0, b"mask")
@@ -129,12 +132,12 @@ def test_undo_asks_again_until_somebody_goes_on(bus: StoredBus) -> None:
     assert [found.gate.id for found in bus.pending()] == [first, second]
     assert bus.finished() == []
     bus.decide(first, 2)
-    claim = bus.claim()
+    claim = storage_of(bus).claims.take()
     assert claim is not None
     assert bus.get(first).to_json()["undoable"] is False
     with pytest.raises(TooLate, match="here has taken"):
         bus.undo(first)
-    assert bus.finish(claim)
+    assert storage_of(bus).claims.finish(claim)
     with pytest.raises(TooLate, match="gone on"):
         bus.undo(first)
     assert kinds(bus, first) == [
@@ -142,7 +145,7 @@ def test_undo_asks_again_until_somebody_goes_on(bus: StoredBus) -> None:
     ]  # fmt: skip
 
 
-def test_what_cannot_be_undone(bus: StoredBus) -> None:
+def test_what_cannot_be_undone(bus: GateBus[Any]) -> None:
     """A gate that is waited for, open, stopped or unknown has nothing to take back."""
     waited = bus.publish(gate(), PLAIN).gate.id
     bus.decide(waited, 1)
@@ -154,88 +157,88 @@ def test_what_cannot_be_undone(bus: StoredBus) -> None:
         assert "undone" not in kinds(bus, gate_id)
 
 
-def test_stop_ends_a_parked_gate(bus: StoredBus) -> None:
+def test_stop_ends_a_parked_gate(bus: GateBus[Any]) -> None:
     """Nobody goes on with a parked gate that was stopped."""
     gate_id = park(bus)
     bus.stop(gate_id, by="Ann")
-    assert bus.claim() is None
+    assert storage_of(bus).claims.take() is None
     assert bus.get(gate_id).state is State.STOPPED
 
 
 @pytest.mark.parametrize("route", [None, 2])
-def test_a_parked_gate_whose_time_is_up(bus: StoredBus, route: int | None) -> None:
+def test_a_parked_gate_whose_time_is_up(bus: GateBus[Any], route: int | None) -> None:
     """It follows its own rule, whichever process notices; with a route somebody goes on."""
     gate_id = park(bus, deadline=time.time() - 1, on_timeout=route)
     later = park(bus, deadline=time.time() + 3600, on_timeout=route)
-    bus._keep()
+    storage_of(bus)._following.keep()
     assert bus.get(gate_id).state is State.EXPIRED
     assert bus.get(later).state is State.PARKED
-    claim = bus.claim()
+    claim = storage_of(bus).claims.take()
     assert (claim and claim.decision.route) == route
 
 
-def test_claims_come_in_the_order_of_the_answers(bus: StoredBus) -> None:
+def test_claims_come_in_the_order_of_the_answers(bus: GateBus[Any]) -> None:
     """Who was answered first goes on first, with everything that was stored with it."""
     ids = [park(bus, root="run") for _ in range(3)]
     for gate_id in (ids[2], ids[0]):
         bus.decide(gate_id, 1)
-    first = bus.claim()
+    first = storage_of(bus).claims.take()
     assert first is not None
-    assert bus.claim() is None  # one prompt of a run at a time
-    assert bus.finish(first)
-    second = bus.claim()
+    assert storage_of(bus).claims.take() is None  # one prompt of a run at a time
+    assert storage_of(bus).claims.finish(first)
+    second = storage_of(bus).claims.take()
     assert second is not None
     assert [first.gate.gate.id, second.gate.gate.id] == [ids[2], ids[0]]
     assert first.parked.prompt == {"2": {"class_type": "ImageGate", "inputs": {}}}
     assert [sibling.gate_id for sibling in first.siblings] == ids
 
 
-def test_a_claim_that_is_not_renewed_runs_out(bus: StoredBus) -> None:
+def test_a_claim_that_is_not_renewed_runs_out(bus: GateBus[Any]) -> None:
     """Somebody else may go on then; who held it first can no longer say how it went."""
     gate_id = park(bus)
     bus.decide(gate_id, 1)
-    one = bus.claim()
+    one = storage_of(bus).claims.take()
     assert one is not None
-    assert bus.claim() is None
+    assert storage_of(bus).claims.take() is None
     its_lease_runs_out(bus, gate_id)
-    two = bus.claim()
+    two = storage_of(bus).claims.take()
     assert two is not None
     assert two.attempt == 2
-    assert not bus.finish(one)
-    assert not bus.put_back(one, "too late")
+    assert not storage_of(bus).claims.finish(one)
+    assert not storage_of(bus).claims.put_back(one, "too late")
     assert bus.get(gate_id).attempts == 2
-    assert bus.finish(two)
-    assert not bus.finish(two)
+    assert storage_of(bus).claims.finish(two)
+    assert not storage_of(bus).claims.finish(two)
     assert kinds(bus, gate_id) == ["published", "decided", "claimed", "claimed", "resumed"]
 
 
-def test_a_renewed_claim_holds(bus: StoredBus) -> None:
+def test_a_renewed_claim_holds(bus: GateBus[Any]) -> None:
     """Renewing puts off its end, even after that had come, if nobody else was there."""
     gate_id = park(bus)
     bus.decide(gate_id, 1)
-    claim = bus.claim()
+    claim = storage_of(bus).claims.take()
     assert claim is not None
     its_lease_runs_out(bus, gate_id)
-    bus.renew([claim])
-    assert bus.claim() is None
-    assert bus.finish(claim)
+    storage_of(bus).claims.renew([claim])
+    assert storage_of(bus).claims.take() is None
+    assert storage_of(bus).claims.finish(claim)
 
 
-def test_what_cannot_go_on_is_asked_again(bus: StoredBus) -> None:
+def test_what_cannot_go_on_is_asked_again(bus: GateBus[Any]) -> None:
     """The gate waits again, says why in ComfyUI's own words, and takes another answer."""
     gate_id = park(bus, deadline=time.time() + 3600)
     bus.decide(gate_id, 1, by="Ann")
-    claim = bus.claim()
+    claim = storage_of(bus).claims.take()
     assert claim is not None
     why = "Value not in list: ckpt_name: 'a\0b \ud800'"
-    assert bus.put_back(claim, why)
+    assert storage_of(bus).claims.put_back(claim, why)
     (found,) = bus.pending()
     assert (found.state, found.decision, found.attempts) == (State.PARKED, None, 1)
     assert found.reason.startswith("Value not in list: ckpt_name")
     assert found.gate.deadline is None  # a person has been here
     bus.decide(gate_id, 2)
     assert bus.get(gate_id).reason == ""
-    again = bus.claim()
+    again = storage_of(bus).claims.take()
     assert again is not None
     assert (again.attempt, again.decision.route) == (2, 2)
 
@@ -249,16 +252,16 @@ def test_a_worker_takes_what_it_can_run(shared: Store) -> None:
     panel = shared.bus(worker="panel", kind="panel", classes=[])
     gate_id = park(small, classes="Upscale")
     panel.decide(gate_id, 1)
-    assert panel.claim() is None
-    assert small.claim() is None
-    claim = large.claim()
+    assert storage_of(panel).claims.take() is None
+    assert storage_of(small).claims.take() is None
+    claim = storage_of(large).claims.take()
     assert claim is not None
     assert small.get(gate_id).resuming == "large"
-    assert large.put_back(claim, "out of memory")
-    large.close()
+    assert storage_of(large).claims.put_back(claim, "out of memory")
+    storage_of(large).close()
     panel.decide(gate_id, 2)
-    assert panel.claim() is None
-    assert small.claim() is not None
+    assert storage_of(panel).claims.take() is None
+    assert storage_of(small).claims.take() is not None
 
 
 # -- several processes
@@ -306,10 +309,10 @@ def test_news_of_others(shared: Store) -> None:
         soon(panel, lambda: after(4))
         worker.decide(gate_id, 1)
         soon(panel, lambda: after(5))
-        claim = worker.claim()
+        claim = storage_of(worker).claims.take()
         assert claim is not None
         soon(panel, lambda: after(6))
-        worker.finish(claim)
+        storage_of(worker).claims.finish(claim)
         soon(panel, lambda: after(7))
     assert [kind for kind, _ in told] == [
         "published", "masked", "decided", "published", "decided", "decided", "decided"
@@ -335,7 +338,7 @@ def test_pictures_for_others(shared: Store) -> None:
     assert seen is not None
     assert seen.preview(0) == PLAIN.preview(0)
     done = threading.Event()
-    worker.later(done.set)
+    storage_of(worker).later(done.set)
     assert done.wait(PATIENCE)
     if shared.kind == "postgresql":
         assert seen.full(0).body == b"full 0"
@@ -345,7 +348,7 @@ def test_pictures_for_others(shared: Store) -> None:
 def test_more_changes_than_can_be_told(store: Store, monkeypatch: Any) -> None:
     """Very many changes at once are not told one by one: everything is looked at instead."""
     monkeypatch.setattr(watcher_module, "MANY", 2)
-    database = store.bus().house.database
+    database = store_of(store.bus()).database
     heard: list[Any] = []
     watcher = Watcher(database, None, heard.append, lambda: heard.append("all"))  # type: ignore[arg-type]
     mine, other = database.origin, "somebody"
@@ -358,9 +361,9 @@ def test_more_changes_than_can_be_told(store: Store, monkeypatch: Any) -> None:
 
 def test_many_doubts_block_nobody(store: Store) -> None:
     """However often the store fails, saying so never waits."""
-    house = store.bus().house
+    opened = store_of(store.bus())
     for _ in range(5000):
-        house.look_again()
+        opened.look_again()
 
 
 def test_a_killed_server_that_comes_back(postgresql: PostgreSQL, postgresql_url: str,
@@ -393,7 +396,7 @@ def test_an_answer_while_nobody_listened(postgresql: PostgreSQL, postgresql_url:
         allowed, watch = threading.Event(), Database.watch
 
         def later(database: Database) -> Any:
-            assert database.origin != worker.id or allowed.wait(PATIENCE)
+            assert database.origin != storage_of(worker).id or allowed.wait(PATIENCE)
             return watch(database)
 
         monkeypatch.setattr(Database, "watch", later)
@@ -427,7 +430,7 @@ def test_a_question_whose_confirmation_is_lost(store: Store, monkeypatch: Any) -
         bus.set_mask(parked, 0, b"mask")
     bus.decide(ticket.gate.id, 1)
     assert ticket.wait(PATIENCE).decision.route == 1
-    assert {name for name, _ in FILES} < set(bus.house.place.names(parked))
+    assert {name for name, _ in FILES} < set(store_of(bus).picture_files.names(parked))
     assert bus.mask(parked, 0) == b"mask"
 
 
@@ -439,8 +442,8 @@ def test_a_question_of_which_nothing_is_known(shared: Store, monkeypatch: Any) -
         with pytest.raises(StoreError):
             bus.publish(asked, PLAIN)
         with pytest.raises(StoreError):
-            bus.park(parked, FILES, to_go_on())
-    bus.house.look_again()
+            storage_of(bus).parking.park(parked, FILES, to_go_on())
+    store_of(bus).look_again()
     soon(bus, lambda: [s.state for s in bus.finished()] == [State.WITHDRAWN] * 2)
     assert bus.pending() == []
 
@@ -454,13 +457,13 @@ def test_a_question_that_was_not_stored(shared: Store, monkeypatch: Any) -> None
         raise StoreError("it is away", passing=True)
 
     with monkeypatch.context() as patch:
-        patch.setattr(bus.house.gates, "add", away)
-        patch.setattr(bus.house.gates, "several", away)
+        patch.setattr(store_of(bus).gates, "add", away)
+        patch.setattr(store_of(bus).gates, "several", away)
         with pytest.raises(StoreError):
-            bus.park(one, FILES, to_go_on())
-        assert bus.house.place.names(one.id) != []
-    hears(bus, bus.house.look_again)
-    assert bus.house.place.names(one.id) == []
+            storage_of(bus).parking.park(one, FILES, to_go_on())
+        assert store_of(bus).picture_files.names(one.id) != []
+    hears(bus, store_of(bus).look_again)
+    assert store_of(bus).picture_files.names(one.id) == []
     with pytest.raises(UnknownGate):
         bus.get(one.id)
 
@@ -474,12 +477,12 @@ def test_a_withdrawal_while_the_store_is_away(shared: Store, monkeypatch: Any) -
         raise StoreError("it is away", passing=True)
 
     with monkeypatch.context() as patch:
-        patch.setattr(bus.house.gates, "end", away)
+        patch.setattr(store_of(bus).gates, "end", away)
         assert bus.withdraw_prompt("p", "its prompt was cancelled") == 1
         with pytest.raises(GateCancelled):
             ticket.wait(0)
     assert bus.get(ticket.gate.id).state is State.WAITING
-    hears(bus, bus.house.look_again)
+    hears(bus, store_of(bus).look_again)
     soon(bus, lambda: bus.get(ticket.gate.id).state is State.WITHDRAWN)
 
 
@@ -489,14 +492,14 @@ def test_a_mask_that_cannot_be_read_yet(store: Store, monkeypatch: Any) -> None:
     bus = store.bus()
     ticket = bus.publish(gate(), PLAIN)
     bus.set_mask(ticket.gate.id, 0, b"mask")
-    read, failures = bus.house.place.read, [StoreError("the share is away")] * 3
+    read, failures = store_of(bus).picture_files.read, [StoreError("the share is away")] * 3
 
     def sometimes(gate_id: str, name: str) -> Any:
         if failures:
             raise failures.pop()
         return read(gate_id, name)
 
-    monkeypatch.setattr(bus.house.place, "read", sometimes)
+    monkeypatch.setattr(store_of(bus).picture_files, "read", sometimes)
     assert bus.decide(ticket.gate.id, 1).outcome is Outcome.WON
     assert ticket.wait(PATIENCE).masks == {0: b"mask"}
 
@@ -507,23 +510,23 @@ def test_a_mask_that_is_gone_for_good(store: Store, monkeypatch: Any) -> None:
     bus = store.bus()
     ticket = bus.publish(gate(title="Sky"), PLAIN)
     bus.set_mask(ticket.gate.id, 0, b"mask")
-    bus.house.place.remove(ticket.gate.id)
+    store_of(bus).picture_files.remove(ticket.gate.id)
     bus.decide(ticket.gate.id, 1)
     with pytest.raises(StoreError, match="mask of gate 'Sky' is no longer kept"):
         ticket.wait(PATIENCE)
 
 
-def test_an_id_that_is_there_keeps_its_files(bus: StoredBus) -> None:
+def test_an_id_that_is_there_keeps_its_files(bus: GateBus[Any]) -> None:
     """Publishing an id again harms nothing of the gate that has it."""
     one = gate()
-    bus.park(one, FILES, to_go_on())
-    before = bus.house.place.names(one.id)
+    storage_of(bus).parking.park(one, FILES, to_go_on())
+    before = store_of(bus).picture_files.names(one.id)
     with pytest.raises(ValueError, match="already"):
-        bus.park(one, FILES, to_go_on())
-    assert bus.house.place.names(one.id) == before
+        storage_of(bus).parking.park(one, FILES, to_go_on())
+    assert store_of(bus).picture_files.names(one.id) == before
 
 
-def test_pictures_that_fail_leave_nothing(bus: StoredBus) -> None:
+def test_pictures_that_fail_leave_nothing(bus: GateBus[Any]) -> None:
     """A gate whose pictures cannot be made is not asked at all."""
 
     def broken() -> Iterator[tuple[str, bytes]]:
@@ -532,8 +535,8 @@ def test_pictures_that_fail_leave_nothing(bus: StoredBus) -> None:
 
     one = gate()
     with pytest.raises(MemoryError):
-        bus.park(one, broken(), to_go_on())
-    assert bus.house.place.names(one.id) == []
+        storage_of(bus).parking.park(one, broken(), to_go_on())
+    assert store_of(bus).picture_files.names(one.id) == []
     assert bus.pending() == []
 
 
@@ -568,16 +571,16 @@ def test_the_gates_of_a_killed_worker(shared: Store) -> None:
     bus = shared.bus()
     gate_id = killed_worker(shared)
     if shared.kind == "postgresql":
-        bus._keep()
+        storage_of(bus)._following.keep()
         assert bus.get(gate_id).state is State.WAITING
         sql(bus, "UPDATE workers SET seen_at = seen_at - 31 WHERE name = 'victim'")
-        bus._keep()
+        storage_of(bus)._following.keep()
         assert bus.get(gate_id).state is State.WAITING  # it may be this one that saw nothing
-        bus.house._seen_since = -math.inf
-    bus._keep()
+        store_of(bus)._seen_since = -math.inf
+    storage_of(bus)._following.keep()
     assert bus.get(gate_id).state is State.WITHDRAWN
     assert bus.get(gate_id).reason == "victim, which it came from, has ended"
-    alive = {worker["name"]: worker["alive"] for worker in bus.status()["workers"]}
+    alive = {worker["name"]: worker["alive"] for worker in storage_of(bus).status()["workers"]}
     assert alive == {"here": True, "victim": False}
 
 
@@ -585,9 +588,9 @@ def test_a_worker_that_was_alive_after_all(shared: Store) -> None:
     """Its gate waits again, with the same waiter, who then gets an answer."""
     worker, other = shared.bus(worker="w"), shared.bus()
     ticket = worker.publish(gate(), PLAIN)
-    sql(other, "UPDATE workers SET ended = 1, seen_at = 0 WHERE id = :id", id=worker.id)
-    other.house._seen_since = -math.inf
-    other._keep()  # on a server it may have given a sign of life just now
+    sql(other, "UPDATE workers SET ended = 1, seen_at = 0 WHERE id = :id", id=storage_of(worker).id)
+    store_of(other)._seen_since = -math.inf
+    storage_of(other)._following.keep()  # on a server it may have given a sign of life just now
     soon(worker, lambda: worker.get(ticket.gate.id).state is State.WAITING)
     other.decide(ticket.gate.id, 1)
     assert ticket.wait(PATIENCE).decision.route == 1
@@ -596,11 +599,11 @@ def test_a_worker_that_was_alive_after_all(shared: Store) -> None:
     assert shared.kind == "postgresql" or "reopened" in lines
 
 
-def test_what_a_worker_withdraws_itself_is_not_reopened(bus: StoredBus) -> None:
+def test_what_a_worker_withdraws_itself_is_not_reopened(bus: GateBus[Any]) -> None:
     """Hearing late of its own withdrawal does not bring a gate back."""
     ticket = bus.publish(gate(), PLAIN)
     bus.withdraw(ticket.gate.id, "over")
-    assert bus.house.gates.reopen(ticket.gate.id, bus.id) is None
+    assert store_of(bus).gates.reopen(ticket.gate.id, storage_of(bus).id) is None
     assert bus.get(ticket.gate.id).state is State.WITHDRAWN
 
 
@@ -611,29 +614,31 @@ def test_old_workers_are_forgotten(shared: Store) -> None:
     needed = shared.bus(worker="needed", classes=["Upscale"])
     park(needed, classes="Upscale")
     for bus in (worker, needed):
-        bus.close()
+        storage_of(bus).close()
     sql(sleeper, "UPDATE workers SET seen_at = 1")
     bus = shared.bus()
-    names = {worker.name for worker in bus.house.workers.each()}
+    names = {worker.name for worker in store_of(bus).workers.each()}
     assert names - {"sleeper"} == {"here", "needed"}
-    sleeper.house.workers.beat(sleeper.id)  # it was only asleep
-    assert "sleeper" in {w.name for w in bus.house.workers.each() if w.alive}
+    store_of(sleeper).workers.beat(storage_of(sleeper).id)  # it was only asleep
+    assert "sleeper" in {w.name for w in store_of(bus).workers.each() if w.alive}
 
 
 # -- answers used again
 
 
-def test_an_equal_question_is_answered_at_once(bus: StoredBus) -> None:
+def test_an_equal_question_is_answered_at_once(bus: GateBus[Any]) -> None:
     """The answer comes with its masks, and the history says that it was used again."""
     first = bus.publish(gate(batch=2), PLAIN)
-    bus.remember(first.gate.id, "like this")
+    store_of(bus).gates.set_fingerprint(first.gate.id, "like this")
     bus.set_mask(first.gate.id, 0, b"mask")
     bus.set_mask(first.gate.id, 1, b"")
-    assert bus.reuse(gate(), "like this", FILES) is None  # nobody has answered yet
+    assert (
+        storage_of(bus).parking.reuse(gate(), "like this", FILES) is None
+    )  # nobody has answered yet
     bus.decide(first.gate.id, "fix", by="Ann")
-    assert bus.reuse(gate(), "unlike", FILES) is None
+    assert storage_of(bus).parking.reuse(gate(), "unlike", FILES) is None
     second = gate(batch=2)
-    answer = bus.reuse(second, "like this", FILES)
+    answer = storage_of(bus).parking.reuse(second, "like this", FILES)
     assert answer is not None
     assert (answer.decision.by, answer.decision.route) == ("Ann", 2)
     assert answer.masks == {0: b"mask", 1: b""}
@@ -644,107 +649,109 @@ def test_an_equal_question_is_answered_at_once(bus: StoredBus) -> None:
     assert [s.gate.id for s in bus.finished()] == [second.id, first.gate.id]
 
 
-def test_ask_again(bus: StoredBus) -> None:
+def test_ask_again(bus: GateBus[Any]) -> None:
     """One click and all gates that were answered alike are forgotten for this."""
     first, second = bus.publish(gate(), PLAIN).gate.id, gate()
-    bus.remember(first, "like this")
+    store_of(bus).gates.set_fingerprint(first, "like this")
     bus.decide(first, 1)
-    assert bus.reuse(second, "like this", FILES)
-    assert bus.ask_again(first).to_json().get("reusable") is None
-    assert bus.reuse(gate(), "like this", FILES) is None
+    assert storage_of(bus).parking.reuse(second, "like this", FILES)
+    assert storage_of(bus).ask_again(first).to_json().get("reusable") is None
+    assert storage_of(bus).parking.reuse(gate(), "like this", FILES) is None
     assert not bus.get(second.id).reusable
     assert kinds(bus, first)[-1] == "ask again"
     with pytest.raises(UnknownGate):
-        bus.ask_again("nobody")
+        storage_of(bus).ask_again("nobody")
 
 
-def test_only_a_persons_answer_is_used_again(bus: StoredBus) -> None:
+def test_only_a_persons_answer_is_used_again(bus: GateBus[Any]) -> None:
     """Not a stop, a timeout, or what was taken back or could not go on."""
     stopped, expired = (bus.publish(gate(on_timeout=1), PLAIN).gate.id for _ in range(2))
     undone, failed = park(bus), park(bus)
     for gate_id in (stopped, expired, undone, failed):
-        bus.remember(gate_id, "like this")
+        store_of(bus).gates.set_fingerprint(gate_id, "like this")
     bus.stop(stopped)
     bus.expire(expired)
     bus.decide(undone, 1)
     bus.undo(undone)
     bus.decide(failed, 1)
-    claim = bus.claim()
+    claim = storage_of(bus).claims.take()
     assert claim is not None
-    bus.put_back(claim, "a model is missing")
-    assert bus.reuse(gate(), "like this", FILES) is None
+    storage_of(bus).claims.put_back(claim, "a model is missing")
+    assert storage_of(bus).parking.reuse(gate(), "like this", FILES) is None
 
 
-def test_an_answer_whose_mask_is_gone_is_not_used(bus: StoredBus) -> None:
+def test_an_answer_whose_mask_is_gone_is_not_used(bus: GateBus[Any]) -> None:
     """A person is asked again rather than given half an answer."""
     first = bus.publish(gate(), PLAIN).gate.id
-    bus.remember(first, "like this")
+    store_of(bus).gates.set_fingerprint(first, "like this")
     bus.set_mask(first, 0, b"mask")
     bus.decide(first, 1)
-    bus.house.place.remove(first)
-    assert bus.reuse(gate(), "like this", FILES) is None
+    store_of(bus).picture_files.remove(first)
+    assert storage_of(bus).parking.reuse(gate(), "like this", FILES) is None
 
 
 # -- how long pictures are kept
 
 
-def sweep(bus: StoredBus) -> None:
-    bus.house._swept = -math.inf
-    bus.house.sweep()
+def sweep(bus: GateBus[Any]) -> None:
+    store_of(bus)._swept = -math.inf
+    store_of(bus).sweep()
 
 
-def test_pictures_of_finished_gates_go(bus: StoredBus) -> None:
+def test_pictures_of_finished_gates_go(bus: GateBus[Any]) -> None:
     """After the set time they are removed, and the disk they took is free; the lines stay."""
     old, new = park(bus), park(bus)
     bus.set_mask(old, 0, b"mask")
     for gate_id in (old, new):
         bus.decide(gate_id, 1)
-        claim = bus.claim()
+        claim = storage_of(bus).claims.take()
         assert claim is not None
-        bus.finish(claim)
-    before = bus.status()["bytes"]
+        storage_of(bus).claims.finish(claim)
+    before = storage_of(bus).status()["bytes"]
     sql(bus, DECIDED_LONG_AGO, id=old)
     sweep(bus)
-    assert bus.house.place.names(old) == []
-    assert bus.house.place.names(new) != []
-    assert bus.status()["bytes"] == before - len(b"mask") - sum(len(body) for _, body in FILES)
+    assert store_of(bus).picture_files.names(old) == []
+    assert store_of(bus).picture_files.names(new) != []
+    assert storage_of(bus).status()["bytes"] == before - len(b"mask") - sum(
+        len(body) for _, body in FILES
+    )
     assert kinds(bus, old) == ["published", "masked", "decided", "claimed", "resumed"]
     assert bus.get(old).masked == (0,)
     assert bus.mask(old, 0) is None
 
 
-def test_pictures_that_are_needed_stay(bus: StoredBus) -> None:
+def test_pictures_that_are_needed_stay(bus: GateBus[Any]) -> None:
     """However old: of open gates, of those that shall go on, and of the same run as such."""
     waiting, due, sibling = park(bus), park(bus), park(bus, root="run")
     park(bus, root="run")
     bus.decide(sibling, 1)
-    claim = bus.claim()
+    claim = storage_of(bus).claims.take()
     assert claim is not None
-    bus.finish(claim)
+    storage_of(bus).claims.finish(claim)
     bus.decide(due, 1)
     for gate_id in (waiting, due, sibling):
         sql(bus, DECIDED_LONG_AGO, id=gate_id)
     sweep(bus)
     for gate_id in (waiting, due, sibling):
-        assert bus.house.place.names(gate_id) != []
+        assert store_of(bus).picture_files.names(gate_id) != []
 
 
-def prompts(bus: StoredBus) -> dict[str, bool]:
+def prompts(bus: GateBus[Any]) -> dict[str, bool]:
     """Whether the prompt of each parked gate is stored."""
     rows = sql(bus, "SELECT gate_id, record FROM parked")
     return {gate_id: '"prompt"' in record for gate_id, record in rows}
 
 
 @pytest.mark.parametrize("end", ["resumed", "stopped", "expired", "withdrawn"])
-def test_a_prompt_that_went_on_is_not_kept(bus: StoredBus, end: str) -> None:
+def test_a_prompt_that_went_on_is_not_kept(bus: GateBus[Any], end: str) -> None:
     """However its gate ended, a prompt is dropped at once; the gate and its run stay known."""
     gate_id, other = park(bus, root="run"), park(bus)
     if end == "resumed":
         bus.decide(gate_id, 1)
-        claim = bus.claim()
+        claim = storage_of(bus).claims.take()
         assert claim is not None
         assert prompts(bus) == {gate_id: True, other: True}
-        bus.finish(claim)
+        storage_of(bus).claims.finish(claim)
     elif end == "stopped":
         bus.stop(gate_id)
     elif end == "expired":
@@ -752,26 +759,26 @@ def test_a_prompt_that_went_on_is_not_kept(bus: StoredBus, end: str) -> None:
     else:
         bus.withdraw(gate_id, "its prompt failed")
     assert prompts(bus) == {gate_id: False, other: True}
-    parked = bus.house.parked.get(gate_id)
+    parked = store_of(bus).parked.get(gate_id)
     assert parked is not None
     assert (parked.root, parked.node, dict(parked.prompt)) == ("run", "2", {})
 
 
-def test_a_prompt_that_its_run_needs_is_kept(bus: StoredBus) -> None:
+def test_a_prompt_that_its_run_needs_is_kept(bus: GateBus[Any]) -> None:
     """While a gate of the same run is open or due, all prompts of that run stay."""
     first, second = park(bus, root="run"), park(bus, root="run")
     bus.stop(first)
     assert prompts(bus) == {first: True, second: True}
     bus.decide(second, 1)
-    claim = bus.claim()
+    claim = storage_of(bus).claims.take()
     assert claim is not None
-    assert bus.put_back(claim, "a node is gone")
+    assert storage_of(bus).claims.put_back(claim, "a node is gone")
     assert prompts(bus) == {first: True, second: True}
     bus.stop(second)
     assert prompts(bus) == {first: False, second: False}
 
 
-def test_prompts_left_over_are_swept(bus: StoredBus) -> None:
+def test_prompts_left_over_are_swept(bus: GateBus[Any]) -> None:
     """What an older version, or a failure, has left is dropped with the next sweep."""
     gate_id = park(bus)
     sql(bus, "UPDATE gates SET open = 0, state = 'resumed' WHERE id = :id", id=gate_id)
@@ -779,16 +786,16 @@ def test_prompts_left_over_are_swept(bus: StoredBus) -> None:
     assert prompts(bus) == {gate_id: False}
 
 
-def test_the_disk_that_masks_take(bus: StoredBus) -> None:
+def test_the_disk_that_masks_take(bus: GateBus[Any]) -> None:
     """A mask that replaces another takes no more room than itself."""
     gate_id = park(bus)
-    before = bus.status()["bytes"]
+    before = storage_of(bus).status()["bytes"]
     for png in (b"x" * 100, b"x" * 7):
         bus.set_mask(gate_id, 0, png)
-    assert bus.status()["bytes"] == before + 7
-    assert len(bus.house.place.names(gate_id)) == len(FILES) + 1
+    assert storage_of(bus).status()["bytes"] == before + 7
+    assert len(store_of(bus).picture_files.names(gate_id)) == len(FILES) + 1
     bus.set_mask(gate_id, 0, b"")
-    assert bus.status()["bytes"] == before
+    assert storage_of(bus).status()["bytes"] == before
 
 
 # -- the process
@@ -800,11 +807,11 @@ def test_nothing_is_opened_before_it_is_needed(shared: Store) -> None:
     bus = shared.unopened()
     with bus.subscribe():
         assert bus.listeners == 1
-    assert not bus.opened
-    assert bus.exists() is (shared.kind == "postgresql")
+    assert not storage_of(bus).opened
+    assert storage_of(bus).exists() is (shared.kind == "postgresql")
     assert threading.active_count() == threads
-    bus.close()
-    assert not bus.opened
+    storage_of(bus).close()
+    assert not storage_of(bus).opened
     assert not shared.pictures.exists()
     assert not shared.pictures.with_name("gates.sqlite").exists()
 
@@ -813,9 +820,9 @@ def test_closing_ends_everything(store: Store) -> None:
     """The waiter is told, the store is left in order, and nothing of it works any more."""
     bus = store.bus()
     ticket = bus.publish(gate(), PLAIN)
-    folder = bus.house.database.folder
-    bus.close()
-    bus.close()
+    folder = store_of(bus).database.folder
+    storage_of(bus).close()
+    storage_of(bus).close()
     with pytest.raises(GateCancelled, match="its worker was ended"):
         ticket.wait(0)
     assert not ticket.withdraw("its prompt ended")
@@ -838,8 +845,8 @@ def test_closing_while_the_store_is_away(store: Store, monkeypatch: Any) -> None
         asked.append(None)
         raise StoreError("it is away", passing=True)
 
-    monkeypatch.setattr(bus.house.gates, "end", away)
-    bus.close()
+    monkeypatch.setattr(store_of(bus).gates, "end", away)
+    storage_of(bus).close()
     assert len(asked) == 1
     for ticket in tickets:
         with pytest.raises(GateCancelled):
@@ -854,12 +861,12 @@ def open_files() -> int:
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts files in /proc")
 def test_opened_and_closed_two_hundred_times(shared: Store, postgresql: PostgreSQL) -> None:
     """No thread, file handle or connection is left."""
-    shared.bus().close()
+    storage_of(shared.bus()).close()
     files, threads = open_files(), threading.active_count()
     for _ in range(200 if shared.kind == "sqlite" else 40):
         bus = shared.unopened()
         bus.publish(gate(), PLAIN)
-        bus.close()
+        storage_of(bus).close()
     assert threading.active_count() == threads
     assert open_files() <= files
     if shared.kind == "postgresql":
@@ -905,7 +912,7 @@ def test_a_fork_leaves_the_store_alone(shared: Store) -> None:
     if not child:
         code = 1
         try:
-            bus.close()
+            storage_of(bus).close()
             bus.count()
         except StoreError as error:
             code = 0 if "forked" in str(error) else 2
@@ -927,17 +934,17 @@ def test_work_in_the_background(store: Store, caplog: Any) -> None:
 
         return work
 
-    bus.later(lambda: order.append(1))
-    bus.later(fail(ValueError("broken")))
-    bus.later(fail(StoreError("it is away")))
-    bus.later(lambda: order.append(2))
-    bus.later(done.set)
+    storage_of(bus).later(lambda: order.append(1))
+    storage_of(bus).later(fail(ValueError("broken")))
+    storage_of(bus).later(fail(StoreError("it is away")))
+    storage_of(bus).later(lambda: order.append(2))
+    storage_of(bus).later(done.set)
     assert done.wait(PATIENCE)
     assert order == [1, 2]
     assert "broken" in caplog.text
     assert "it is away" in caplog.text
-    bus.close()
-    bus.later(lambda: order.append(3))
+    storage_of(bus).close()
+    storage_of(bus).later(lambda: order.append(3))
     assert order == [1, 2]
 
 
@@ -952,7 +959,7 @@ def test_waiting_for_the_store_to_open(monkeypatch: Any) -> None:
         assert enough.wait(PATIENCE)
         raise StoreError("it is away", passing=True)
 
-    bus = StoredBus(settings)
+    bus = GateBus(SqlStorage(settings))
     told: list[StoreError] = []
 
     def use() -> None:
@@ -970,7 +977,7 @@ def test_waiting_for_the_store_to_open(monkeypatch: Any) -> None:
             waiting.wait(PATIENCE)
         return now
 
-    monkeypatch.setattr(sql_storage, "time", SimpleNamespace(monotonic=clock))
+    monkeypatch.setattr(opener_module, "time", SimpleNamespace(monotonic=clock))
     threads[0].start()
     assert trying.wait(PATIENCE)
     for thread in threads[1:]:
@@ -990,7 +997,7 @@ def test_waiting_for_the_store_to_open(monkeypatch: Any) -> None:
 @pytest.mark.parametrize(
     "gate_id", ["", "nul\0", "\ud800", "x" * 100_000, "\N{SNOWMAN}", "a'b\"c", "../x", "%s", "{0}"]
 )
-def test_an_id_that_cannot_be(bus: StoredBus, gate_id: str) -> None:
+def test_an_id_that_cannot_be(bus: GateBus[Any], gate_id: str) -> None:
     """Whatever a stranger sends as an id, there is simply no such gate."""
     calls: list[Callable[[], Any]] = [
         lambda: bus.decide(gate_id, 1),
@@ -1001,9 +1008,9 @@ def test_an_id_that_cannot_be(bus: StoredBus, gate_id: str) -> None:
         lambda: bus.mask(gate_id, 0),
         lambda: bus.get(gate_id),
         lambda: bus.pictures(gate_id),
-        lambda: bus.lines(gate_id),
-        lambda: bus.ask_again(gate_id),
-        lambda: bus.answer_of(gate_id),
+        lambda: storage_of(bus).lines(gate_id),
+        lambda: storage_of(bus).ask_again(gate_id),
+        lambda: storage_of(bus).parking.answer_of(gate_id),
     ]
     for call in calls:
         with pytest.raises(UnknownGate):
@@ -1016,27 +1023,27 @@ def test_odd_texts_are_kept(store: Store) -> None:
     odd = "a\0b\ud800c"
     bus = store.bus(worker="w")
     one = gate(title=odd, node_id=odd, prompt_id=odd, workflow_id=odd, labels=("keep", odd))
-    bus.park(one, FILES, to_go_on(odd, odd))
+    storage_of(bus).parking.park(one, FILES, to_go_on(odd, odd))
     (found,) = bus.pending(among=Selection(odd, odd))
     assert (found.gate.title, found.gate.labels[1], found.gate.node_id) == (odd, odd, odd)
     assert bus.count(Selection(odd)) == 1
     bus.decide(one.id, odd)
-    claim = bus.claim()
+    claim = storage_of(bus).claims.take()
     assert claim is not None
     assert claim.parked.node == odd
     assert [sibling.node for sibling in claim.siblings] == [odd]
-    bus.put_back(claim, odd)
-    assert not bus.house.gates.stopped_in(odd)
+    storage_of(bus).claims.put_back(claim, odd)
+    assert not store_of(bus).gates.stopped_in(odd)
     bus.withdraw(one.id, odd)
     assert "a" in bus.get(one.id).reason
-    assert len(bus.lines(one.id)) == 5
+    assert len(storage_of(bus).lines(one.id)) == 5
     with pytest.raises(GateClosed):
         bus.decide(one.id, 1)
     with pytest.raises(BadAnswer):
         bus.stop(park(bus), by="\ud800")
 
 
-def test_numbers_that_no_database_takes(bus: StoredBus) -> None:
+def test_numbers_that_no_database_takes(bus: GateBus[Any]) -> None:
     """A cursor out of range finds what its order says."""
     gate_id = park(bus)
     assert bus.pending(10, after=10**30) == []
@@ -1044,7 +1051,7 @@ def test_numbers_that_no_database_takes(bus: StoredBus) -> None:
     assert bus.finished(10, before=-(10**30)) == []
 
 
-def test_stored_snapshots_are_those_of_the_bus(bus: StoredBus) -> None:
+def test_stored_snapshots_are_those_of_the_bus(bus: GateBus[Any]) -> None:
     """Everything of a gate comes back as it was given."""
     one = gate(batch=3, file="a/b.png", on_timeout=2, deadline=time.time() + 1e6 + 1 / 3)
     ticket = bus.publish(one, PLAIN)

@@ -11,10 +11,11 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from imagegate.comfy.parking import files_of
 from imagegate.core.model import Gate
+from imagegate.gate_bus import GateBus
 from imagegate.http.listener import Listener
 from imagegate.share.app import create_approver
 from tests.support.browser import WAIT, PanelServer
-from tests.support.stored import StoredBus, stored_bus, to_go_on
+from tests.support.stored import storage_of, store_of, stored_bus, to_go_on
 
 PHONE: dict[str, Any] = {
     "viewport": {"width": 390, "height": 844},
@@ -53,8 +54,8 @@ class Studio:
         self._contexts: list[BrowserContext] = []
         self._links: dict[str, str] = {}  # name -> id
         self._operator: PanelServer | None = None
-        self.bus: StoredBus = stored_bus()
-        self.links = self.bus.house.links
+        self.bus: GateBus[Any] = stored_bus()
+        self.links = store_of(self.bus).links
         self.door = Door(create_approver(self.bus, self.links))
 
     def __enter__(self) -> Studio:
@@ -71,7 +72,7 @@ class Studio:
         self.door.stop()
         if self._operator is not None:
             self._operator.stop()
-        self.bus.close()
+        storage_of(self.bus).close()
 
     # -- the operator's side
 
@@ -101,11 +102,13 @@ class Studio:
             title=title, labels=labels, width=image.shape[2], height=image.shape[1],
             batch=image.shape[0], node_id="2", deadline=deadline,
         )  # fmt: skip
-        return self.bus.park(gate, files_of(image, mask), to_go_on(), "").gate.id
+        return (
+            storage_of(self.bus).parking.park(gate, files_of(image, mask), to_go_on(), "").gate.id
+        )
 
     def operator_page(self, page: Page | None = None) -> Page:
         """The operator's panel at a desk."""
-        self._operator = PanelServer(self.bus, records=self.bus)
+        self._operator = PanelServer(self.bus, records=storage_of(self.bus))
         page = page or self.tab()
         page.goto(self._operator.url)
         expect(page.locator("#ig-pending")).to_contain_text("waiting")

@@ -22,7 +22,7 @@ from tests.comfy.test_park import ExecutorQueue
 from tests.support.comfy_stand_in import Comfy, Executor, Run
 from tests.support.graph_nodes import SIZE, Output, classes, seen
 from tests.support.random_graphs import Prompt, outputs_of, paints, route
-from tests.support.stored import PATIENCE, stored_bus
+from tests.support.stored import PATIENCE, storage_of, store_of, stored_bus
 
 
 class Stage:
@@ -42,7 +42,7 @@ class Stage:
         self.bus = stored_bus()
         self.random = random.Random(seed)
         self.first, self.forgets = first, forgets
-        service = QuietService(self.bus)
+        service = QuietService(self.bus, storage_of(self.bus))
 
         class Bound(ImageGate):
             def __init__(self) -> None:
@@ -51,9 +51,9 @@ class Stage:
         kinds = classes(self.made.append, self.outputs.append)
         gates = {"ImageGate": Bound, "ImageGateDecisions": ImageGateDecisions}
         self.executor = Executor(comfy, {**kinds, **gates})
-        self.bus.storage._classes = lambda: list(self.executor.nodes)
+        storage_of(self.bus)._opener._classes = lambda: list(self.executor.nodes)
         self.queue = ExecutorQueue(self)  # type: ignore[arg-type]
-        self.resumer = Resumer(self.bus, self.queue)
+        self.resumer = Resumer(self.bus, storage_of(self.bus), self.queue)
         self.resumer.start()
 
     def start(self, prompt: Prompt, *outputs: str, **extra: Any) -> Run:
@@ -76,7 +76,7 @@ class Stage:
 
     def next_gate(self) -> Snapshot | str | None:
         """A gate to answer, as soon as nothing happens by itself; "end" if there is none."""
-        with self.bus.house.database.read() as connection:
+        with store_of(self.bus).database.read() as connection:
             due = connection.exec_driver_sql("SELECT id FROM gates WHERE due = 1").all()
         pending = self.bus.pending()
         waits = any(snapshot.state is State.WAITING for snapshot in pending)
@@ -92,11 +92,15 @@ class Stage:
     def idle(self) -> bool:
         """Whether nothing that is due can go on before something else is answered."""
         table = parked.join(gates, gates.c.id == parked.c.gate_id)
-        stored = self.bus.house.parked
-        ready = sa.select(gates.c.id).select_from(table).where(*stored._ready({self.bus.id}))
+        stored = store_of(self.bus).parked
+        ready = (
+            sa.select(gates.c.id)
+            .select_from(table)
+            .where(*stored._ready({storage_of(self.bus).id}))
+        )
         claimed = sa.select(gates.c.id).where(gates.c.claimed_by != "", gates.c.due == 1)
         running = sa.select(parked.c.gate_id).where(parked.c.running != "")
-        with self.bus.house.database.read() as connection:
+        with store_of(self.bus).database.read() as connection:
             return not any(connection.execute(query).first() for query in (ready, claimed, running))
 
     def answer(self, snapshot: Snapshot) -> None:
@@ -120,7 +124,7 @@ class Stage:
             time.sleep(0.001)
 
     def state(self) -> str:
-        with self.bus.house.database.read() as connection:
+        with store_of(self.bus).database.read() as connection:
             query = (
                 "SELECT gates.id, node, item, length, live, together, running, state, due, reason "
                 "FROM gates LEFT JOIN parked ON gate_id = id"
@@ -133,4 +137,4 @@ class Stage:
         for run in self.runs:
             if not run.over:
                 self.executor.comfy.interrupt()
-        self.bus.close()
+        storage_of(self.bus).close()

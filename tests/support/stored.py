@@ -1,4 +1,4 @@
-"""Stores for tests: the buses over them, pictures that are nearly nothing, and time travel."""
+"""Stores for tests: buses over them, pictures that are nearly nothing, and time travel."""
 
 from __future__ import annotations
 
@@ -12,37 +12,58 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from imagegate import stored_bus as stored_bus_module
 from imagegate.core.model import Gate
 from imagegate.core.pictures import Picture
 from imagegate.core.settings import Settings
-from imagegate.storage.runs import Parked
+from imagegate.gate_bus import GateBus
+from imagegate.storage.open_store import OpenStore
+from imagegate.storage.queries.runs import Parked
+from imagegate.storage.sql_storage import SqlStorage
 
 PATIENCE = 10.0
 """Seconds until a test gives up; nothing waits that long unless it is broken."""
 
 
-class StoredBus(stored_bus_module.StoredBus):
-    """A bus over a store whose storage and open store are asked by the same name: for brevity."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "storage":  # it is still being made
-            raise AttributeError(name)
-        return getattr(self.storage, name)
-
-    @property
-    def house(self) -> Any:
-        return self.storage.store
+def bus_over(
+    settings: Settings, kind: str = "comfyui", classes: Collection[str] = ("ImageGate",)
+) -> GateBus[Any]:
+    """A bus over the store of these settings, which it has not opened yet."""
+    return GateBus(SqlStorage(lambda: settings, kind=kind, classes=lambda: classes))
 
 
-def stored_bus(**given: Any) -> StoredBus:
+def storage_of(bus: GateBus[Any]) -> SqlStorage:
+    """The storage of a bus over a store."""
+    assert isinstance(bus.storage, SqlStorage)
+    return bus.storage
+
+
+def store_of(bus: GateBus[Any]) -> OpenStore:
+    """The open store of a bus over one."""
+    return storage_of(bus).store
+
+
+def with_storage(bus: GateBus[Any]) -> tuple[GateBus[Any], SqlStorage]:
+    """A bus over a store, and its storage."""
+    return bus, storage_of(bus)
+
+
+@contextmanager
+def closing_store(bus: GateBus[Any]) -> Iterator[GateBus[Any]]:
+    """A bus that leaves its store afterwards."""
+    try:
+        yield bus
+    finally:
+        storage_of(bus).close()
+
+
+def stored_bus(**given: Any) -> GateBus[Any]:
     """A bus for tests that are about something else: all in memory, gone with its test.
 
-    ``given``: fields of `Settings` that shall differ. Close it when done.
+    ``given``: fields of `Settings` that shall differ. Close its storage when done.
     """
     place = f"memory://{secrets.token_hex(8)}"
     settings = Settings(**{"store": "sqlite://", "pictures": place, "worker": "here", **given})
-    return StoredBus(lambda: settings, classes=lambda: ["ImageGate"])
+    return bus_over(settings)
 
 
 class Plain:
@@ -84,7 +105,7 @@ class Store:
 
     def __init__(self, kind: str, url: str, pictures: Path) -> None:
         self.kind, self.url, self.pictures = kind, url, pictures
-        self._buses: list[StoredBus] = []
+        self._buses: list[GateBus[Any]] = []
 
     def settings(self, **given: Any) -> Settings:
         """Where it is, for one who is called ``here``."""
@@ -93,26 +114,25 @@ class Store:
 
     def unopened(
         self, kind: str = "comfyui", classes: Collection[str] = ("ImageGate",), **given: Any
-    ) -> StoredBus:
+    ) -> GateBus[Any]:
         """A bus that has not opened its store yet."""
-        settings = self.settings(**given)
-        bus = StoredBus(lambda: settings, kind=kind, classes=lambda: classes)
+        bus = bus_over(self.settings(**given), kind, classes)
         self._buses.append(bus)
         return bus
 
-    def bus(self, **given: Any) -> StoredBus:
+    def bus(self, **given: Any) -> GateBus[Any]:
         """A bus that is open, and hears what others do."""
         bus = self.unopened(**given)
         if self.kind == "memory":  # where there are no others
-            assert bus.house
+            assert store_of(bus)
         else:
-            hears(bus, lambda: bus.house)
+            hears(bus, lambda: store_of(bus))
         return bus
 
     def close(self) -> None:
         """Close all its buses."""
         for bus in self._buses:
-            bus.close()
+            storage_of(bus).close()
 
     def __enter__(self) -> Store:
         return self
@@ -126,7 +146,7 @@ class Store:
         self.close()
 
 
-def hears(bus: StoredBus, after: Callable[[], object]) -> None:
+def hears(bus: GateBus[Any], after: Callable[[], object]) -> None:
     """Do something, and wait until the bus has looked at everything since."""
     looked = threading.Event()
 
@@ -139,27 +159,27 @@ def hears(bus: StoredBus, after: Callable[[], object]) -> None:
         assert looked.wait(PATIENCE), "it does not hear of others"
 
 
-def sql(bus: StoredBus, statement: str, **given: Any) -> Any:
+def sql(bus: GateBus[Any], statement: str, **given: Any) -> Any:
     """Do to a store what no bus does. What it gives, if it asks."""
-    with bus.house.database.write() as connection:
+    with store_of(bus).database.write() as connection:
         found = connection.execute(sa.text(statement), given)
         return found.all() if found.returns_rows else None
 
 
-def its_lease_runs_out(bus: StoredBus, gate_id: str) -> None:
+def its_lease_runs_out(bus: GateBus[Any], gate_id: str) -> None:
     """Nobody has renewed the claim of this gate."""
     sql(bus, "UPDATE gates SET lease = 0 WHERE id = :id", id=gate_id)
 
 
 @contextmanager
-def statements(bus: StoredBus) -> Iterator[list[tuple[str, Any]]]:
+def statements(bus: GateBus[Any]) -> Iterator[list[tuple[str, Any]]]:
     """What is executed meanwhile, with its parameters."""
     seen: list[tuple[str, Any]] = []
 
     def note(_: Any, __: Any, statement: str, parameters: Any, *___: Any) -> None:
         seen.append((statement, parameters))
 
-    engine = bus.house.database.engine
+    engine = store_of(bus).database.engine
     sa.event.listen(engine, "before_cursor_execute", note)
     try:
         yield seen

@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from ...core.failures import report_failure
 from ...pictures.permissions import restrict_tree
-from ..workers import Worker
+from ..queries.workers import Worker
 
 log = logging.getLogger("imagegate")
 

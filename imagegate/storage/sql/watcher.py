@@ -17,7 +17,7 @@ from typing import Any
 
 from ...core.failures import report_failure
 from ...core.loop import Backoff, Loop
-from ..gates import GateStore
+from ..queries.gates import GateStore
 from .database import NOTIFIED, Database
 
 LOOK = 0.05

@@ -14,11 +14,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from ..core.model import Snapshot, State, plain
-from .gates import DUE, OPEN, REOPENED, snapshot
+from ...core.model import Snapshot, State, plain
+from ..sql.database import Database
+from ..sql.tables import gates, parked
+from .gate_rows import DUE, OPEN, REOPENED, snapshot
 from .runs import Claim, Parked, Progress, Sibling, parked_of
-from .sql.database import Database
-from .sql.tables import gates, parked
 
 LEASE = 30.0
 """Seconds that a claim holds without being renewed."""

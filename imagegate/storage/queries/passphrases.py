@@ -9,10 +9,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from ..core.links import TooManyAttempts, WrongPassphrase
-from ..core.model import plain
-from .sql.database import Database
-from .sql.tables import wrong_passphrases as wrong
+from ...core.links import TooManyAttempts, WrongPassphrase
+from ...core.model import plain
+from ..sql.database import Database
+from ..sql.tables import wrong_passphrases as wrong
 
 MAX_PASSPHRASE = 200
 WRONG = ((5, 60.0), (20, 3600.0))

@@ -15,11 +15,11 @@ from typing import Any
 import sqlalchemy as sa
 from filelock import FileLock, Timeout
 
-from ..core.model import StoreError
-from ..pictures.permissions import FILE, FOLDER
-from .gates import DUE, OPEN
-from .sql.database import Database
-from .sql.tables import gates, workers
+from ...core.model import StoreError
+from ...pictures.permissions import FILE, FOLDER
+from ..sql.database import Database
+from ..sql.tables import gates, workers
+from .gate_rows import DUE, OPEN
 
 BEAT = 5.0
 """Seconds between signs of life."""

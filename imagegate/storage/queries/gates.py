@@ -1,4 +1,4 @@
-"""What is remembered of gates: their state, their answers, their history. SQLAlchemy Core.
+"""Adds gates to a database, ends them, and takes answers back. SQLAlchemy Core.
 
 The row of a gate is the truth. An answer is one conditional UPDATE, so that the first one wins
 inside the database, whichever process it comes from. History only ever grows.
@@ -9,74 +9,36 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 from types import MappingProxyType
 from typing import Any
 
 import sqlalchemy as sa
 
-from ..core.model import (
-    ALL,
+from ...core.model import (
     Decision,
     Gate,
     Outcome,
-    Selection,
     Snapshot,
     State,
     StoreError,
     TooLate,
     UnknownGate,
     Verdict,
-    again,
-    check_undo,
-    closed,
     plain,
-    sayable,
-    second,
 )
-from .sql.database import Database
-from .sql.tables import clicks, gates, lines, mask_files
-
-# As literals, so that both databases know which of the partial indexes serve.
-_ONE: sa.ColumnElement[int] = sa.literal_column("1")
-OPEN = gates.c.open == _ONE
-DUE = gates.c.due == _ONE
-KEPT = gates.c.kept == _ONE
-CLOSED: dict[str, Any] = {"open": 0, "version": gates.c.version + 1}
-REOPENED: dict[str, Any] = {
-    "open": 1, "version": gates.c.version + 1, "ended": None, "ended_at": None, "decision": None,
-    "due": 0, "claimed_by": "", "resuming": "", "lease": None, "link": "",
-}  # fmt: skip
-_LONGEST_ID = 200
-_LARGEST = 2**63 - 1
-_AT_ONCE = 500  # ids in one query: databases have limits
-_GATE_FIELDS = {field.name for field in fields(Gate)}
+from ..rules import again, check_undo, closed, second
+from ..sql.tables import clicks, gates, lines, mask_files
+from .gate_lookup import GateLookup
+from .gate_rows import CLOSED, DUE, OPEN, REOPENED, answer_body, dumped, possible, snapshot
 
 
-@dataclass(frozen=True)
-class Line:
-    """One line of history: what happened to a gate, and when (seconds since the epoch)."""
+class GateStore(GateLookup):
+    """The gates of a database. Every change is a transaction of its own. Thread-safe.
 
-    id: int
-    gate_id: str
-    at: float
-    kind: str
-    origin: str
-    body: Mapping[str, Any]
-
-    def to_json(self) -> dict[str, Any]:
-        """The line as REST tells it."""
-        return {"id": self.id, "at": self.at, "kind": self.kind, **self.body}
-
-
-class GateStore:
-    """The gates of a database. Every call is a transaction of its own. Thread-safe.
-
-    All raise `StoreError` when the database cannot be used, `UnknownGate` for a gate it has not.
+    Every call raises `StoreError` when the database cannot be used, and `UnknownGate` for an id
+    that no gate has.
     """
-
-    def __init__(self, database: Database) -> None:
-        self.database = database
 
     # -- asking and answering
 
@@ -109,7 +71,7 @@ class GateStore:
             "node_id": plain(gate.node_id), "title": plain(gate.title), "link": "",
             "workflow_id": plain(gate.workflow_id), "prompt_id": plain(gate.prompt_id),
             "worker": worker, "deadline": gate.deadline, "state": state.value,
-            "open": int(state.open), "version": 1, "decision": _dumped(decision),
+            "open": int(state.open), "version": 1, "decision": dumped(decision),
             "reason": plain(reason), "due": int(due),
             "masked": json.dumps(sorted(i for i, (file, _) in masks.items() if file)),
             "claimed_by": "", "resuming": "", "attempts": 0, "fingerprint": fingerprint,
@@ -126,7 +88,7 @@ class GateStore:
                 body = {"worker": gate.worker} if gate.worker else {}
                 line = self._line(connection, gate.id, "published", body)
                 if decision is not None:
-                    body = _told(decision) | {"text": reason}
+                    body = answer_body(decision) | {"text": reason}
                     line = self._line(connection, gate.id, "reused", body)
                 if not state.open:
                     ending = {"ended": line, "ended_at": self.database.now()}
@@ -150,14 +112,14 @@ class GateStore:
         """
         # The line comes first, because its number is the gate's place in the history.
         kind = "withdrawn" if state is State.WITHDRAWN else state.value
-        body = _told(decision) | ({"text": reason} if reason else {})
+        body = answer_body(decision) | ({"text": reason} if reason else {})
         routed = decision is not None and decision.route is not None
         with self._attempt(gate_id) as connection:
             line = self._line(connection, gate_id, kind, body)
             row = self._changed(
                 connection, gate_id, [OPEN],
                 CLOSED | {
-                    "state": state.value, "decision": _dumped(decision), "reason": plain(reason),
+                    "state": state.value, "decision": dumped(decision), "reason": plain(reason),
                     "ended": line, "ended_at": self.database.now(),
                     "due": sa.case((gates.c.mode == "park", int(routed)), else_=0),
                     "reusable": int(routed and state is State.DECIDED),
@@ -253,108 +215,6 @@ class GateStore:
             return snapshot(row)
         return None
 
-    # -- looking
-
-    def get(self, gate_id: str) -> Snapshot:
-        """One gate."""
-        found = self.several([gate_id])
-        if not found:
-            raise UnknownGate(f"no gate has the id {gate_id!r}")
-        return found[0]
-
-    def several(self, gate_ids: Iterable[str]) -> list[Snapshot]:
-        """Those of these gates that there are."""
-        wanted = [gate_id for gate_id in gate_ids if _possible(gate_id)]
-        found: list[Snapshot] = []
-        for start in range(0, len(wanted), _AT_ONCE):
-            some = wanted[start : start + _AT_ONCE]
-            found += self._select(sa.select(*gates.c).where(gates.c.id.in_(some)))
-        return found
-
-    def masks(self, gate_id: str) -> dict[int, str]:
-        """The files of its masks by image; empty for one that was cleared."""
-        if not _possible(gate_id):
-            return {}
-        with self.database.read() as connection:
-            return self._masks(connection, gate_id)
-
-    def pending(self, limit: int | None, after: int, among: Selection = ALL) -> list[Snapshot]:
-        """Open gates, oldest first: at most ``limit`` of those whose ``seq`` is above ``after``."""
-        query = sa.select(*gates.c).where(OPEN, gates.c.seq > _number(after))
-        return self._select(_within(query, among).order_by(gates.c.seq).limit(limit))
-
-    def finished(
-        self, limit: int | None, before: int | None, among: Selection = ALL
-    ) -> list[Snapshot]:
-        """Finished gates, newest first: at most ``limit`` whose ``ended`` is below ``before``."""
-        query = sa.select(*gates.c).where(gates.c.ended.is_not(None))
-        if before is not None:
-            query = query.where(gates.c.ended < _number(before))
-        return self._select(_within(query, among).order_by(gates.c.ended.desc()).limit(limit))
-
-    def count(self, among: Selection = ALL) -> int:
-        """How many gates wait for a person."""
-        query = sa.select(sa.func.count()).select_from(gates).where(OPEN)
-        with self.database.read() as connection:
-            return int(connection.execute(_within(query, among)).scalar_one())
-
-    def answered(self, links: Collection[str]) -> dict[str, int]:
-        """How many gates have an answer that came through each of these share links."""
-        through = [gates.c.link.in_(list(links)), gates.c.link != sa.literal_column("''")]
-        query = sa.select(gates.c.link, sa.func.count()).where(*through).group_by(gates.c.link)
-        with self.database.read() as connection:
-            return {str(link): int(count) for link, count in connection.execute(query)}
-
-    def waiting_of(self, worker: str) -> list[str]:
-        """Ids of the waiting (not parked) gates of a worker."""
-        query = sa.select(gates.c.id).where(
-            OPEN, gates.c.state == State.WAITING.value, gates.c.worker == worker
-        )
-        with self.database.read() as connection:
-            return list(connection.execute(query).scalars())
-
-    def stopped_in(self, prompt_id: str) -> bool:
-        """Whether a gate at which this prompt waited was stopped, by a person or a timeout."""
-        ends = [State.STOPPED.value, State.EXPIRED.value]
-        query = sa.select(*gates.c).where(
-            gates.c.prompt_id == plain(prompt_id), gates.c.mode == "wait", gates.c.state.in_(ends)
-        )
-        found = self._select(query)
-        return any(gate.decision is None or gate.decision.route is None for gate in found)
-
-    def parked_in(self, prompt_id: str) -> list[str]:
-        """Ids of open gates at which this prompt was parked."""
-        query = sa.select(gates.c.id).where(
-            gates.c.prompt_id == plain(prompt_id),
-            gates.c.open == 1,
-            gates.c.state == State.PARKED.value,
-        )
-        with self.database.read() as connection:
-            return list(connection.execute(query).scalars())
-
-    def due_in(self, prompt_id: str) -> list[str]:
-        """Ids of gates at which this prompt was parked, and that are decided but not gone on."""
-        query = sa.select(gates.c.id).where(gates.c.prompt_id == plain(prompt_id), DUE)
-        with self.database.read() as connection:
-            return list(connection.execute(query).scalars())
-
-    def overdue(self) -> list[str]:
-        """Ids of parked gates whose time is up."""
-        query = sa.select(gates.c.id).where(
-            OPEN,
-            gates.c.state == State.PARKED.value,
-            gates.c.deadline <= self.database.now(),
-        )
-        with self.database.read() as connection:
-            return list(connection.execute(query).scalars())
-
-    def lines(self, gate_id: str) -> list[Line]:
-        """The history of one gate, oldest first."""
-        self.get(gate_id)
-        query = sa.select(*lines.c).where(lines.c.gate_id == gate_id).order_by(lines.c.id)
-        with self.database.read() as connection:
-            return [_line(row) for row in connection.execute(query)]
-
     def take_on(self, worker: str, name: str, before: Collection[str]) -> None:
         """What earlier processes have parked, and what is to go on, is this process's now.
 
@@ -374,31 +234,12 @@ class GateStore:
                 here = gates.update().where(gates.c.seq == seq, parked)
                 connection.execute(here.values(worker=worker, record=named))
 
-    def last_line(self) -> int:
-        """The number of the newest line; 0 before the first."""
-        with self.database.read() as connection:
-            return connection.execute(sa.select(sa.func.max(lines.c.id))).scalar() or 0
-
-    def lines_after(self, line: int, limit: int = 1000) -> list[Line]:
-        """Lines that came after one, oldest first. (Only SQLite commits them in this order.)"""
-        query = sa.select(*lines.c).where(lines.c.id > line).order_by(lines.c.id).limit(limit)
-        with self.database.read() as connection:
-            return [_line(row) for row in connection.execute(query)]
-
     # -- answers used again
 
     def set_fingerprint(self, gate_id: str, fingerprint: str) -> None:
         """By which an equal question is known again."""
         with self.database.write() as connection:
             self._changed(connection, gate_id, [], {"fingerprint": fingerprint})
-
-    def decided_like(self, fingerprint: str) -> Snapshot | None:
-        """The newest gate that a person decided for an equal question, unless to be asked again."""
-        query = sa.select(*gates.c).where(
-            gates.c.fingerprint == fingerprint, gates.c.reusable == 1, gates.c.ended.is_not(None)
-        )
-        found = self._select(query.order_by(gates.c.ended.desc()).limit(1))
-        return found[0] if found else None
 
     def ask_again(self, gate_id: str) -> Snapshot:
         """Forget that questions like this one were answered."""
@@ -419,21 +260,6 @@ class GateStore:
 
     # -- pictures
 
-    def stale(self, keep: float, needed: sa.Select[Any], limit: int = 100) -> list[str]:
-        """Ids of gates that ended more than ``keep`` seconds ago and still have pictures.
-
-        Args:
-            needed: selects the ids of those that keep theirs all the same.
-        """
-        query = sa.select(gates.c.id).where(
-            KEPT,
-            gates.c.ended_at < self.database.now() - keep,
-            gates.c.due == 0,
-            gates.c.id.not_in(needed),
-        )
-        with self.database.read() as connection:
-            return list(connection.execute(query.limit(limit)).scalars())
-
     def pictures_gone(self, gate_id: str) -> None:
         """Its pictures are no longer kept."""
         with self.database.write() as connection:
@@ -444,18 +270,12 @@ class GateStore:
         with self.database.write() as connection:
             self._changed(connection, gate_id, [], {"bytes": gates.c.bytes + size})
 
-    def used_bytes(self) -> int:
-        """Bytes of all pictures that are kept."""
-        query = sa.select(sa.func.sum(gates.c.bytes)).where(KEPT)
-        with self.database.read() as connection:
-            return int(connection.execute(query).scalar() or 0)
-
     # -- inside
 
     @contextmanager
     def _attempt(self, gate_id: str) -> Iterator[sa.Connection]:
         """A transaction that leaves nothing behind if what it attempts is lost."""
-        if not _possible(gate_id):
+        if not possible(gate_id):
             raise UnknownGate(f"no gate has the id {gate_id!r}")
         try:
             with self.database.write() as connection:
@@ -492,66 +312,6 @@ class GateStore:
         with self.database.read() as connection:
             return connection.execute(sa.select(clicks.c.key).where(here)).first() is not None
 
-    def _masks(self, connection: sa.Connection, gate_id: str) -> dict[int, str]:
-        query = sa.select(mask_files.c.image, mask_files.c.file).where(
-            mask_files.c.gate_id == gate_id
-        )
-        return {int(image): str(file) for image, file in connection.execute(query)}
-
-    def _select(self, query: sa.Select[Any]) -> list[Snapshot]:
-        with self.database.read() as connection:
-            return [snapshot(row) for row in connection.execute(query)]
-
 
 class _Lost(Exception):
     """What was attempted does not hold any more; the transaction is rolled back."""
-
-
-def snapshot(row: Any) -> Snapshot:
-    """A row of `gates` as the rest of the package knows it."""
-    record = {key: value for key, value in json.loads(row.record).items() if key in _GATE_FIELDS}
-    record |= {"labels": tuple(record["labels"]), "deadline": row.deadline}
-    return Snapshot(
-        gate=Gate(**record),
-        state=State(row.state),
-        seq=row.seq,
-        version=row.version,
-        decision=Decision(**json.loads(row.decision)) if row.decision else None,
-        masked=tuple(json.loads(row.masked)),
-        reason=row.reason,
-        ended=row.ended or 0,
-        attempts=row.attempts,
-        resuming=row.resuming,
-        reusable=bool(row.reusable),
-    )
-
-
-def _possible(gate_id: str) -> bool:
-    """Whether a gate could have this id: some texts no database takes, even to look for them."""
-    return len(gate_id) <= _LONGEST_ID and plain(gate_id) == gate_id
-
-
-def _number(wanted: int) -> int:
-    return max(-_LARGEST, min(wanted, _LARGEST))
-
-
-def _line(row: Any) -> Line:
-    return Line(row.id, row.gate_id, row.at, row.kind, row.origin, json.loads(row.body))
-
-
-def _dumped(decision: Decision | None) -> str | None:
-    return None if decision is None else json.dumps(decision.record())
-
-
-def _told(decision: Decision | None) -> dict[str, Any]:
-    if decision is None:
-        return {}
-    said = decision.record()
-    said.pop("at")
-    return {key: sayable(v) if isinstance(v, str) else v for key, v in said.items() if v != ""}
-
-
-def _within(query: sa.Select[Any], among: Selection) -> sa.Select[Any]:
-    wanted = {"id": among.gate_id, "node_id": among.node_id, "workflow_id": among.workflow_id,
-              "title": among.title, "link": among.link}  # fmt: skip
-    return query.where(*(gates.c[name] == plain(value) for name, value in wanted.items() if value))

@@ -1,6 +1,6 @@
 """What is stored of the gates of a run, and what goes on of it. SQLAlchemy Core.
 
-All gates that were asked since a person queued a prompt make a run; see `imagegate.storage.parked`.
+All gates that were asked since a person queued a prompt make a run; see `parked`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from ..core.model import Decision, Snapshot, State, plain
-from .sql.tables import parked
+from ...core.model import Decision, Snapshot, State, plain
+from ..sql.tables import parked
 
 
 @dataclass(frozen=True)

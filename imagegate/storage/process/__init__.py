@@ -1,0 +1,1 @@
+"""One process's part in a store: what it waits for, parks, takes up and reports."""
