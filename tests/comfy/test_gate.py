@@ -885,7 +885,7 @@ async def test_being_cancelled_is_never_missed(comfy: Comfy, turns: int) -> None
     for _ in range(turns):
         await asyncio.sleep(0)
     task.cancel()
-    done, _ = await asyncio.wait([task], timeout=1)
+    done, _ = await asyncio.wait([task], timeout=PATIENCE)
     if not done:
         service.bus.stop(service.bus.pending()[0].gate.id)
     assert done, "the cancellation was swallowed"

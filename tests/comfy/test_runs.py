@@ -8,7 +8,7 @@ import pytest
 
 from imagegate.core.model import State, TooLate
 from imagegate.gate_bus import GateBus
-from tests.support.stored import FILES, PLAIN, Store, gate, storage_of, store_of, to_go_on
+from tests.support.stored import FILES, PATIENCE, PLAIN, Store, gate, storage_of, store_of, to_go_on
 
 
 @pytest.fixture
@@ -114,9 +114,9 @@ def test_an_answer_is_kept_for_the_others_of_its_run(bus: GateBus[Any]) -> None:
     asked = gate(prompt_id="prompt of run")
     ticket = bus.publish(asked, PLAIN)
     kept = storage_of(bus).parking.keep_for_later(asked, FILES[1:], to_go_on("run", node="3"))
-    kept.result(10)
+    kept.result(PATIENCE)
     bus.decide(asked.id, 2)
-    assert ticket.wait(10).decision.route == 2
+    assert ticket.wait(PATIENCE).decision.route == 2
     siblings = store_of(bus).parked.siblings("run")
     assert [(one.gate_id, one.usable) for one in siblings] == [(parked, False), (asked.id, True)]
     needed = store_of(bus).parked.needed()

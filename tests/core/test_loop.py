@@ -11,7 +11,7 @@ import pytest
 
 from imagegate.core.loop import Background, Backoff, Loop
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 @pytest.fixture

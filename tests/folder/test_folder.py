@@ -32,6 +32,7 @@ from imagegate.folder.tree import Tree
 from imagegate.gate_bus import GateBus
 from imagegate.pictures.formats.image_files import PreviewCache, read_full, read_preview, read_size
 from tests.support.folder_sessions import files, lines, paint, png
+from tests.support.stored import PATIENCE
 
 Start = Callable[..., FolderSession]
 
@@ -64,7 +65,7 @@ def start(bus: GateBus[Any], photos: Path, out: Path) -> Iterator[Start]:
         session = FolderSession(folder=photos, out=out, changed=changed, **options)
         sessions.append(session)
         session.start()
-        assert scanned.wait(20)
+        assert scanned.wait(PATIENCE)
         return session
 
     yield start
@@ -704,7 +705,7 @@ def test_stop_ends_the_session_and_keeps_what_was_decided(
     a, b, c = (found.gate.id for found in bus.pending())
     bus.decide(a, 1)
     bus.stop(b, by="Ada", note="lunch")
-    assert session.ended.wait(10)
+    assert session.ended.wait(PATIENCE)
     assert bus.get(b).state is State.STOPPED
     assert bus.get(c).state is State.WITHDRAWN
     assert bus.get(c).reason == "the session was stopped by Ada: lunch"

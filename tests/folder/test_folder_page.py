@@ -17,6 +17,7 @@ from playwright.sync_api import Browser, Page, expect
 from imagegate.folder.session import FolderSession
 from imagegate.gate_bus import GateBus
 from tests.support.browser import PanelServer, chromium, pages
+from tests.support.stored import PATIENCE
 
 DEEP = "2026 Iceland/Day 03 Vatnajökull to Höfn/DCIM/100CANON/selected by Ada/second pass"
 LONG = "IMG_20260614_" + "very_long_" * 20 + "0001.png"
@@ -58,7 +59,7 @@ def look(
     def look(size: str = "desk") -> Page:
         if not opened:
             session.start()
-            assert scanned.wait(20)
+            assert scanned.wait(PATIENCE)
             opened.append(PanelServer(bus, session.progress))
         page: Page = open_page(viewport=SIZES[size])
         expect(page.locator("#ig-progress")).to_be_visible()

@@ -17,7 +17,8 @@ from imagegate.core.model import Outcome, State, StoreError, TooLate, UnknownGat
 from imagegate.folder.session import FolderSession
 from imagegate.folder.source import SourceFolder
 from imagegate.gate_bus import GateBus
-from tests.support.folder_sessions import PATIENCE, Review, files, lines, paint, png, until
+from tests.support.folder_sessions import Review, files, lines, paint, png, until
+from tests.support.stored import PATIENCE
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ from tests.support.stored import bus_over, storage_of
 pytestmark = pytest.mark.processes
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 # The whole program, but for gradio, which takes seconds to import and has tests of its own.
 REST_ONLY = """

@@ -17,6 +17,7 @@ from tests.operator.test_panel import publish, settled, shown, status
 from tests.support.browser import PanelServer, chromium
 from tests.support.painting import PAINT, open_editor, stroke
 from tests.support.proxy import Proxy
+from tests.support.stored import PATIENCE
 
 RULES = ",".join(
     f"MAP {name} 127.0.0.1" for name in ("evil.example", "studio.lan", "studio.example")
@@ -254,12 +255,12 @@ def test_the_panel_works_behind_a_proxy(
             status(page, "Mask saved for First", timeout=PAINT)
         settled(page)
         page.click("#ig-route-1")
-        masks = first.wait(10).masks
+        masks = first.wait(PATIENCE).masks
         assert bool(masks) is paints
         shown(page, "Second")
         settled(page)
         page.click("#ig-route-2")
-        assert second.wait(10).decision.route == 2
+        assert second.wait(PATIENCE).decision.route == 2
         page.click("#ig-share button")
         page.fill("#ig-link-name", "Ada")
         page.click("#ig-link-make")

@@ -23,6 +23,7 @@ from imagegate.pictures.encode import read_mask
 from imagegate.pictures.tensors import TensorPictures
 from tests.support.browser import WAIT, PanelServer, chromium, new_panel, pages
 from tests.support.painting import PAINT, capsule, open_editor, stroke
+from tests.support.stored import PATIENCE
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +97,7 @@ def test_a_click_on_a_route_decides_and_the_next_gate_is_there(
     page.fill("#ig-name", "Ada")
     settled(page)
     page.click("#ig-route-3")
-    decision = first.wait(5).decision
+    decision = first.wait(PATIENCE).decision
     assert (decision.route, decision.label, decision.by, decision.note) == (
         3,
         "reject",
@@ -126,7 +127,7 @@ def test_keys_work_unless_somebody_types(bus: GateBus[Any], new_page: Callable[.
     shown(page, "Two")
     settled(page)
     page.keyboard.press("0")
-    assert tickets["Two"].wait(5).decision.route == 10
+    assert tickets["Two"].wait(PATIENCE).decision.route == 10
     shown(page, "Three")
     status(page, "recorded for Two")  # else it may come after what zooming says
     page.keyboard.press("Space")
@@ -134,7 +135,7 @@ def test_keys_work_unless_somebody_types(bus: GateBus[Any], new_page: Callable[.
     page.keyboard.press("Space")
     settled(page)
     page.keyboard.press("2")
-    assert tickets["Three"].wait(5).decision.route == 2
+    assert tickets["Three"].wait(PATIENCE).decision.route == 2
     shown(page, "One")  # what was skipped comes again
     assert not tickets["One"].future.done()
 
@@ -146,7 +147,7 @@ def test_a_double_click_decides_one_gate(bus: GateBus[Any], new_page: Callable[.
     shown(page, "First")
     settled(page)
     page.dblclick("#ig-route-1")
-    first.wait(5)
+    first.wait(PATIENCE)
     shown(page, "Second")
     status(page, "recorded for First")
     assert not second.future.done()
@@ -165,7 +166,7 @@ def test_a_rhythm_of_four_clicks_a_second_loses_none(
         " document.querySelector('#ig-route-1').click();"
         " if (!--left) done(clearInterval(beat)); }, 250) })"
     )
-    assert [ticket.wait(5).decision.route for ticket in tickets[:8]] == [1] * 8
+    assert [ticket.wait(PATIENCE).decision.route for ticket in tickets[:8]] == [1] * 8
     assert not tickets[8].future.done()
 
 
@@ -272,7 +273,7 @@ def test_a_note_outlasts_an_answer_that_is_not_recorded(
     page.unroute("**/decision")
     settled(page)
     page.click("#ig-route-1")
-    assert first.wait(5).decision.note == "too dark"
+    assert first.wait(PATIENCE).decision.note == "too dark"
     shown(page, "Second")
     expect(page.locator("#ig-note")).to_have_value("")
 
@@ -288,7 +289,7 @@ def test_focus_and_note_stay_where_they_are(
     settled(page)
     page.focus("#ig-route-2")
     page.keyboard.press("Enter")
-    assert first.wait(5).decision.route == 2
+    assert first.wait(PATIENCE).decision.route == 2
     shown(page, "Second")
     expect(page.locator("#ig-route-2")).to_be_focused()
     page.fill("#ig-note", "look again")
@@ -326,7 +327,7 @@ def test_two_tabs_and_a_second_person_see_the_same_truth(
     mine.fill("#ig-name", "Ada")
     settled(mine)
     mine.click("#ig-route-2")
-    ticket.wait(5)
+    ticket.wait(PATIENCE)
     status(other, "Shared: Ada chose “fix”")
     expect(other.locator("#ig-empty")).to_be_visible()
     expect(other.locator("#ig-history li").first).to_contain_text("Ada")
@@ -348,7 +349,7 @@ def test_the_loser_of_a_race_reads_who_was_first(
     page.route("**/decision", lose)
     page.click("#ig-route-2")
     status(page, re.compile("Too late for Raced: Ada chose “keep” first|Ada chose “keep”"))
-    assert ticket.wait(5).decision.label == "keep"
+    assert ticket.wait(PATIENCE).decision.label == "keep"
 
 
 def test_a_reload_loses_nothing(bus: GateBus[Any], new_page: Callable[..., Page]) -> None:
@@ -368,7 +369,7 @@ def test_a_reload_loses_nothing(bus: GateBus[Any], new_page: Callable[..., Page]
     shown(page, "Still here")
     settled(page)
     page.click("#ig-route-1")
-    assert ticket.wait(5).masks[0] == buffer.getvalue()
+    assert ticket.wait(PATIENCE).masks[0] == buffer.getvalue()
 
 
 def test_stop_asks_once(bus: GateBus[Any], new_page: Callable[..., Page]) -> None:
@@ -383,7 +384,7 @@ def test_stop_asks_once(bus: GateBus[Any], new_page: Callable[..., Page]) -> Non
     settled(page)
     page.click("#ig-stop")
     with pytest.raises(GateCancelled):
-        ticket.wait(5)
+        ticket.wait(PATIENCE)
     assert bus.get(ticket.gate.id).state is State.STOPPED
     status(page, "Stop recorded for Doomed")
 
@@ -421,7 +422,7 @@ def test_a_click_without_connection_is_sent_when_it_is_back(
     page.click("#ig-route-2")
     status(page, "sending")
     server.start()
-    assert ticket.wait(20).decision.label == "fix"
+    assert ticket.wait(PATIENCE).decision.label == "fix"
     expect(page.locator("#ig-offline")).to_be_hidden()
     status(page, "“fix” recorded for Patient")
     late = publish(bus, "After")
@@ -603,7 +604,7 @@ def test_a_mask_comes_back_pixel_by_pixel(bus: GateBus[Any], new_page: Callable[
     status(page, "Mask saved for Masked", timeout=PAINT)
     expect(page.locator("#ig-editor")).to_have_count(0)
     page.click("#ig-route-1")
-    png = ticket.wait(10).masks[0]
+    png = ticket.wait(PATIENCE).masks[0]
     got = np.asarray(read_mask(png, *size)).astype(int)
     before = (start[0] * 255).round().int().numpy()
     drawn = capsule(size, (150, 150), (250, 150), 8)
@@ -666,7 +667,7 @@ def test_no_listener_stays_behind(bus: GateBus[Any], new_page: Callable[..., Pag
     assert bus.listeners == 3
     for page in pages:
         page.close()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE
     gone = threading.Event()
     while bus.listeners and time.monotonic() < deadline:
         gone.wait(0.1)

@@ -20,7 +20,7 @@ from imagegate.gate_bus import GateBus
 from imagegate.pictures.tensors import TensorPictures
 from imagegate.storage.queries.runs import Claim, Parked
 from tests.support.browser import PanelServer, chromium, pages
-from tests.support.stored import bus_over, storage_of, store_of
+from tests.support.stored import PATIENCE, bus_over, storage_of, store_of
 
 DAY = 24 * 3600
 PROMPT = {"2": {"class_type": "ImageGate", "inputs": {}}}
@@ -445,7 +445,7 @@ def test_what_waits_comes_before_what_is_parked(
     page.reload()
     shown(page, "First")
     press(page, 1)
-    assert first.wait(5).decision.route == 1
+    assert first.wait(PATIENCE).decision.route == 1
     shown(page, "Parked 1")
 
 
@@ -621,7 +621,7 @@ def test_the_folder_s_panel_has_no_store(browser: Browser, bus: Any) -> None:
     gate: Gate = a_gate("Plain")
     ticket = bus.publish(gate, TensorPictures(torch.zeros(1, 64, 96, 3)))
     bus.decide(gate.id, 1)
-    assert ticket.wait(5)
+    assert ticket.wait(PATIENCE)
     server = PanelServer(bus)
     page = browser.new_page()
     try:
@@ -638,12 +638,11 @@ def test_the_folder_s_panel_has_no_store(browser: Browser, bus: Any) -> None:
 
 def _until(true: Callable[[], Any]) -> Any:
     """The first result that is one."""
-    again = threading.Event()
-    for _ in range(100):
-        if found := true():
-            return found
+    again, deadline = threading.Event(), time.monotonic() + PATIENCE
+    while not (found := true()):
+        assert time.monotonic() < deadline, "it never came true"
         again.wait(0.05)
-    raise AssertionError("not within 5 s")
+    return found
 
 
 def test_who_came_through_a_link(store: GateBus[Any], new_page: Callable[..., Page]) -> None:

@@ -21,6 +21,7 @@ from imagegate.share.tunnel import Standing
 from imagegate.storage.links import LinkStore
 from imagegate.storage.sql.database import Database
 from tests.support.browser import WAIT, PanelServer, chromium, pages
+from tests.support.stored import PATIENCE
 
 TUNNEL = "https://1a2b3c.gradio.live/imagegate"
 LAN = r"http://192\.168\.1\.7:\d+/imagegate"
@@ -48,7 +49,7 @@ class Tunnel:
         pass
 
     def becomes(self, standing: Standing) -> None:
-        assert self._asked.wait(10), "nobody asked for a tunnel"
+        assert self._asked.wait(PATIENCE), "nobody asked for a tunnel"
         self.standing = standing
         self._changed()
 

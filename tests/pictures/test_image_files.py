@@ -25,6 +25,7 @@ from imagegate.pictures.formats.image_files import (
     read_size,
     why,
 )
+from tests.support.stored import PATIENCE
 
 tifffile = pytest.importorskip("tifffile")
 
@@ -577,7 +578,7 @@ def test_other_threads_still_refuse_broken_files(tmp_path: Path) -> None:
     looking = threading.Thread(target=look)
     looking.start()
     try:
-        assert going.wait(20)
+        assert going.wait(PATIENCE)
         for _ in range(50):
             with Image.open(path) as image, pytest.raises(OSError, match="truncated"):
                 image.load()

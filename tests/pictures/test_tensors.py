@@ -32,6 +32,7 @@ from imagegate.pictures.tensors import (
     mask_from_png,
     preview,
 )
+from tests.support.stored import PATIENCE
 
 
 def opened(picture: Picture) -> Image.Image:
@@ -149,14 +150,14 @@ def test_pictures_from_many_threads() -> None:
     bodies: list[bytes] = []
 
     def ask() -> None:
-        barrier.wait(10)
+        barrier.wait(PATIENCE)
         bodies.extend(pictures.preview(index).body for index in range(8))
 
     threads = [threading.Thread(target=ask) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(10)
+        thread.join(PATIENCE)
     assert len(bodies) == 64
     assert len(set(bodies)) == 8
 

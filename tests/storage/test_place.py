@@ -25,6 +25,7 @@ from imagegate.pictures.atomic import write_file
 from imagegate.pictures.place import MARK, PicturePlace, PlaceError
 from imagegate.pictures.stored import StoredPictures
 from imagegate.pictures.tensors import TensorPictures, encode_exact, encode_mask, full
+from tests.support.stored import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 
@@ -363,7 +364,7 @@ for turn in range(60):
         assert len(set(body)) == 1
         assert set(place.names("g")) == {"x"}
         reads += 1
-    assert [writer.wait(10) for writer in writers] == [0, 0]
+    assert [writer.wait(PATIENCE) for writer in writers] == [0, 0]
     assert everything(place, "g") == ["x"]
 
 
@@ -374,7 +375,7 @@ def test_many_threads(place: PicturePlace) -> None:
 
     def use(own: int) -> None:
         try:
-            barrier.wait(10)
+            barrier.wait(PATIENCE)
             for turn in range(20):
                 place.write(f"g{own}", f"x{turn}", b"own")
                 place.write("shared", "x", bytes([own]) * 1000)
@@ -404,7 +405,7 @@ def test_many_remove_the_same_gate(place: PicturePlace) -> None:
 
         def remove(barrier: threading.Barrier = barrier) -> None:
             try:
-                barrier.wait(10)
+                barrier.wait(PATIENCE)
                 place.remove("g")
             except BaseException as error:
                 failed.append(error)
@@ -453,7 +454,7 @@ def test_two_stores_mark_a_place_at_once(tmp_path: Path) -> None:
     lost: list[str] = []
 
     def take(store: str) -> None:
-        barrier.wait(10)
+        barrier.wait(PATIENCE)
         try:
             PicturePlace(str(tmp_path / "p")).mark(store, first=True)
             won.append(store)
@@ -464,7 +465,7 @@ def test_two_stores_mark_a_place_at_once(tmp_path: Path) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(10)
+        thread.join(PATIENCE)
     assert (len(won), len(lost)) == (1, 7)
     assert all(f"({won[0]})" in text for text in lost)
     assert (tmp_path / "p" / MARK).read_text() == f"{won[0]}\n"

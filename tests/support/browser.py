@@ -21,6 +21,7 @@ from imagegate.http.server import Server
 from imagegate.http.sockets import listen
 from imagegate.operator.panel import create_panel
 from imagegate.share.share import Share
+from tests.support.stored import PATIENCE
 
 WAIT = 60_000
 """Milliseconds after which a page is taken to be stuck; a machine may be busy."""
@@ -127,9 +128,9 @@ class PanelServer:
         )
         self._thread = threading.Thread(target=self._server.run, args=([listener],))
         self._thread.start()
-        assert started.wait(20), "the panel did not start"
+        assert started.wait(PATIENCE), "the panel did not start"
 
     def stop(self) -> None:
         self._server.should_exit = True
-        self._thread.join(20)
+        self._thread.join(PATIENCE)
         assert not self._thread.is_alive(), "the panel did not stop"

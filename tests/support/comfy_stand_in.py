@@ -22,6 +22,8 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
+from tests.support.stored import PATIENCE
+
 Prompt = dict[str, dict[str, Any]]
 
 
@@ -161,7 +163,7 @@ class Run:
     def over(self) -> bool:
         return not self._thread.is_alive()
 
-    def result(self, timeout: float = 10.0) -> Result:
+    def result(self, timeout: float = PATIENCE) -> Result:
         self._thread.join(timeout)
         assert not self._thread.is_alive(), f"the prompt did not end within {timeout} s"
         if self._failure is not None:

@@ -14,8 +14,8 @@ from PIL import Image
 
 from imagegate.folder.session import FolderSession
 from imagegate.gate_bus import GateBus
+from tests.support.stored import PATIENCE
 
-PATIENCE = 60.0
 OWN = ("decisions.jsonl", ".imagegate/key")
 
 
