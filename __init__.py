@@ -19,8 +19,8 @@ if __package__:
         PromptServer = None
 
     if PromptServer is not None and getattr(PromptServer, "instance", None) is not None:
-        from .imagegate.comfy.host import shared_service
-        from .imagegate.comfy.pack import attach
+        from .imagegate.comfy.port.pack import attach
+        from .imagegate.comfy.service import shared_service
 
         attach(PromptServer.instance, shared_service())
 

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 
 from imagegate.core.model import Gate
 from imagegate.pictures.tensors import TensorPictures
-from imagegate.share.limits import REQUESTS
+from imagegate.share.limits import SESSION_BUDGET
 
 from .measure import Row, Times, photo, samples
 from .sharing import API, Caller, Doors, doors_open
@@ -91,7 +91,7 @@ def _flood(doors: Doors) -> Iterator[None]:
     threads = [threading.Thread(target=ask) for _ in range(FLOODERS)]
     for thread in threads:
         thread.start()
-    for _ in range(2 * REQUESTS[1]):  # what goes through at once is over then
+    for _ in range(2 * SESSION_BUDGET[1]):  # what goes through at once is over then
         asked.acquire()
     try:
         yield

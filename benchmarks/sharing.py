@@ -21,7 +21,7 @@ from imagegate.core.model import Gate
 from imagegate.core.settings import Settings
 from imagegate.gate_bus import GateBus
 from imagegate.http.access import HostDoor
-from imagegate.http.listener import Listener
+from imagegate.http.sockets.listener import Listener
 from imagegate.operator.rest import create_app
 from imagegate.pictures.tensors import TensorPictures
 from imagegate.share.app import create_approver

@@ -26,9 +26,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import pytest
 import torch
 
-from imagegate.comfy import resume
 from imagegate.comfy.node import ImageGate
-from imagegate.comfy.resume import End, Resumer
+from imagegate.comfy.parked import resume
+from imagegate.comfy.parked.resume import End, Resumer
 from imagegate.core.model import Gate, Snapshot, StoreError
 from imagegate.core.pictures import Pictures
 from imagegate.core.settings import Settings

@@ -26,7 +26,7 @@ from imagegate.core.model import Gate
 from imagegate.core.settings import Settings
 from imagegate.folder.session import FolderSession
 from imagegate.gate_bus import GateBus
-from imagegate.http.listener import Listener
+from imagegate.http.sockets.listener import Listener
 from imagegate.pictures.samples import write_samples
 from imagegate.share.app import create_approver
 from imagegate.share.share import Share

@@ -1,8 +1,8 @@
-"""A small node that a prompt goes on with: it gives each item of a list the decision of its gate.
+"""A small node in prompts that go on: it gives each item of a list the decision of its gate.
 
-A prompt that goes on is sent in ComfyUI's own format, in which an input is one value. A gate that
-stands in a list has as many decisions as the list has items; ComfyUI calls it once for each, in
-its place, if they come from a node that makes a list.
+A prompt that goes on is sent in ComfyUI's own format, in which an input is one value. A gate in
+a list has as many decisions as the list has items; ComfyUI calls it once for each, in order, if
+they come from a node that makes a list.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from ..core.prompts import read_decisions
 
 
 class ImageGateDecisions:
-    """ComfyUI node class that no person adds: a list of decisions, one for each item."""
+    """ComfyUI node class that nobody adds by hand: a list of decisions, one for each item."""
 
     CATEGORY = "Datasete Gates"
     DESCRIPTION = "Image Gate adds this node by itself to a prompt that goes on after it parked."

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 
@@ -14,12 +14,12 @@ from ..core.model import Answer, GateCancelled, State
 from ..core.pictures import Pictures
 from ..gate_bus import GateBus, Ticket
 from ..operator.service import Service
-from .executor import check_interrupt, interrupt, interrupted
+from .host import check_interrupt, interrupt, interrupted
 
 log = logging.getLogger("imagegate")
 
 INTERRUPT_LOOK = 0.1
-"""Seconds between looks at ComfyUI's interrupt flag, the one thing that cannot wake a waiter."""
+"""Seconds between looks at ComfyUI's interrupt flag, the only thing that cannot wake a waiter."""
 
 
 async def wait_for_answer(service: Service, ticket: Ticket) -> Answer:
@@ -37,8 +37,8 @@ async def wait_for_answer(service: Service, ticket: Ticket) -> Answer:
             try:
                 check_interrupt()
             except BaseException:
-                # The flag is lowered now, so the others of this prompt would not see it. The
-                # gates there are get told; what is still to come (the next item of a list)
+                # The flag is lowered now, so the other gates of this prompt would not see it.
+                # Existing ones are withdrawn; what is still to come (the next item of a list)
                 # finds the flag raised again. The next prompt starts by lowering it.
                 bus.withdraw_prompt(gate.prompt_id, "its prompt was cancelled")
                 interrupt()
@@ -57,7 +57,7 @@ async def wait_for_answer(service: Service, ticket: Ticket) -> Answer:
 
 
 async def wait_for_files(future: Future[None]) -> None:
-    """Wait until something is stored, or somebody cancels the prompt."""
+    """Wait until files are stored, or somebody cancels the prompt."""
     loop = asyncio.get_running_loop()
     woken = asyncio.Event()
     future.add_done_callback(lambda _: _wake(loop, woken))
@@ -73,6 +73,34 @@ async def pause(seconds: float) -> None:
     for _ in range(round(seconds / INTERRUPT_LOOK)):
         check_interrupt()
         await asyncio.sleep(INTERRUPT_LOOK)
+
+
+def when_prompt_ends(call: Callable[[], object]) -> bool:
+    """Call something once the prompt that runs now has ended, however it does.
+
+    ComfyUI runs each prompt in an event loop of its own, which cancels what is left at its end.
+
+    Returns:
+        Whether there is a prompt that runs.
+    """
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+
+    async def last() -> None:
+        try:
+            await loop.create_future()
+        finally:
+            call()
+
+    task = loop.create_task(last())
+    _endings.add(task)  # the loop itself keeps no task from being collected
+    task.add_done_callback(_endings.discard)
+    return True
+
+
+_endings: set[asyncio.Task[None]] = set()
 
 
 @contextmanager

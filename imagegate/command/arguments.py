@@ -1,4 +1,4 @@
-"""What a person may write on the command line."""
+"""The options of the command line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .serving import PORT
 
 
 class CommandParser(argparse.ArgumentParser):
-    """Says what is wrong with a command line, but no password that stands in it."""
+    """Reports what is wrong with a command line, without a password that it contains."""
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         self._given = sys.argv[1:] if args is None else list(args)
@@ -33,8 +33,8 @@ def create_parser() -> argparse.ArgumentParser:
     parser = CommandParser(
         description="Look at the images of a folder, or of all ComfyUIs that share a store, and "
         "choose which way each goes.",
-        epilog="Hidden files are not looked at, and links do not lead out of the folder. Start "
-        "again with the same folders to go on where you stopped.",
+        epilog="Hidden files are skipped, and links do not lead out of the folder. Start again "
+        "with the same folders to continue where you stopped.",
     )
     add = parser.add_argument
     add("photos", metavar="PHOTOS", nargs="?", type=Path,
@@ -44,18 +44,18 @@ def create_parser() -> argparse.ArgumentParser:
         help="where decided files go: FOLDER/LABEL/ (sorted, in the current folder)")  # fmt: skip
     add("--move", action="store_true", help="move the files instead of copying them")
     add("--follow-links", action="store_true",
-        help="also show what links to files and folders outside PHOTOS lead to")  # fmt: skip
+        help="also follow links to files and folders outside PHOTOS")  # fmt: skip
     add("--title", default="", help="shown above each image instead of its file's name")
     add("--store", nargs="?", const="", metavar="URL",
         help="instead of a folder: the gates of all ComfyUIs that share this store "
         "(IMAGEGATE_STORE)")  # fmt: skip
     add("--pictures", default="", metavar="PLACE",
-        help="where its pictures lie, a folder or an fsspec URL (IMAGEGATE_PICTURES)")  # fmt: skip
+        help="where its pictures are: a folder or an fsspec URL (IMAGEGATE_PICTURES)")  # fmt: skip
     add("--host", default="127.0.0.1", help="address to listen on (%(default)s: this machine only)")
     add("--port", type=_port, help=f"port to listen on ({PORT}, or the next one that is free)")
     add("--share", action="append", default=[], metavar="NAME", type=_person,
-        help="print a link for this person, by which they see, paint and decide from anywhere for "
-        "24 hours; again for one more person")  # fmt: skip
+        help="print a link with which this person can see, paint and decide from anywhere for "
+        "24 hours; may be repeated")  # fmt: skip
     add("--no-browser", action="store_true", help="do not open the panel in a browser")
     return parser
 
@@ -69,5 +69,5 @@ def _person(text: str) -> str:
 
 def _port(text: str) -> int:
     if not (text.isdecimal() and int(text) <= 65535):
-        raise argparse.ArgumentTypeError(f"{text!r} is no port; give 1 to 65535, or 0 for any")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port; give 1 to 65535, or 0 for any")
     return int(text)

@@ -1,4 +1,4 @@
-"""Reviews a folder of images, or the gates of a store, until somebody ends it."""
+"""Runs the panel over a folder of images, or over a store, until somebody ends it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from ..folder.sorted.journal import JOURNAL
 from ..folder.sorted.label_folders import BadFolder
 from ..gate_bus import GateBus
 from ..http.access import Door, HostDoor
-from ..http.serving import Progress
+from ..http.answers import SessionProgress
 from ..operator.service import PanelUnavailable
 from ..pictures.samples import write_samples
 from ..share.share import Share
@@ -40,15 +40,15 @@ from .arguments import create_parser
 from .serving import announce, open_listener, own_names, panel_server
 from .terminal import StatusLine, progress_text
 
-Build = Callable[[Bus, Door, Progress | None, Records | None, Share | None], FastAPI]
+Build = Callable[[Bus, Door, SessionProgress | None, Records | None, Share | None], FastAPI]
 
 
 def main(arguments: Sequence[str] | None = None, build: Build | None = None) -> int:
-    """Review a folder, or the gates of a store, until somebody ends it.
+    """Run the panel over a folder, or over a store, until somebody ends it.
 
     Args:
-        arguments: of the command line, without the program's name.
-        build: makes the ASGI app; by default the panel's.
+        arguments: the command line, without the program's name.
+        build: makes the ASGI app; by default the panel.
 
     Returns:
         The exit code: 0, or 2 if it could not start.
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None, build: Build | None = None) -> 
     line = StatusLine()
     logging.getLogger("imagegate").addHandler(line)
     logging.getLogger("imagegate").setLevel(logging.INFO)
-    # The panel says what is wrong with a file; Pillow warns of it, and of large ones, as well.
+    # The panel says what is wrong with a file; Pillow would warn of that, and of large files, too.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     signal.signal(signal.SIGTERM, _terminated)
     try:
@@ -143,7 +143,7 @@ def _review(chosen: argparse.Namespace, line: StatusLine, build: Build) -> int:
 
 
 def _oversee(chosen: argparse.Namespace, line: StatusLine, build: Build) -> int:
-    """The panel over a store: what is decided in it, a ComfyUI goes on with."""
+    """Run the panel over a store: a ComfyUI carries on with what is decided here."""
     if chosen.photos is not None:
         raise BadFolder("--store shows what ComfyUI asks for; it takes no folder of images")
     given = {"IMAGEGATE_STORE": chosen.store, "IMAGEGATE_PICTURES": chosen.pictures}
@@ -183,7 +183,7 @@ def _oversee(chosen: argparse.Namespace, line: StatusLine, build: Build) -> int:
 def load_panel(
     bus: Bus,
     door: Door,
-    progress: Progress | None,
+    progress: SessionProgress | None,
     records: Records | None = None,
     share: Share | None = None,
 ) -> FastAPI:

@@ -1,4 +1,4 @@
-"""Listens, serves the panel, and says in the terminal where it is."""
+"""Listens, serves the panel, and prints its address in the terminal."""
 
 from __future__ import annotations
 
@@ -14,48 +14,49 @@ from fastapi import FastAPI
 
 from ..core.settings import read_names
 from ..folder.sorted.label_folders import BadFolder
-from ..http.server import Server
-from ..http.serving import PREFIX
-from ..http.sockets import listen
+from ..http.paths import PREFIX
+from ..http.sockets.listening import listen
+from ..http.sockets.server import Server
 from ..share.share import Share
 from .terminal import StatusLine
 
 PORT = 7865
-GRACE = 1.0
-"""Seconds that open pages have to hear that the session ended, before the server goes."""
+"""The panel's port, unless another is given; if it is taken, the next free one."""
+FAREWELL = 1.0
+"""Seconds in which open pages can learn that the session has ended, before the server stops."""
 
 
 def panel_server(
     build: Callable[[], FastAPI], end: Callable[[], None], opened: Callable[[], None]
 ) -> Server:
-    """Serves until it is ended, and lets open pages hear of it before it goes.
+    """A server that runs until it is ended, and lets open pages know before it stops.
 
     Args:
-        build: makes what is served, once the server starts.
+        build: makes the app, once the server starts.
         end: called when it ends.
         opened: called once it answers.
     """
 
     def ending() -> None:
         end()
-        # Streams to open pages are cut off soon, which is no error worth a traceback.
+        # Streams to open pages are cut off soon, which deserves no traceback.
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
 
     return Server(
-        build, opened, ending=ending, farewell=GRACE, factory=True, log_level="warning",
+        build, opened, ending=ending, farewell=FAREWELL, factory=True, log_level="warning",
         access_log=False, timeout_graceful_shutdown=1,
     )  # fmt: skip
 
 
 def own_names(host: str) -> list[str]:
-    """Names under which people call this server, the one they chose to listen on included."""
+    """The names under which people reach this server, including the one it listens on."""
     return [*read_names(), *([host.lower()] if host else [])]
 
 
 def announce(
     chosen: argparse.Namespace, listener: socket.socket, line: StatusLine, end: str, share: Share
 ) -> None:
-    """The server answers: say where, and show it."""
+    """Print where the server answers, and open it in a browser."""
     shown = "127.0.0.1" if chosen.host in ("0.0.0.0", "::", "") else chosen.host  # noqa: S104
     shown = f"[{shown}]" if ":" in shown else shown
     url = f"http://{shown}:{listener.getsockname()[1]}{PREFIX}/"
@@ -71,7 +72,7 @@ def announce(
 
 
 def _invite(share: Share, names: Sequence[str], line: StatusLine) -> None:
-    """Make a link for each of these people and say its address, once there is one."""
+    """Make a link for each of these people, and print its address once there is one."""
     if not names:
         return
     invited = [share.create(name) for name in names]
@@ -97,12 +98,12 @@ def _invite(share: Share, names: Sequence[str], line: StatusLine) -> None:
 
 
 def open_listener(host: str, port: int | None) -> socket.socket:
-    """A socket at this port; if none was asked for, at the first free one from ``PORT`` on."""
+    """Listen on this port; if none is given, on the first free one from ``PORT`` on."""
     for wanted in (port,) if port is not None else (*range(PORT, PORT + 20), 0):
         try:
             return listen(host, wanted)
         except socket.gaierror:
-            raise BadFolder(f"--host {host} is no address of this machine") from None
+            raise BadFolder(f"--host {host} is not an address of this machine") from None
         except OSError as error:
             failure = f"cannot listen on {host} port {wanted}: {error.strerror}"
     raise BadFolder(f"{failure}; choose another --port")

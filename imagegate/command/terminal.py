@@ -1,4 +1,4 @@
-"""What a person reads in the terminal."""
+"""Messages and progress in the terminal."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class StatusLine(logging.Handler):
         self.say(self.format(record))
 
     def say(self, message: str) -> None:
-        """A message that stays."""
+        """Print a message that stays."""
         with self._terminal:
             self._write(f"{self._clear()}{message}\n{self._text if self._tty else ''}")
 
     def draw(self, address: str) -> None:
-        """An address as a QR code, where somebody can see it."""
+        """Print an address as a QR code, if there is a terminal."""
         if self._tty:
             import segno
 
@@ -38,7 +38,7 @@ class StatusLine(logging.Handler):
             self.say(out.getvalue().rstrip())
 
     def show(self, text: str) -> None:
-        """The line that changes; where there is no terminal, one more line."""
+        """Change the last line; without a terminal, print one more."""
         with self._terminal:
             if text == self._text:
                 return
@@ -52,7 +52,7 @@ class StatusLine(logging.Handler):
                 self._write(f"{self._clear()}{text}")
 
     def close(self) -> None:
-        """The line goes."""
+        """Remove the last line."""
         with self._terminal:
             if self._tty and self._text:
                 self._write(self._clear())
@@ -69,7 +69,7 @@ class StatusLine(logging.Handler):
 
 
 def progress_text(progress: dict[str, Any]) -> str:
-    """How far a session is, in one line."""
+    """How far a session is, on one line."""
     text = f"{progress['done']} of {progress['total']} decided"
     if progress["unreadable_count"]:
         text += f", {progress['unreadable_count']} unreadable"

@@ -1,6 +1,6 @@
-"""Threads of our own: how they start, wake, close, and pause after failures. Standard library only.
+"""Threads that start, wake and close in one way, and pause after failures. Standard library only.
 
-They are daemons, so that none keeps Python from ending, and none ends because something failed.
+They are daemons, so that none keeps Python from ending. No failure ends one.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ class Loop:
 
     Args:
         name: of the thread.
-        run: what it does. It ends soon after `closing` is true; an error that leaves it is
-            reported.
-        waker: called beside `wake`, where ``run`` waits for something of its own.
+        run: what it does. It must return soon after `closing` is true; an error that leaves it
+            is reported.
+        waker: called by `wake`, for a ``run`` that waits for something of its own.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Loop:
         self._thread: threading.Thread | None = None
 
     def start(self) -> bool:
-        """Begin; False if it has begun before, or was closed."""
+        """Start the thread; False if it was started before, or closed."""
         with self._lock:
             if self._thread is not None or self._closing.is_set():
                 return False
@@ -43,12 +43,12 @@ class Loop:
             return True
 
     def wake(self) -> None:
-        """Have `wait` return now, or the next time."""
+        """Make `wait` return now, or at its next call."""
         self._woken.set()
         self._waker()
 
     def close(self, seconds: float | None = 10.0) -> bool:
-        """End, and wait for that so long; whether it has ended. None waits until it has."""
+        """End, and wait so many seconds for that (None: for ever); returns whether it has ended."""
         self._closing.set()
         self.wake()
         with self._lock:
@@ -62,7 +62,7 @@ class Loop:
 
     @property
     def closing(self) -> bool:
-        """Whether it shall end."""
+        """Whether it is to end."""
         return self._closing.is_set()
 
     @property
@@ -74,21 +74,21 @@ class Loop:
     # -- for what runs in it
 
     def wait(self, seconds: float | None = None) -> None:
-        """Until it is woken or closed, but not longer than this."""
+        """Wait until it is woken or closed, for so many seconds at most."""
         if not self.closing:
             self._woken.wait(seconds and min(max(0.0, seconds), threading.TIMEOUT_MAX))
 
     def pause(self, seconds: float) -> bool:
-        """Until it is closed, but not longer than this; whether it is."""
+        """Wait until it is closed, for so many seconds at most; returns whether it is closed."""
         return self._closing.wait(seconds)
 
     def repeat(self, turn: Callable[[], float | None], failed: str, again: float) -> None:
-        """Do one turn after the other until it is closed.
+        """Do one turn after another until it is closed.
 
         Args:
-            turn: returns how many seconds to wait for the next, unless woken; None: for ever.
+            turn: returns the seconds to wait for the next, unless woken; None waits for ever.
             failed: what to report when a turn fails.
-            again: seconds to wait after that.
+            again: seconds to wait after a failure.
         """
         while not self.closing:
             self._woken.clear()  # before the turn, so that nothing goes unnoticed that comes in it
@@ -107,9 +107,9 @@ class Loop:
 
 
 class Background:
-    """Does one thing after the other in a thread of its own, which the first one starts.
+    """Runs low-priority work, one piece after another, in a thread that the first piece starts.
 
-    Not an executor: Python waits for all that these have to do when it ends.
+    This is not an executor: when Python ends, it waits for all the work of those.
     """
 
     def __init__(self) -> None:
@@ -119,7 +119,7 @@ class Background:
         self._loop = Loop("imagegate-pictures", self._run, waker=lambda: self._work.put(None))
 
     def add(self, work: Callable[[], object]) -> bool:
-        """Do this, too; False if it is being closed, and does not."""
+        """Add work; False if it is being closed, and will not be done."""
         with self._lock:
             if self._closed:
                 return False
@@ -128,7 +128,7 @@ class Background:
             return True
 
     def close(self) -> None:
-        """End after what is being done now, and wait for that."""
+        """Finish the piece under way, drop the rest, and wait for that."""
         with self._lock:
             self._closed = True
         self._loop.close()
@@ -143,10 +143,10 @@ class Background:
 
 
 class Backoff:
-    """How long to pause before the next attempt, by how many have failed in a row.
+    """The pause before the next attempt, by the number of failures in a row.
 
     Args:
-        pauses: seconds after the first, the second, ... failure; the last holds for all further.
+        pauses: seconds after the first, the second, ... failure; the last one holds for all later.
     """
 
     def __init__(self, pauses: Sequence[float]) -> None:
@@ -159,10 +159,10 @@ class Backoff:
         return self.failures >= len(self.pauses)
 
     def fail(self) -> float:
-        """Count a failure; the seconds to pause."""
+        """Count a failure; returns the seconds to pause."""
         self.failures += 1
         return self.pauses[min(self.failures, len(self.pauses)) - 1]
 
     def reset(self) -> None:
-        """An attempt went well."""
+        """Note that an attempt succeeded."""
         self.failures = 0

@@ -21,7 +21,7 @@ def copy(read: BinaryIO, written: BinaryIO) -> tuple[str, Attributes]:
     """Copy a file with its permissions, time and extended attributes, and flush it to disk.
 
     Returns:
-        The content's SHA-256, and the attributes that the new file could not take.
+        The content's SHA-256, and the attributes that could not be set on the new file.
     """
     found = hashlib.sha256()
     while block := read.read(2**20):
@@ -34,7 +34,7 @@ def copy(read: BinaryIO, written: BinaryIO) -> tuple[str, Attributes]:
 
 
 def attributes(file: BinaryIO) -> Attributes:
-    """What else there is to a file than its content."""
+    """A file's permissions, time and extended attributes."""
     about = os.fstat(file.fileno())
     found: Attributes = {"mode": stat.S_IMODE(about.st_mode), "mtime_ns": about.st_mtime_ns}
     if sys.platform == "linux":
@@ -48,7 +48,7 @@ def attributes(file: BinaryIO) -> Attributes:
 
 
 def set_attributes(file: BinaryIO, wanted: Attributes) -> Attributes:
-    """Give a file these attributes; returns those that it could not take."""
+    """Set these attributes; returns those that could not be set."""
     lost: Attributes = {}
     if sys.platform == "linux":
         for name, value in wanted.get("xattrs", {}).items():

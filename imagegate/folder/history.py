@@ -9,7 +9,7 @@ from .sorted.journal import Entry
 
 
 def decision_of(line: Entry) -> Decision:
-    """The decision that a line of the journal is about."""
+    """The decision that a line of the journal records."""
     try:
         at = datetime.fromisoformat(str(line.get("when", "")).replace("Z", "+00:00")).timestamp()
     except ValueError:
@@ -20,7 +20,7 @@ def decision_of(line: Entry) -> Decision:
 
 
 def labels_with(labels: tuple[str, ...], decision: Decision) -> tuple[str, ...]:
-    """Today's labels; if a decision's is none of them, it takes the place it had then."""
+    """Today's labels. A decision's label that is not among them takes the position it had then."""
     route = decision.route or 1
     if labels[route - 1 : route] == (decision.label,):
         return labels

@@ -1,4 +1,4 @@
-"""The one image of a folder's gate, and the mask beside it, read when somebody looks."""
+"""The image of a folder's gate and the mask beside it, read when somebody looks."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class FolderPictures:
     """The image of a file, or the copy of it in the sorted folder once it is decided. Thread-safe.
 
     Args:
-        originals: the tree that it is in, ``file`` its path there.
+        originals: the tree that holds it, ``file`` its path there.
         out: the sorted folder's tree.
-        key: under which the session counts it.
-        stamp: of the file that people are asked about.
+        key: the name under which the session counts it.
+        stamp: the stamp of the file that people are asked about.
         size: width and height.
-        trouble: what to raise when the original cannot be read.
+        trouble: returns what to raise when the original cannot be read.
         previews: where previews are kept.
     """
 
@@ -61,10 +61,10 @@ class FolderPictures:
         self._out = out
         self._trouble = trouble
         self._previews = previews
-        self._start: bytes | None = None  # the mask that was taken back with a decision
+        self._start: bytes | None = None  # the mask of a decision that was taken back
 
     def preview(self, index: int) -> Picture:
-        """JPEG or WebP. Raises what ``trouble`` says if the file cannot be read."""
+        """JPEG or WebP. Raises what ``trouble`` returns if the file cannot be read."""
         picture = self._previews.get(self)
         if picture is None:
             tree, file = self._where()
@@ -87,7 +87,7 @@ class FolderPictures:
             raise BadPicture(f"{as_text(self.file)} cannot be read: {why(error)}") from error
 
     def start_mask(self, index: int) -> bytes | None:
-        """The mask that lies beside the image, or lay beside its copy, as ours write them."""
+        """The mask beside the image, or the one that an undo took back; None if there is none."""
         if self._start is not None:
             return self._start
         tree, file = self._where()
@@ -104,7 +104,7 @@ class FolderPictures:
     def mask(self, answer: Answer) -> bytes | None:
         """The mask that goes with an answer, at the image's true size; None if nothing is painted.
 
-        One that nobody has touched is carried on from where it lies.
+        A mask that nobody has changed is taken from beside the image.
         """
         png = answer.masks.get(0)
         if png is None:
@@ -115,14 +115,14 @@ class FolderPictures:
         return encode_png(mask).body if mask.getbbox() is not None else None
 
     def changed(self) -> bool:
-        """Whether the original is not what people are asked about. Raises `OSError`."""
+        """Whether the original differs from what people were asked about. Raises `OSError`."""
         return stamp_of(self.originals.stat(self.file)) != self.stamp
 
     def ask_again(self, originals: Tree, mask: bytes | None) -> bool:
-        """A decision was taken back: the original counts again, with the mask it had then.
+        """Return to the original after an undo, with the mask that was decided then.
 
         Returns:
-            Whether the original is what was decided about; else it is another question.
+            Whether the original is still what was decided about; if not, it is another question.
         """
         self.originals, self.kept, self._start = originals, None, mask
         try:
@@ -141,12 +141,12 @@ class FolderPictures:
 
 
 def stamp_of(stat: os.stat_result) -> Stamp:
-    """What is different once a file's content is."""
+    """What changes with a file's content: its size in bytes, and its time in nanoseconds."""
     return stat.st_size, stat.st_mtime_ns
 
 
 def as_text(path: str) -> str:
-    """A path as text that can be sent: names of files need not be valid Unicode."""
+    """A path as text that can be sent: a file's name need not be valid Unicode."""
     return os.fsencode(path).decode("utf-8", "replace") if os.name == "posix" else path
 
 

@@ -1,4 +1,4 @@
-"""Finds the image files below a folder, without being led out of it by links."""
+"""Finds the image files below a folder, without following links out of it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..pictures.formats.kinds import HEAD, is_image_name, kind_of
 
 MASK_SUFFIX = ".mask.png"
 SETTLING = 3.0
-"""Seconds after its last change in which a folder may change again with the same time stamp."""
+"""Seconds after a change in which a folder may change again under the same time stamp."""
 
 log = logging.getLogger("imagegate")
 
@@ -24,20 +24,20 @@ log = logging.getLogger("imagegate")
 class ImageSearch:
     """All image files below a folder, lazily, in the order people count: ``2.jpg``, ``10.jpg``.
 
-    A folder's own files come before those of its subfolders. Files that no reader is there for are
-    found, too: `open_image` says why. Left out are names that start with a dot, and masks
-    (``a.jpg.mask.png``), which this program lays beside an image. A link to an image that is found
-    anyway is passed over; a link to any other file inside the folder is found once.
+    A folder's own files come before those of its subfolders. Files that nothing here can read are
+    found, too: `open_image` says why. Names that start with a dot are left out, and so are masks
+    (``a.jpg.mask.png``), which this program puts beside images. A link to an image that is found
+    anyway is skipped; a link to any other file inside the folder is found once.
 
     Args:
-        skip: a folder that is not looked into.
+        skip: a folder that is left out.
         follow_links: whether links to files and folders outside ``folder`` are followed. Each
-            folder is entered once, so that links in a circle end.
+            folder is entered once, so that circular links end.
 
     Attributes:
-        refused: image files, and folders, that cannot be reached or must not be, with the reason.
-        sidecars: files that are no images, by what they are named after: ``a`` for ``a.txt``.
-        folders: the folders entered, with a stamp from just before.
+        refused: image files and folders that cannot or must not be read, with the reason.
+        sidecars: files that are not images, by the name they share: ``a`` for ``a.txt``.
+        folders: the folders that were entered, each with its stamp from just before.
     """
 
     def __init__(self, folder: Path, skip: Path | None = None, *, follow_links: bool = False):
@@ -147,7 +147,7 @@ def find_images(folder: Path, skip: Path | None = None) -> Iterator[str]:
 
 
 class FolderStamp(NamedTuple):
-    """What is different once something came to a folder or went."""
+    """What changes when something is added to a folder or removed."""
 
     device: int
     inode: int
@@ -156,12 +156,12 @@ class FolderStamp(NamedTuple):
     settled: bool
 
     def still(self, path: Path) -> bool:
-        """Whether nothing has come or gone since. Raises `OSError`."""
+        """Whether nothing was added or removed since. Raises `OSError`."""
         return self.settled and self == folder_stamp(path)
 
 
 def folder_stamp(path: Path) -> FolderStamp:
-    """The stamp of a folder now; not settled while it may change again within the same tick.
+    """The current stamp of a folder; not settled while it may change again within the same tick.
 
     Raises:
         OSError: it cannot be looked at.
@@ -178,7 +178,7 @@ def _is_image_name(name: str) -> bool:
 
 
 def _looks_so(entry: os.DirEntry[str]) -> bool:
-    """Whether a file whose name has no ending, as many downloads, begins as images do."""
+    """Whether a file without an extension, as many downloads are, begins like an image."""
     if "." in entry.name or not entry.is_file(follow_symlinks=False):
         return False
     with open(entry.path, "rb") as file:

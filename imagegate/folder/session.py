@@ -1,4 +1,4 @@
-"""A folder of images as a session of gates: one question per file, answered in the same panel."""
+"""A folder of images as a session of gates: one question per file, answered in the panel."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ log = logging.getLogger("imagegate")
 
 
 def read_routes(text: str) -> tuple[str, ...]:
-    """The labels in ``"keep, fix, reject"``; an empty one between others is its number.
+    """The labels in ``"keep, fix, reject"``; an empty label between others becomes its number.
 
     Raises:
-        BadFolder: there are none, too many, or two that are not told apart.
+        BadFolder: there are none or too many, or two that look the same.
     """
     text = text.strip().strip(",\n").strip()
     count = len(split_labels(text)) if text else 0
@@ -51,18 +51,19 @@ class FolderSession:
     """Asks about every image below a folder, and sorts the files by the answers.
 
     Args:
-        bus: where it asks; nobody else publishes there.
-        folder: the images.
-        out: the sorted folder; one subfolder a label, and ``decisions.jsonl``. What it says was
-            decided is not asked again.
+        bus: where the gates are published; nobody else may publish there.
+        folder: the folder of images.
+        out: the sorted folder, with a subfolder for each label and ``decisions.jsonl``. Files
+            that were decided according to it are not asked about again.
         labels: the routes.
         move: whether decided files are moved rather than copied.
         follow_links: whether links to files and folders outside ``folder`` are followed.
-        title: of all gates; by default each has its file's path.
-        changed: called, from any thread, when `progress` has something new to say.
+        title: the title of all gates; by default each is titled with its file's name.
+        changed: called, from any thread, when `progress` has changed.
 
     Raises:
-        BadFolder: a folder that is none, or is sorted into itself; labels that cannot be folders.
+        BadFolder: ``folder`` is not a folder, or would be sorted into itself; labels that cannot
+            name folders.
     """
 
     def __init__(
@@ -89,7 +90,7 @@ class FolderSession:
         self.out = out
         self.labels = tuple(labels)
         self.ended = threading.Event()
-        """Set when the session is over: no gate waits any more."""
+        """Set when the session is over and no gate waits any more."""
         if not isinstance(bus.storage, MemoryStorage):
             raise TypeError("a folder is sorted with a bus in memory: the log is its record")
         self._bus = bus
@@ -124,25 +125,25 @@ class FolderSession:
         return earlier
 
     def end(self, reason: str) -> None:
-        """Take all open questions back, soon; returns at once. `ended` says when it is done."""
+        """Take back all open questions, soon. Returns at once; `ended` is set when it is done."""
         self._questions.ending = self._questions.ending or reason
         self._tasks.put(None)
 
     def close(self, reason: str = "the session has ended") -> None:
-        """End, wait until that is done, and let go of the sorted folder."""
+        """End, wait until that is done, and release the sorted folder."""
         self.end(reason)
         self._loop.close(None)
         self._ledger.close()
 
     def progress(self) -> dict[str, Any]:
-        """How far it is, as JSON.
+        """How far the session is, as JSON.
 
-        ``total`` files were found so far, more while ``scanning``; ``done`` of them are decided,
-        ``earlier`` of these before this session. ``unreadable`` lists the first of
-        ``unreadable_count`` files as ``{"file", "reason"}``, ``missing`` likewise what is gone
-        from the sorted folder, or was changed there, since it was decided. ``away`` says that the
-        folder is not there for the moment. Once it is ``ended``, ``reason`` says why. ``session``
-        is another one after each start.
+        ``total`` files have been found, and more may be while ``scanning``; ``done`` of them are
+        decided, ``earlier`` of these before this session. ``unreadable`` lists the first of
+        ``unreadable_count`` files as ``{"file", "reason"}``; ``missing`` likewise lists sorted
+        files that are gone or were changed since. ``away`` says why the folder cannot be reached at
+        the moment. Once the session has ``ended``, ``reason`` says why. ``session`` is different
+        after each start.
         """
         return self._tally.to_json() | {
             "folder": _text(str(self.folder)),
@@ -183,7 +184,7 @@ class FolderSession:
             self._changed()
 
     def _work(self, seconds: float) -> bool:
-        """Do one task, if there is one in time."""
+        """Do one task, if there is one within this time."""
         try:
             task = self._tasks.get(timeout=seconds)
         except queue.Empty:
@@ -193,7 +194,7 @@ class FolderSession:
         return True
 
     def _look(self) -> None:
-        """See whether the folder is there, and what came and went.
+        """Check whether the folder is there, and what was added or removed.
 
         No system reports that a share has come back, or that another machine has put a file there,
         so the folder is scanned every few seconds: one call for each folder while nothing changes.
@@ -219,7 +220,7 @@ class FolderSession:
         self._pause = max(RESCAN, 20 * (time.monotonic() - began))
 
     def _look_through(self) -> None:
-        """Ask about what is new, and take back what is gone."""
+        """Ask about new files, and withdraw the gates of files that are gone."""
         found = set()
         for file in self._source.search():
             if self._questions.ending:
@@ -255,7 +256,7 @@ class FolderSession:
             return None
 
     def _check_sorted(self) -> None:
-        """Say which sorted files are gone, or are no longer what was put there."""
+        """Report sorted files that are gone or were changed since."""
         changed = 0
         for pictures in self._kept:
             kept = pictures.kept

@@ -1,4 +1,4 @@
-"""The folder that images come from: what is in it, and whether it is there at all."""
+"""The folder that the images come from: what is in it, and whether it can be reached."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ SAMPLE = 50
 
 
 class SourceFolder:
-    """A folder on a disk, a memory card or a network share. For one thread, but for `away`.
+    """A folder on a disk, a memory card or a network share. For one thread, except `away`.
 
     Args:
-        folder: it is there now.
-        out: a folder below it that is not looked into.
+        folder: a folder that exists.
+        out: a folder below it that is left out.
         follow_links: whether links to outside it are followed.
 
     Attributes:
@@ -38,7 +38,7 @@ class SourceFolder:
         self._root = folder_stamp(folder)
 
     def search(self) -> Iterator[str]:
-        """All images in it, by their path within it; see `ImageSearch`."""
+        """All images in it, by their paths within it; see `ImageSearch`."""
         search = ImageSearch(self.folder, self._out, follow_links=self._follow_links)
         self._sidecars = search.sidecars
         for file in search:
@@ -50,17 +50,17 @@ class SourceFolder:
             self._folders = search.folders
 
     def beside(self, file: str) -> list[str]:
-        """What lies beside an image and is named after it: ``a.txt``, ``a.jpg.xmp``."""
+        """Files beside an image that share its name: ``a.txt``, ``a.jpg.xmp``."""
         return self._sidecars.get(file.rpartition(".")[0], [])
 
     def changed(self) -> bool:
-        """Whether anything may have come or gone since the last search."""
+        """Whether anything may have been added or removed since the last search."""
         with suppress(OSError):
             return not all(stamp.still(self.folder / f) for f, stamp in self._folders.items())
         return True
 
     def away(self, file: str = "") -> str:
-        """Why the folder, or the part of it where this file is, is not there now; empty if it is.
+        """Why the folder, or the part of it that holds this file, is away; empty if it is there.
 
         A card that was pulled leaves no folder or an empty one; a network share that is gone
         answers with errors. A folder that somebody deleted inside it is not away.

@@ -1,4 +1,4 @@
-"""How far a folder's session is: which of its files wait, are decided, or cannot be read."""
+"""Counts a session's files: which wait, which are decided, which cannot be read."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from typing import Any
 from .pictures import FolderPictures, Stamp, as_text
 
 LISTED = 20
-"""Files of each kind that `Tally.to_json` names."""
+"""The most files of each kind that `Tally.to_json` names."""
 
 WAITING, DECIDED, MOVED, UNDOING, ASIDE = "waiting", "decided", "moved", "undoing", "aside"
-"""States of a file: asked about; decided, and still there or not; being taken back; unreadable."""
+"""States of a file: asked about; decided, with the original still there or moved; being undone;
+unreadable."""
 
 
 class Tally:
-    """Counts files by what has become of them. Thread-safe."""
+    """Counts files by their state. Thread-safe."""
 
     def __init__(self) -> None:
         self._session = secrets.token_urlsafe(8)
@@ -42,13 +43,13 @@ class Tally:
             return self._away
 
     def say(self, *, scanning: bool | None = None, away: str | None = None) -> None:
-        """Note what the session does."""
+        """Note whether the session is scanning, and why the folder is away."""
         with self._lock:
             self._scanning = self._scanning if scanning is None else scanning
             self._away = self._away if away is None else away
 
     def state(self, key: str) -> str | None:
-        """What has become of a file; None if it is not counted."""
+        """The state of a file; None if it is not counted."""
         with self._lock:
             return self._states.get(key)
 
@@ -67,12 +68,12 @@ class Tally:
         stamp: Stamp | None = None,
         earlier: bool = False,
     ) -> bool:
-        """Count a file; None stops counting it.
+        """Set a file's state; None stops counting it.
 
         Args:
-            pictures: of one that waits.
-            reason, stamp: of one that is set aside.
-            earlier: it was decided before this session.
+            pictures: the pictures of a file that waits.
+            reason, stamp: why a file is set aside, and its stamp.
+            earlier: whether it was decided before this session.
 
         Returns:
             Whether it is the first that is set aside for this reason.
@@ -101,22 +102,22 @@ class Tally:
             return first
 
     def waiting(self) -> list[FolderPictures]:
-        """All that people are asked about."""
+        """The files that people are asked about."""
         with self._lock:
             return list(self._waiting.values())
 
     def aside(self) -> list[tuple[str, Stamp | None]]:
-        """All that cannot be read, with the stamp each had then, if any."""
+        """The files that cannot be read, each with the stamp it had then, if any."""
         with self._lock:
             return [(key, stamp) for key, (_, stamp) in self._aside.items()]
 
     def miss(self, file: str, reason: str) -> None:
-        """Note what has become of a sorted file."""
+        """Note what has happened to a sorted file."""
         with self._lock:
             self._missing[file] = reason
 
     def leave(self, files: Sequence[str]) -> None:
-        """Note what stayed where it was when the image beside it was moved."""
+        """Note files that stayed behind when the image beside them was moved."""
         with self._lock:
             self._left |= dict.fromkeys(files)
 
@@ -150,7 +151,7 @@ class Tally:
 
 
 def _some(reasons: Mapping[str, Iterable[str]]) -> list[tuple[str, str]]:
-    """Files to name, with the reason: of each reason one before of any a second one."""
+    """Files to name, each with its reason; every reason is named once before any is named twice."""
     first = {reason: list(islice(keys, LISTED)) for reason, keys in reasons.items()}
     turns = (key for turn in zip_longest(*first.values()) for key in turn if key is not None)
     named = set(islice(turns, LISTED))

@@ -1,8 +1,8 @@
 """The files below one folder, reached without going through links that lie in it.
 
-Where the system can (everywhere but on Windows) each folder on the way is opened from the one
-before, refusing links: it does not help anybody to put a link in a folder's place meanwhile. All
-writing is new files or whole ones: nothing is ever replaced, and all of it outlasts a power cut.
+Where the system allows it (everywhere but on Windows), each folder on the way is opened relative to
+the one before, refusing links, so that replacing a folder by a link meanwhile gains nothing. Only
+new files are written: nothing is ever replaced, and all of it survives a power cut.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ _JUNCTION = 0xA0000003
 class Tree:
     """Files below a folder, named by paths relative to it with ``/`` between their parts.
 
-    Any method raises `OSError`: for one thing if there is a link where none may be.
+    Any method raises `OSError`, also if there is a link where none may be.
 
     Args:
         root: the folder; it may itself be a link, and need not be there yet.
-        links: which are followed below it: ``none``; those from one file to another ``inside``;
+        links: which links below it are followed: ``none``, those to files ``inside`` it, or
             ``all``.
     """
 
@@ -49,7 +49,7 @@ class Tree:
     # -- looking
 
     def open(self, file: str) -> BinaryIO:
-        """A file to be read."""
+        """Open a file for reading."""
         flags = os.O_RDONLY | _BINARY | _AT_ONCE
         if self._links == "all":
             number = os.open(self.root / file, flags)
@@ -69,7 +69,7 @@ class Tree:
             raise
 
     def stat(self, file: str) -> os.stat_result:
-        """Of the file that `open` would open."""
+        """The status of the file that `open` would open."""
         with self._at(file) as (name, at):
             found = os.stat(name, dir_fd=at, follow_symlinks=False)
         if not stat.S_ISLNK(found.st_mode):
@@ -78,12 +78,12 @@ class Tree:
             return os.fstat(opened.fileno())
 
     def is_link(self, file: str) -> bool:
-        """Whether the name is that of a link."""
+        """Whether the name belongs to a link."""
         with self._at(file) as (name, at):
             return stat.S_ISLNK(os.stat(name, dir_fd=at, follow_symlinks=False).st_mode)
 
     def exists(self, file: str) -> bool:
-        """Whether the name is taken, be it by a link that leads nowhere."""
+        """Whether the name is taken, even by a link that leads nowhere."""
         try:
             with self._at(file) as (name, at):
                 os.stat(name, dir_fd=at, follow_symlinks=False)
@@ -106,7 +106,7 @@ class Tree:
 
     @contextmanager
     def reading(self, file: str) -> Iterator[Path]:
-        """The path of a file for whoever can open paths only: checked before, and afterwards."""
+        """The path of a file, for code that can only open paths; checked before and afterwards."""
         path = self.root / file
         with self.open(file) as opened:
             one = os.fstat(opened.fileno())
@@ -120,19 +120,19 @@ class Tree:
     # -- changing
 
     def create(self, file: str, mode: int = 0o666) -> BinaryIO:
-        """A new file to be written."""
+        """Create a file for writing."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY
         return os.fdopen(self._open(file, flags, mode), "wb")
 
     def write_new(self, file: str, content: bytes, mode: int = 0o666) -> None:
-        """Write a file that is not there yet, flushed to disk."""
+        """Write a new file, and flush it to disk."""
         with self.create(file, mode) as written:
             written.write(content)
             written.flush()
             os.fsync(written.fileno())
 
     def append_to(self, file: str, mode: int = 0o666) -> int:
-        """A file, new or not, opened for reading and writing."""
+        """Open a file, new or not, for reading and writing."""
         return self._open(file, os.O_RDWR | os.O_CREAT | _BINARY, mode)
 
     def copy_from(self, other: Tree, source: str, file: str) -> tuple[str, Attributes]:
@@ -143,7 +143,7 @@ class Tree:
         return sha256, lost
 
     def link_from(self, other: Tree, source: str, file: str) -> None:
-        """Make a file of another tree one of this, too. Raises where there are no hard links."""
+        """Hard-link a file of another tree into this one. Raises where that is not possible."""
         with other._at(source) as (old, old_at), self._at(file) as (new, new_at):
             os.link(old, new, src_dir_fd=old_at, dst_dir_fd=new_at, **_LINK)
             if not stat.S_ISREG(os.stat(new, dir_fd=new_at, follow_symlinks=False).st_mode):
@@ -166,12 +166,12 @@ class Tree:
         return target
 
     def replace(self, staged: str, target: str) -> None:
-        """Put a finished file in the place of an empty one."""
+        """Move a finished file to the name of an empty one."""
         with self._at(staged) as (old, old_at), self._at(target) as (new, new_at):
             os.replace(old, new, src_dir_fd=old_at, dst_dir_fd=new_at)
 
     def restore(self, other: Tree, source: str, file: str, lost: Attributes) -> None:
-        """Copy a file so that its name is only ever seen with all of it; never replaces a file.
+        """Copy a file so that its name is only ever seen with all of its content.
 
         Args:
             lost: attributes that the source could not hold.
@@ -242,7 +242,7 @@ class Tree:
 
     @contextmanager
     def _at(self, file: str) -> Iterator[tuple[str, int | None]]:
-        """What to call a file, and from which open folder."""
+        """The name of a file, and the open folder that it is relative to."""
         *folders, name = PurePosixPath(file).parts or (".",)
         if self._links == "all" or not _AT:
             self._check(folders)

@@ -1,10 +1,10 @@
-"""Who is asking: the guard in front of every request, at either door.
+"""Who is calling: the guard in front of every request, at either door.
 
 The operator's door lets in whoever sits at this machine or came through ComfyUI; the approver's
-door lets in whoever opened a share link, and shows everybody else the way in and nothing more.
-They are two apps on two ports, so nothing that is sent decides which of them one stands at.
+door lets in whoever opened a share link, and shows everybody else the entry page and nothing more.
+They are two apps on two ports, so nothing in a request decides which door it comes to.
 
-Pure ASGI, so that streams pass through it untouched.
+Pure ASGI, so that streams pass through untouched.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import asyncio
 import hmac
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from ..core.failures import report_failure
 from ..core.model import NoAnswer, StoreError
@@ -33,15 +33,15 @@ KEY_HEADER = "x-imagegate-key"
 MAX_BODY = 40 * 2**20
 """Bytes of the largest request body that is read at all."""
 MAX_JSON = 64 * 2**10
-ASKED = "imagegate.asked"
-"""In a request's scope: the `Asked` of the approver's door."""
+VISITOR = "imagegate.visitor"
+"""Key in a request's scope: the `Visitor` at the approver's door."""
 
 
 class Refused(Exception):
-    """A request that goes no further.
+    """A request that is refused.
 
-    ``after``: seconds after which it may be tried again. ``last``: nothing that comes after it on
-    its connection is read.
+    ``after``: seconds after which it may be tried again; 0 for not at all. ``last``: whether its
+    connection is closed after it.
     """
 
     def __init__(self, status: int, message: str, after: int = 0, *, last: bool = False) -> None:
@@ -53,24 +53,24 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Body:
-    """What is taken of a body: so many bytes, in so many seconds, or None for any time."""
+    """The limits on a request's body: bytes, and seconds for it to arrive (None: any time)."""
 
     size: int = MAX_BODY
     seconds: float | None = None
 
 
-STRANGERS = Body(4 * 2**10, 10.0)
-"""Of a body of somebody who has no session: it only has to hold a token."""
+STRANGERS_BODY = Body(4 * 2**10, 10.0)
+"""The limits for somebody without a session, whose body only has to hold a token."""
 
 
 class Door(Protocol):
-    """Decides whether a request may enter, and with what. Raises `Refused`."""
+    """Decides whether a request may enter, and with how large a body. Raises `Refused`."""
 
     async def admit(self, scope: Scope, headers: Headers) -> Body: ...
 
 
 class KeyDoor:
-    """Lets in who knows the key: ComfyUI's own server, for whoever it lets in."""
+    """Lets in whoever knows the key: ComfyUI's own server, on behalf of those that it lets in."""
 
     def __init__(self, key: str) -> None:
         self._key = key.encode()
@@ -82,10 +82,10 @@ class KeyDoor:
 
 
 class HostDoor:
-    """Lets in whoever calls from a page of ours, by a name of ours, or from no browser at all.
+    """Lets in calls from pages of ours, under a name of ours, and calls from no browser at all.
 
     Args:
-        names: under which people call this server; see `Origins`.
+        names: names under which people reach this server; see `Origins`.
     """
 
     def __init__(self, names: Iterable[str] = ()) -> None:
@@ -97,21 +97,21 @@ class HostDoor:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """Who asks at the approver's door: the link they came through, and their session's secret."""
+class Visitor:
+    """Who calls at the approver's door: the link they came through, and their session's secret."""
 
     link: Link
     secret: str
 
 
 class LinkDoor:
-    """Lets in who has opened a share link. Everybody else sees the way in, and nothing more.
+    """Lets in whoever has opened a share link. Everybody else sees the entry page only.
 
     Args:
-        links: asked anew at each request, so that a revoked link is over at once.
-        prefix: of all paths.
-        inside: what is taken of a body of somebody who is in.
-        names: under which people call this server in their network; see `Origins`.
+        links: looked up at each request, so that a revoked link ends at once.
+        prefix: the prefix of all paths.
+        inside: the limits on a body for somebody who is in.
+        names: names of this server in people's networks; see `Origins`.
     """
 
     def __init__(
@@ -130,15 +130,15 @@ class LinkDoor:
             raise Refused(401, "Open the link that you were sent.")
         _check_origin(self._origins, scope, headers, tls=outside(scope))
         if link is None:
-            return STRANGERS
-        scope[ASKED] = Asked(link, secret)
+            return STRANGERS_BODY
+        scope[VISITOR] = Visitor(link, secret)
         return self._inside
 
     async def find(self, secret: str, *, outside: bool) -> Link | None:
-        """The live link of a session. Raises `Refused` while it cannot be asked.
+        """The live link of a session. Raises `Refused` while the store cannot be read.
 
         Args:
-            outside: whether it is asked through the tunnel.
+            outside: whether the request comes through the tunnel.
         """
         try:
             return await asyncio.to_thread(self._find, secret, outside)
@@ -165,7 +165,7 @@ class LinkDoor:
 
 def outside(scope: Scope) -> bool:
     """Whether a request comes through the tunnel, where people speak HTTPS."""
-    from .sockets import SECURE
+    from .sockets.listening import SECURE
 
     return bool(scope.get(SECURE))
 
@@ -188,12 +188,12 @@ def session_secret(scope: Scope, headers: Headers) -> str:
 
 
 class Guard:
-    """Turns away what must not reach the app: strangers, foreign origins, oversized bodies.
+    """Refuses what must not reach the app: strangers, foreign origins, oversized bodies.
 
     Args:
-        door: who may enter.
-        prefix: of all paths.
-        pages: whether a refusal of a page is a page, too.
+        door: decides who may enter.
+        prefix: the prefix of all paths.
+        pages: whether the refusal of a page is itself a page.
     """
 
     def __init__(self, app: ASGIApp, door: Door, prefix: str, *, pages: bool = False) -> None:
@@ -206,7 +206,7 @@ class Guard:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        # Not above: ComfyUI's side needs KEY_HEADER when it loads the pack, and no web framework.
+        # Not above: ComfyUI loads this module for KEY_HEADER, and no web framework with it.
         from starlette.datastructures import Headers
 
         headers = Headers(scope=scope)
@@ -220,18 +220,18 @@ class Guard:
             limit = self._check(scope, headers, taken.size)
         except Refused as refused:
             person = self._pages and not scope["path"].startswith(self._api)
-            await _refuse(refused, send, person and wants_page(headers.getlist("accept")))
+            await _refuse(refused, scope, send, person and wants_page(headers.getlist("accept")))
             return
         body = _Reader(receive, limit, taken.seconds)
-        started = told = False
+        started = answered = False
 
         async def watched(message: Message) -> None:
-            nonlocal started, told
-            if told:
+            nonlocal started, answered
+            if answered:
                 return
             if body.refused is not None and not started:
-                told = True  # whatever the app says instead: it may take it for a broken body
-                await _refuse(body.refused, send)
+                answered = True  # instead of what the app says, which may take it for a broken body
+                await _refuse(body.refused, scope, send)
                 return
             started = True
             await send(message)
@@ -239,14 +239,14 @@ class Guard:
         try:
             await self._app(scope, body.receive, watched)
         except Refused as refused:
-            if told:
+            if answered:
                 return
             if started:
                 raise
-            await _refuse(refused, send)
+            await _refuse(refused, scope, send)
 
     def _check(self, scope: Scope, headers: Headers, limit: int) -> int:
-        """What holds for every door; returns how large the body may be."""
+        """Check what holds at every door; returns how large the body may be."""
         method, path = scope["method"], scope["path"]
         if method in SAFE_METHODS:
             return limit
@@ -271,7 +271,7 @@ def _check_origin(origins: Origins, scope: Scope, headers: Headers, *, tls: bool
 
 
 class _Reader:
-    """Counts a request body while it is read; raises `Refused` once it is too large, or late."""
+    """Counts a request's body while it is read; raises `Refused` if it is too large or late."""
 
     def __init__(self, receive: Receive, limit: int, patience: float | None) -> None:
         self._receive = receive
@@ -316,18 +316,20 @@ def _too_large(limit: int) -> Refused:
     return Refused(413, f"the body is larger than {limit} bytes")
 
 
-async def _refuse(refused: Refused, send: Send, page: bool = False) -> None:
-    headers: list[Any] = []
+async def _refuse(refused: Refused, scope: Scope, send: Send, page: bool = False) -> None:
+    from starlette.responses import Response
+
     if page:
-        body, given = error_page(str(refused))
-        headers += [(key.encode(), value.encode()) for key, value in given.items()]
+        body, headers = error_page(str(refused))
     else:
         body = json.dumps({"error": str(refused)}).encode()
-        headers.append((b"content-type", b"application/json"))
-    headers.append((b"content-length", str(len(body)).encode()))
+        headers = {"content-type": "application/json"}
     if refused.after:
-        headers.append((b"retry-after", str(refused.after).encode()))
+        headers["retry-after"] = str(refused.after)
     if refused.last:
-        headers.append((b"connection", b"close"))
-    await send({"type": "http.response.start", "status": refused.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+        headers["connection"] = "close"
+    await Response(body, refused.status, headers)({**scope, "type": "http"}, _no_body, send)
+
+
+async def _no_body() -> Message:
+    return {"type": "http.disconnect"}

@@ -1,4 +1,4 @@
-"""Where a page of a list ends, for those who may not count what is not theirs. Standard library."""
+"""Cursors of lists for people who see some gates only. Standard library only."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ import secrets
 from ..core.model import BadAnswer
 
 _HALF = 8
-"""Bytes of a number, of what it is hidden with, and of what shows that it was made here."""
+"""Bytes of each part of a cursor: the nonce, the hidden number, and the signature."""
 
 
 class Cursors:
-    """Numbers as text that only this process can read. Thread-safe.
+    """Turns numbers into text that only this process can read. Thread-safe.
 
-    A list goes on behind a number that counts all gates of a bus: read by whoever sees some of
-    them, it would tell how many others there are.
+    A list continues after a number that counts all gates of a bus. Somebody who sees only some of
+    them could read from it how many others there are. (The id of the last gate would not do: a
+    gate that was reopened, or dropped from the store, no longer marks a position in the list.)
     """
 
     def __init__(self) -> None:
         self._key = secrets.token_bytes(32)
 
     def seal(self, number: int) -> str:
-        """The number, another text each time."""
+        """The number as text, a different one each time."""
         nonce = secrets.token_bytes(_HALF)
         hidden = nonce + self._mixed(number.to_bytes(_HALF, "big"), nonce)
         return (hidden + self._made(b"whole", hidden)).hex()
@@ -37,7 +38,7 @@ class Cursors:
             given = b""
         hidden, sign = given[: 2 * _HALF], given[2 * _HALF :]
         if not hmac.compare_digest(self._made(b"whole", hidden), sign):
-            raise BadAnswer("that is no cursor; give the 'next' of the page before")
+            raise BadAnswer("that is not a cursor; give the 'next' of the page before")
         return int.from_bytes(self._mixed(hidden[_HALF:], hidden[:_HALF]), "big")
 
     def _mixed(self, number: bytes, nonce: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""What every answer at the approver's door carries: nothing is kept, framed, indexed or leaked."""
+"""The headers of every answer of the approver's app: nothing is kept, framed, indexed or leaked."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import base64
 import hashlib
 import html
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -19,14 +19,14 @@ POLICY = (
     "form-action 'none'"
 )
 _HEADERS = {
-    b"cache-control": b"no-store",
-    b"content-security-policy": POLICY.encode(),
-    b"cross-origin-opener-policy": b"same-origin",
-    b"cross-origin-resource-policy": b"same-origin",
-    b"permissions-policy": b"camera=(), microphone=(), geolocation=()",
-    b"referrer-policy": b"no-referrer",
-    b"x-content-type-options": b"nosniff",
-    b"x-robots-tag": b"noindex, nofollow",
+    "cache-control": "no-store",
+    "content-security-policy": POLICY,
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), microphone=(), geolocation=()",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+    "x-robots-tag": "noindex, nofollow",
 }
 _STYLE = """
 :root { color-scheme: light dark; --page: #eceff4; --surface: #fff; --line: #d5dbe6;
@@ -61,74 +61,58 @@ _SENTENCE_POLICY = (
 )
 
 
-_FAILURE = b'{"error": "This does not work."}'
-_FAILED: list[Any] = [
-    {
-        "type": "http.response.start",
-        "status": 500,
-        "headers": [
-            (b"content-type", b"application/json"),
-            (b"content-length", str(len(_FAILURE)).encode()),
-        ],
-    },
-    {"type": "http.response.body", "body": _FAILURE},
-]
-
-
-class Sealed:
-    """Adds the headers, where an answer has none of its own; tells people of refusals in HTML."""
+class SafeHeaders:
+    """Adds the headers that an answer lacks, and shows refusals to people as a page."""
 
     def __init__(self, app: ASGIApp, prefix: str) -> None:
         self._app = app
         self._api = f"{prefix}/api/"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # Not above: ComfyUI's side needs `error_page` when it loads the pack, and no web framework.
+        from starlette.datastructures import Headers, MutableHeaders
+        from starlette.responses import JSONResponse
+
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        accepts = b",".join(v for k, v in scope["headers"] if k == b"accept")
-        person = b"text/html" in accepts and not scope["path"].startswith(self._api)
+        accepts = Headers(scope=scope).getlist("accept")
+        person = wants_page(accepts) and not scope["path"].startswith(self._api)
         held: Message | None = None  # the start of a refusal that a person shall read
         started = False
 
-        async def sealing(message: Message) -> None:
+        async def with_headers(message: Message) -> None:
             nonlocal held, started
             if message["type"] == "http.response.start":
                 started = True
-                message = {**message, "headers": _sealed(message["headers"])}
+                headers = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    headers.setdefault(name, value)
                 if person and message["status"] >= 400:
                     held = message
                     return
             elif held is not None:
                 start, held = held, None
                 body = _said(message.get("body", b""))
-                own = {
-                    b"content-type": b"text/html; charset=utf-8",
-                    b"content-length": str(len(body)).encode(),
-                    b"content-security-policy": (_SENTENCE_POLICY % "'none'").encode(),
-                }
-                headers = [(k, v) for k, v in start["headers"] if k not in own]
-                await send({**start, "headers": [*headers, *own.items()]})
+                headers = MutableHeaders(scope=start)
+                headers["content-type"] = "text/html; charset=utf-8"
+                headers["content-length"] = str(len(body))
+                headers["content-security-policy"] = _SENTENCE_POLICY % "'none'"
+                await send(start)
                 message = {"type": "http.response.body", "body": body}
             await send(message)
 
         try:
-            await self._app(scope, receive, sealing)
+            await self._app(scope, receive, with_headers)
         except Exception:
             if not started:
-                for message in _FAILED:
-                    await sealing(message)
+                failure = JSONResponse({"error": "This does not work."}, 500)
+                await failure(scope, receive, with_headers)
             raise
 
 
-def _sealed(headers: list[Any]) -> list[Any]:
-    headers = [(key.lower(), value) for key, value in headers]
-    given = {key for key, _ in headers}
-    return headers + [(key, value) for key, value in _HEADERS.items() if key not in given]
-
-
 def _said(body: bytes) -> bytes:
-    """The error of a small JSON answer, as a page."""
+    """The error in a small JSON answer, as a page."""
     try:
         said = str(json.loads(body)["error"])
     except (ValueError, KeyError, TypeError):
@@ -137,12 +121,12 @@ def _said(body: bytes) -> bytes:
 
 
 def wants_page(accept: Iterable[str]) -> bool:
-    """Whether a person asks with a browser, to whom an error is said on a page."""
+    """Whether a person asks with a browser, so that an error is shown as a page."""
     return "text/html" in ",".join(accept)
 
 
 def error_page(message: str) -> tuple[bytes, dict[str, str]]:
-    """The operator's page that says why there is none, which the node may show; its headers."""
+    """A page that says why the panel is not shown, which the node may embed, and its headers."""
     return _sentence(message), {
         "content-type": "text/html; charset=utf-8",
         "content-security-policy": _SENTENCE_POLICY % "'self'",

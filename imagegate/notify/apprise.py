@@ -1,4 +1,4 @@
-"""Takes notices to a service. The only module that knows Apprise, imported when it is asked for."""
+"""Sends notices through a service. The only module that imports Apprise, once it is used."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from ..core.pictures import Picture
 from .wording import Message, Waits
 
 PAUSES = (2.0, 10.0, 60.0)
-"""Seconds before a service that failed is tried again. After the last of them it is given up."""
+"""Seconds before a service that failed is tried again. After the last, it is given up."""
 THREAD = "imagegate-notices"
-"""Begins the names of all threads in which Apprise is called."""
+"""The start of the names of all threads in which Apprise is called."""
 
 NOT_SENT = (
     "%s did not take a notice of what waits (%d), which is given up: %s; to see more, try its "
@@ -34,30 +34,30 @@ Send = Callable[[Message, "Picture | None"], bool]
 
 
 class Desk(Protocol):
-    """Where messengers are given notices; see `imagegate.notify.notices.Notices`."""
+    """What messengers need of `imagegate.notify.notices.Notices`."""
 
     @property
     def closing(self) -> bool:
-        """Whether they shall end."""
+        """Whether they are to end."""
 
     def parts(self, gate_ids: Collection[str]) -> Iterable[Collection[str]]:
-        """These gates as they go into notices."""
+        """These gates, grouped into notices."""
 
     def still(self, since: Mapping[str, float]) -> list[Waits]:
-        """Those of these gates that are still open. Raises `ImageGateError`."""
+        """Which of these gates are still open. Raises `ImageGateError`."""
 
     def write(self, waiting: list[Waits]) -> tuple[Message, Picture | None]:
-        """A notice."""
+        """The notice of these gates, and its image."""
 
     def went_out(self, gate_ids: Collection[str], schema: str) -> None:
-        """A notice of these gates was taken."""
+        """Called when a service has accepted a notice of these gates."""
 
 
 class Messenger:
-    """One service and its thread: if it is slow, or fails, it keeps nobody else waiting.
+    """One service and its thread, so that a slow or failing service holds up no other.
 
     Args:
-        schema: of its address, all that is ever shown of that.
+        schema: the scheme of its address, the only part that is ever shown.
     """
 
     def __init__(self, desk: Desk, schema: str, send: Send) -> None:
@@ -73,14 +73,14 @@ class Messenger:
         """Begin."""
         self._loop.start()
 
-    def tell(self, since: Mapping[str, float]) -> None:
-        """Tell of these gates, too."""
+    def notify(self, since: Mapping[str, float]) -> None:
+        """Also notify people of these gates."""
         with self._changed:
             self._waiting |= since
             self._changed.notify_all()
 
     def leave(self, until: float) -> None:
-        """End, the desk is closing; wait for that until then (monotonic), and not longer."""
+        """End, because the desk is closing; wait for that until a time (monotonic) at most."""
         self._loop.close(max(0.0, until - time.monotonic()))
 
     def _notify(self) -> None:
@@ -88,7 +88,7 @@ class Messenger:
             self._changed.notify_all()
 
     def _take(self) -> dict[str, float]:
-        """All that waits to be sent, as soon as there is any; nothing when this ends."""
+        """Wait for gates to send, and take them all; empty when this ends."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._ends)
             taken, self._waiting = self._waiting, {}
@@ -114,7 +114,7 @@ class Messenger:
                     return
 
     def _deliver(self, since: dict[str, float]) -> str:
-        """Send what still waits, and take it out of ``since``. Why something is left in there."""
+        """Send what still waits, and remove it from ``since``; returns why any is left there."""
         for part in self._desk.parts(list(since)):
             if self._ends:
                 since.clear()
@@ -137,10 +137,10 @@ class Messenger:
 
 
 def services(addresses: str) -> list[tuple[str, Send]]:
-    """The services of Apprise's addresses, each with its scheme.
+    """The services at Apprise's addresses, each with its scheme.
 
     Raises:
-        ImportError: Apprise is not there.
+        ImportError: Apprise is not installed.
     """
     import apprise
 
@@ -186,13 +186,13 @@ def _name(picture: Picture) -> str:
 
 
 class _Heard(threading.local):
-    """The HTTP status that a service of this thread answered with."""
+    """The HTTP status with which a service answered in this thread."""
 
     code = ""
 
 
 class _Discreet(logging.Filter):
-    """Keeps out of the log what others log while a notice is sent: it may show an address."""
+    """Drops what others log while a notice is sent: it may show an address."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if not threading.current_thread().name.startswith(THREAD):

@@ -1,12 +1,13 @@
-"""Tells people of gates that wait for long, through Apprise, where it is installed and set.
+"""Notifies people of gates that have waited for long, through Apprise, if it is installed and set.
 
-A worker tells of the gates that it asked itself, parked ones of its earlier processes included. A
-panel on its own (``gradio_app.py``, over a folder or a store) tells of none: somebody sits there,
-or the workers do it.
+A worker notifies people of the gates that it published itself, including parked ones of its
+earlier processes. A panel on its own (``gradio_app.py``, over a folder or a store) notifies nobody:
+somebody sits there, or the workers do it.
 
-A gate is told of once, and again if it waits again: when its answer was taken back, when it could
-not go on, when its worker came back from the dead. That it was told of is a line of its history, so
-a restart changes nothing. Where a service gave up on a gate, it is told of after the next restart.
+People are notified of a gate once, and again if it waits again: when its answer was taken back,
+when it could not go on, when its worker came back to life. The notice is an entry in the gate's
+history, so a restart changes nothing. A notice that a service did not accept is tried again after
+the next restart.
 """
 
 from __future__ import annotations
@@ -29,29 +30,29 @@ from .apprise import THREAD, Messenger, services
 from .wording import Message, Waits, message
 
 APART = 10
-"""More gates than this at once, a list of images say, are told of in one notice in any case."""
-AGAIN = 5.0
-"""Seconds before a store that failed is asked again."""
-GRACE = 1.0
-"""Seconds that `Notices.close` lets a service finish what it is sending."""
-KEPT = 10_000
-"""Gates of which it is remembered what became of them."""
+"""More gates than this at once, such as a list of images, always go into one notice."""
+RETRY = 5.0
+"""Seconds before a store that failed is read again."""
+LAST_SECONDS = 1.0
+"""Seconds in which a service may finish what it is sending when notices end."""
+MOST_HANDED = 10_000
+"""The most gates whose notices are remembered."""
 
-INSTALL = "IMAGEGATE_NOTIFY is set, but no notices are sent: pip install apprise (%s)"
+NOT_INSTALLED = "IMAGEGATE_NOTIFY is set, but no notices are sent: pip install apprise (%s)"
 BROKEN = "IMAGEGATE_NOTIFY is set, but no notices are sent: Apprise failed (%s)"
 
 log = logging.getLogger("imagegate")
 
 
 class Notices:
-    """Threads that tell people, until closed. Nothing that waits for a gate waits for these.
+    """Threads that notify people, until closed. No gate waits for them.
 
-    The store is not opened for this: it is looked at as soon as somebody else has.
+    The store is not opened for this, but read once somebody else has opened it.
 
     Args:
-        bus: whose gates.
-        storage: of that bus.
-        url: the panel's address where the settings name none.
+        bus: the bus whose gates count.
+        storage: its storage.
+        url: returns the panel's address, for settings that name none.
     """
 
     def __init__(
@@ -66,24 +67,24 @@ class Notices:
         self._settings = settings
         self._url = url
         self._loop = Loop(THREAD, self._run)
-        # All below is of that thread alone, but for what went out, which the lock guards.
+        # All below belongs to that thread alone, except what went out, which the lock guards.
         self._messengers: list[Messenger] = []
-        self._due: dict[str, float] = {}  # gate id -> when it is to be told of (monotonic)
-        self._order: list[tuple[float, str]] = []  # the same as a heap; may hold what is over
+        self._due: dict[str, float] = {}  # gate id -> when its notice is due (monotonic)
+        self._order: list[tuple[float, str]] = []  # the same as a heap; may hold outdated entries
         self._handed: dict[str, _Handed] = {}
-        self._blind = True  # whether more may wait than is known
+        self._blind = True  # whether more gates may wait than are known
         self._failing = False
         self._lock = threading.Lock()
         self._went_out: dict[str, str] = {}  # gate id -> the service's name
 
     def start(self) -> None:
-        """Begin, if there is anybody to tell."""
+        """Begin, if there is anybody to notify."""
         if self._settings.addresses:
             self._loop.start()
 
     def close(self) -> None:
         """End soon, whatever the services do."""
-        self._loop.close(GRACE + 2)
+        self._loop.close(LAST_SECONDS + 2)
 
     # -- the thread
 
@@ -91,9 +92,9 @@ class Notices:
         try:
             found = services(self._settings.addresses)
         except ImportError as error:
-            log.warning(INSTALL, error)
+            log.warning(NOT_INSTALLED, error)
             return
-        except Exception as error:  # what it says may hold an address
+        except Exception as error:  # its message may hold an address
             log.warning(BROKEN, type(error).__name__)
             return
         if not found:
@@ -107,8 +108,8 @@ class Notices:
                 self._try(news)
                 return self._rest()
 
-            self._loop.repeat(turn, "notices have to wait", AGAIN)
-        until = time.monotonic() + GRACE
+            self._loop.repeat(turn, "notices have to wait", RETRY)
+        until = time.monotonic() + LAST_SECONDS
         for messenger in self._messengers:
             messenger.leave(until)
         self._try(None)
@@ -130,9 +131,9 @@ class Notices:
             self._failing = True
 
     def _rest(self) -> float | None:
-        """Seconds until there is something to do, if nothing happens; None for ever."""
+        """Seconds until something is due, if nothing happens before; None for never."""
         if self._failing:
-            return AGAIN
+            return RETRY
         head = self._head()
         if head is None:
             return None
@@ -144,12 +145,12 @@ class Notices:
             heapq.heappop(self._order)
         return self._order[0][0] + self._settings.digest if self._order else None
 
-    def _tell_at(self, gate_id: str, due: float) -> None:
+    def _notify_at(self, gate_id: str, due: float) -> None:
         self._due[gate_id] = due
         heapq.heappush(self._order, (due, gate_id))
 
     def _hear(self, news: Subscription) -> None:
-        """Some gates wait from now on, others do not any more."""
+        """Read the news: some gates wait from now on, others no longer do."""
         found, missed = news.drain()
         self._blind = self._blind or missed
         now = time.monotonic()
@@ -158,10 +159,10 @@ class Notices:
             if not gate.state.open:
                 self._due.pop(gate.gate.id, None)
             elif item.kind == "published" and gate.gate.worker == self._storage.store.name:
-                self._tell_at(gate.gate.id, now + self._settings.after)
+                self._notify_at(gate.gate.id, now + self._settings.after)
 
     def _look(self) -> None:
-        """Find all that waits, if more may than was heard of."""
+        """Find all gates that wait, if more may wait than are known."""
         if not self._blind:
             return
         found, now = self._storage.store.unnotified(), time.monotonic()
@@ -169,11 +170,11 @@ class Notices:
         self._order.clear()
         for one in found:
             if not self._has(one.gate_id, one.asked):
-                self._tell_at(one.gate_id, now + self._settings.after - max(0.0, one.age))
+                self._notify_at(one.gate_id, now + self._settings.after - max(0.0, one.age))
         self._blind = False
 
     def _hand_over(self) -> None:
-        """Give the services what has waited long enough, if it still does."""
+        """Hand the gates that have waited long enough, and still wait, to the services."""
         head, now = self._head(), time.monotonic()
         if head is None or head > now:
             return
@@ -187,23 +188,23 @@ class Notices:
             if self._has(one.gate_id, one.asked):
                 continue
             if age < self._settings.after:  # it waits again, since a moment ago
-                self._tell_at(one.gate_id, now + self._settings.after - age)
+                self._notify_at(one.gate_id, now + self._settings.after - age)
                 continue
             ready[one.gate_id] = now - age
             self._handed.pop(one.gate_id, None)  # the newest stands last
             self._handed[one.gate_id] = _Handed(one.asked)
-        while len(self._handed) > max(KEPT, len(ready)):
+        while len(self._handed) > max(MOST_HANDED, len(ready)):
             del self._handed[next(iter(self._handed))]
         for messenger in self._messengers if ready else ():
-            messenger.tell(ready)
+            messenger.notify(ready)
 
     def _has(self, gate_id: str, asked: int) -> bool:
-        """Whether the services were given this gate since it was last asked."""
+        """Whether the services have been given this gate since it was last published."""
         handed = self._handed.get(gate_id)
         return handed is not None and handed.asked == asked
 
     def _record(self) -> None:
-        """Write down what went out, once a gate, however many services it went through."""
+        """Record which gates people were notified of, once each for all services."""
         with self._lock:
             out, self._went_out = self._went_out, {}
         try:
@@ -227,31 +228,31 @@ class Notices:
 
     @property
     def closing(self) -> bool:
-        """Whether this ends."""
+        """Whether this is to end."""
         return self._loop.closing
 
     def parts(self, gate_ids: Collection[str]) -> Iterable[Collection[str]]:
-        """These gates as they go into notices: a digest, or one each unless there are many."""
+        """These gates, grouped into notices: a digest, or one each unless there are many."""
         if self._settings.digest or len(gate_ids) > APART:
             return [gate_ids]
         return [[gate_id] for gate_id in gate_ids]
 
     def still(self, since: Mapping[str, float]) -> list[Waits]:
-        """Those of these gates that are still open, the oldest first."""
+        """Which of these gates are still open, the oldest first."""
         found = [gate for gate in self._storage.store.gates.several(list(since)) if gate.state.open]
         found.sort(key=lambda gate: gate.seq)
         now = time.monotonic()
         return [Waits(gate, now - since[gate.gate.id]) for gate in found]
 
     def write(self, waiting: list[Waits]) -> tuple[Message, Picture | None]:
-        """A notice of these gates; with its image, if it is of one and that is allowed."""
+        """The notice of these gates, with the image of a single one if that is allowed."""
         picture = None
         if self._settings.image and len(waiting) == 1:
             picture = self._picture(waiting[0].gate.gate.id)
         return message(waiting, self._settings.url or self._url()), picture
 
     def went_out(self, gate_ids: Collection[str], schema: str) -> None:
-        """A notice of these gates was taken by a service."""
+        """Called when a service has accepted a notice of these gates."""
         with self._lock:
             self._went_out = dict.fromkeys(gate_ids, schema) | self._went_out
         self._loop.wake()
@@ -271,7 +272,7 @@ class _Handed:
 
     Attributes:
         asked: as in `Unnotified`.
-        written: whether the history says so.
+        written: whether its history says so.
     """
 
     asked: int

@@ -1,4 +1,4 @@
-"""What a notice says: what waits, for how long, and where to answer. Standard library only."""
+"""The text of a notice: what waits, for how long, and where to answer. Standard library only."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from ..core.model import Gate, Snapshot, State
 from ..text.labels import told_apart
 from ..text.printable import one_line
 
-LISTED = 10
-"""Titles in one notice."""
-LONGEST = 100
-"""Characters of a title or label. Some services cut, or refuse, what is long."""
+MOST_TITLES = 10
+"""The most titles in one notice."""
+LONGEST_TITLE = 100
+"""The most characters of a title or label. Some services cut or refuse long texts."""
 
 _UNITS = (("day", 86400), ("hour", 3600), ("minute", 60))
 
@@ -27,7 +27,7 @@ class Message:
 
 @dataclass(frozen=True)
 class Waits:
-    """A gate that waits, and for how many seconds it has."""
+    """A gate that waits, and the seconds it has waited."""
 
     gate: Snapshot
     seconds: float
@@ -38,13 +38,13 @@ def message(waiting: Sequence[Waits], url: str) -> Message:
 
     Args:
         waiting: at least one, the oldest first.
-        url: of the panel.
+        url: the panel's address.
     """
     if len(waiting) == 1:
         return _of_one(waiting[0], url)
-    listed = [f"{_title(one.gate.gate)} ({span(one.seconds)})" for one in waiting[:LISTED]]
-    if len(waiting) > LISTED:
-        listed.append(f"and {len(waiting) - LISTED} more")
+    listed = [f"{_title(one.gate.gate)} ({span(one.seconds)})" for one in waiting[:MOST_TITLES]]
+    if len(waiting) > MOST_TITLES:
+        listed.append(f"and {len(waiting) - MOST_TITLES} more")
     return Message(f"Image Gate: {len(waiting)} images wait", "\n".join([*listed, url]).strip())
 
 
@@ -68,7 +68,7 @@ def _of_one(waits: Waits, url: str) -> Message:
 
 
 def _title(gate: Gate) -> str:
-    return one_line(gate.title, LONGEST) or "an image waits"
+    return one_line(gate.title, LONGEST_TITLE) or "an image waits"
 
 
 def _several(number: int, unit: str) -> str:

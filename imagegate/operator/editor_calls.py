@@ -17,7 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, Validat
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..http.access import MAX_BODY, Refused
-from ..http.serving import PREFIX, error_of
+from ..http.answers import error_of
+from ..http.paths import PREFIX
 from .uploads import AT_ONCE, UNSEEN, Uploads
 
 MOST_JSON = 512 * 2**10

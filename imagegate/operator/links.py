@@ -10,7 +10,8 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
 
 from ..core.links import HOUR, Link, May, Reach, UnknownLink, read_scope
-from ..http.serving import PREFIX, Nothing, error_of
+from ..http.answers import Nothing, error_of
+from ..http.paths import PREFIX
 from ..share.share import Share
 
 LONGEST_TEXT = 1000
@@ -65,7 +66,7 @@ def add_sharing(app: FastAPI, share: Share) -> None:
     @app.post(f"{PREFIX}/api/links/{{link_id}}/revoke")
     def revoke(link_id: str, _: Nothing) -> dict[str, Any]:
         """End a link: all that opened it go dark."""
-        return {"link": share.told(share.revoke(link_id))[0]}
+        return {"link": share.describe(share.revoke(link_id))[0]}
 
     @app.post(f"{PREFIX}/api/qr")
     def code(wanted: Text) -> Any:
@@ -81,7 +82,7 @@ def add_sharing(app: FastAPI, share: Share) -> None:
 
 
 def _with_token(share: Share, link: Link, token: str) -> dict[str, Any]:
-    return {"link": share.told(link)[0], "token": token}
+    return {"link": share.describe(link)[0], "token": token}
 
 
 async def _explain(_: Request, error: Exception) -> JSONResponse:

@@ -31,7 +31,8 @@ from ..core.bus import Bus, Records
 from ..core.model import Gate, ImageGateError
 from ..core.origins import PAGE_HEADER
 from ..http.access import Door
-from ..http.serving import PREFIX, Progress
+from ..http.answers import SessionProgress
+from ..http.paths import PREFIX
 from ..pictures.encode import PREVIEW_SIDE, encode_png, preview_size, read_mask, scale_mask
 from ..pictures.masks import covered, save_painted, start_mask
 from ..share.share import Share
@@ -69,7 +70,7 @@ import(new URL("page/operator/panel.js", location.href.split(/[?#]/)[0].replace(
 def create_panel(
     bus: Bus,
     door: Door,
-    progress: Progress | None = None,
+    progress: SessionProgress | None = None,
     records: Records | None = None,
     share: Share | None = None,
 ) -> FastAPI:

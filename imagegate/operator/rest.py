@@ -30,26 +30,21 @@ from ..core.model import (
 )
 from ..core.pictures import Picture, Pictures
 from ..http.access import Door, Guard
-from ..http.serving import (
+from ..http.answers import (
     NO_STORE,
-    PAGE,
-    PREFIX,
     STATUS,
     AnswersSoon,
-    Easel,
-    Limit,
-    Looking,
-    News,
     NoSuchCall,
-    Progress,
+    SessionProgress,
     answer,
-    cursor_of,
     error_of,
     explain_all,
-    looks_at,
-    page_of,
 )
-from ..http.shared_events import SharedEvents
+from ..http.events import EventStream, SharedEvents
+from ..http.images import Easel
+from ..http.lists import PAGE_SIZE, Limit, cursor_of, page_of
+from ..http.looking import Looking, looks_at
+from ..http.paths import PREFIX
 from ..pictures.encode import thumb
 from ..pictures.formats.image_files import PreviewCache, lossy
 from ..pictures.masks import save_mask
@@ -88,7 +83,7 @@ class OperatorLooking(Looking):
 def create_app(
     bus: Bus,
     door: Door,
-    progress: Progress | None = None,
+    progress: SessionProgress | None = None,
     records: Records | None = None,
     share: Share | None = None,
 ) -> FastAPI:
@@ -118,11 +113,11 @@ def create_app(
 
     @app.get(f"{PREFIX}/api/events")
     async def events(request: Request, node: str = "", workflow: str = "") -> StreamingResponse:
-        """Server-sent events; see `News`."""
+        """Server-sent events; see `EventStream`."""
         among = Selection(node, workflow)
         told = partial(_told, bus, among, progress)
         bell = share.changed if share is not None else None
-        news = News(bus, among, told, bell=bell, kind="links", shared=shared)
+        news = EventStream(bus, among, told, bell=bell, kind="links", shared=shared)
         return news.response(request)
 
     app.add_route(f"{PREFIX}/api/{{rest:path}}", NoSuchCall(app.routes))  # type: ignore[arg-type]
@@ -136,11 +131,11 @@ def create_app(
     return app
 
 
-def _add_gates(app: FastAPI, bus: Bus, progress: Progress | None) -> None:
+def _add_gates(app: FastAPI, bus: Bus, progress: SessionProgress | None) -> None:
     @app.get(f"{PREFIX}/api/gates")
     def gates(
         state: str = "waiting",
-        limit: Limit = PAGE,
+        limit: Limit = PAGE_SIZE,
         cursor: str = "",
         node: str = "",
         workflow: str = "",
@@ -159,7 +154,7 @@ def _add_gates(app: FastAPI, bus: Bus, progress: Progress | None) -> None:
 
     @app.get(f"{PREFIX}/api/history")
     def history(
-        limit: Limit = PAGE, cursor: str = "", node: str = "", workflow: str = ""
+        limit: Limit = PAGE_SIZE, cursor: str = "", node: str = "", workflow: str = ""
     ) -> dict[str, Any]:
         """Gates that ended, newest first."""
         found = bus.finished(limit + 1, before=cursor_of(cursor), among=Selection(node, workflow))
@@ -286,7 +281,7 @@ def _answer(verdict: Verdict) -> JSONResponse:
 
 
 def _told(
-    bus: Bus, among: Selection, progress: Progress | None, gate: Snapshot | None
+    bus: Bus, among: Selection, progress: SessionProgress | None, gate: Snapshot | None
 ) -> dict[str, Any]:
     """What an event says: how many wait in all, and around the gate that it is about."""
     told: dict[str, Any] = {"waiting": bus.count(among)}

@@ -16,14 +16,14 @@ from ..core.failures import report_failure
 from ..core.loop import Backoff, Loop
 from ..core.pictures import Pictures
 from ..gate_bus import GateBus
-from ..http.sockets import listen
+from ..http.sockets.listening import listen
 from ..share.share import Share
 from ..storage.sql_storage import SqlStorage
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from ..http.server import Server
+    from ..http.sockets.server import Server
 
 log = logging.getLogger("imagegate")
 
@@ -126,7 +126,7 @@ class Service:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         with listener:
             try:
-                from ..http.server import Server  # not before: it imports uvicorn
+                from ..http.sockets.server import Server  # not before: it imports uvicorn
 
                 # ComfyUI's proxy keeps idle connections for 15 s. This end keeps them longer: it
                 # must never close one on which a click is just under way.

@@ -21,7 +21,7 @@ PREVIEW_SIDE = 1536
 THUMB_SIDE = 256
 """Longest side, in pixels, of a thumbnail."""
 LIGHT = 380_000
-"""Bytes of a preview that a slow line can take."""
+"""The most bytes that a preview for a slow line has."""
 MAX_MASK_BYTES = 32 * 2**20
 MAX_MASK_PIXELS = 64 * 2**20
 """Larger masks are refused. (Pillow itself warns from 85 million pixels on.)"""
@@ -30,7 +30,7 @@ MAX_MASK_PIXELS = 64 * 2**20
 _AT_A_TIME = threading.Semaphore(2)
 
 _LIGHTER = ((1536, 78), (1536, 62), (1280, 60), (1024, 60), (896, 50), (768, 45), (512, 40))
-"""Longest side in pixels, and quality, of ever lighter previews; noise fits from 768 on."""
+"""The longest side in pixels and the quality of ever lighter previews; at 768 even noise fits."""
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -42,7 +42,7 @@ def preview_size(width: int, height: int) -> tuple[int, int]:
 
 
 def encode_preview(image: Image.Image) -> Picture:
-    """Encode an image that has a preview's size already."""
+    """Encode an image that already has a preview's size."""
     _forget(image, but=("transparency",))
     out = io.BytesIO()
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
@@ -55,7 +55,7 @@ def encode_preview(image: Image.Image) -> Picture:
 
 
 def light(preview: Picture) -> Picture:
-    """The same preview in at most `LIGHT` bytes: first less exact, then smaller."""
+    """The same preview in at most `LIGHT` bytes: at lower quality first, then smaller."""
     if len(preview.body) <= LIGHT:
         return preview
     with Image.open(io.BytesIO(preview.body)) as image:
@@ -72,7 +72,7 @@ def light(preview: Picture) -> Picture:
 
 
 def thumb(preview: Picture) -> Picture:
-    """The same picture as a WebP of at most `THUMB_SIDE` pixels a side: some 10 kB."""
+    """The same picture as a WebP of at most `THUMB_SIDE` pixels a side: about 10 kB."""
     with Image.open(io.BytesIO(preview.body)) as image:
         image.draft("RGB", (THUMB_SIDE * 2, THUMB_SIDE * 2))  # a JPEG is decoded no larger
         image.thumbnail((THUMB_SIDE, THUMB_SIDE))
@@ -94,16 +94,16 @@ def read_mask(png: bytes, width: int, height: int, most: int = MAX_MASK_PIXELS) 
     """Decode a mask that somebody sent, without trusting it.
 
     Args:
-        png: any PNG; brightness counts, what is transparent counts as black.
-        width, height: of the image it is for. The mask may be of another size, but must have the
-            same aspect ratio to within a pixel.
-        most: pixels that it may have.
+        png: any PNG; brightness counts, and transparent pixels count as black.
+        width, height: the size of the image it is for. The mask may have another size, but must
+            have the same aspect ratio to within a pixel.
+        most: the number of pixels that it may have.
 
     Returns:
         The mask as sent, 8-bit grey (mode ``L``), white painted.
 
     Raises:
-        BadPicture: it is none, is broken, too large or of another aspect ratio.
+        BadPicture: it is not a PNG, is broken or too large, or has another aspect ratio.
     """
     if len(png) > MAX_MASK_BYTES:
         raise BadPicture(f"the mask has {len(png)} bytes; at most {MAX_MASK_BYTES} are taken")
@@ -132,20 +132,20 @@ def read_mask(png: bytes, width: int, height: int, most: int = MAX_MASK_PIXELS) 
 
 
 def clean_mask(png: bytes, width: int, height: int, most: int = MAX_MASK_PIXELS) -> bytes:
-    """What `read_mask` makes of ``png``, as a PNG of our own, free of anything hidden in it."""
+    """``png`` as `read_mask` sees it, encoded anew, so that nothing hidden in it is kept."""
     with _AT_A_TIME:
         return encode_png(read_mask(png, width, height, most)).body
 
 
 def scale_mask(mask: Image.Image, width: int, height: int) -> Image.Image:
-    """A mask (mode ``L``) at exactly this size; the identity where it has it already."""
+    """A mask (mode ``L``) scaled to exactly this size; unchanged if it has that size already."""
     if mask.size == (width, height):
         return mask
     return mask.resize((width, height), Image.Resampling.BILINEAR)
 
 
 def _forget(image: Image.Image, but: tuple[str, ...] = ()) -> None:
-    """Drop what else a file said: where and with what it was made is nobody's business."""
+    """Drop a file's metadata: where and with what it was made is nobody's business."""
     image.info = {key: value for key, value in image.info.items() if key in but}
 
 

@@ -1,7 +1,7 @@
 """The file systems that pictures may lie in: a folder of this machine, or any that fsspec knows.
 
 Files are whole or not there at all: each is written under a temporary name, which begins with a
-dot, and renamed. In a folder they are their owner's alone.
+dot, and renamed. In a folder of this machine only their owner can read them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Files and folders that are their owner's alone."""
+"""Files and folders that only their owner can read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FILE = 0o600
 FOLDER = 0o700
 SHARED_FILE = 0o660
 SHARED_FOLDER = 0o2770
-"""Below a folder that somebody has set up for a group."""
+"""The mode of folders below one that somebody has set up for a group."""
 
 log = logging.getLogger("imagegate")
 
@@ -38,7 +38,7 @@ def shared_with_group(folder: Path) -> bool:
 
 
 def restrict(paths: Iterable[Path], others: int = 0o077) -> int:
-    """Leave what is there of these to its owner; returns how many others could read until now.
+    """Let only the owner read those of these that exist; returns how many others could read.
 
     What cannot be changed (somebody else's file, a network share without modes) stays as it is.
 
@@ -59,7 +59,7 @@ def restrict_tree(root: Path) -> int:
 
 
 def say_restricted(what: object, count: int) -> None:
-    """Say it in the log, if there was anything."""
+    """Log how many files and folders were restricted, if any were."""
     if count:
         log.info(
             "%s could be read by other users of this machine; only its owner can read it now "

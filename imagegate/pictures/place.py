@@ -1,7 +1,7 @@
 """Where the pictures of stored gates lie: a folder, or any place that fsspec knows. No torch.
 
 A gate has a folder there, named by its id. A place belongs to one store and holds that store's id
-in `MARK`, so that a machine that was given another place notices it at once.
+in `MARK`, so that a machine configured with another place notices at once.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class PicturePlace:
     Args:
         url: a path, or a URL as fsspec knows them: ``file://``, ``s3://BUCKET/FOLDER``,
             ``memory://``. Nothing is opened or made before the first use.
-        default: nobody has chosen it, so where it is missing or empty it is made anew.
+        default: whether nobody has chosen it, so that it is made anew if it is missing or empty.
 
     All methods raise `PlaceError` where the place cannot be used, and `ValueError` for a gate's id
     or a name that could lead out of the gate's folder.
@@ -145,14 +145,14 @@ class PicturePlace:
         )
 
     def restrict(self) -> None:
-        """Leave a folder of this machine, and what is in it, to its owner."""
+        """Let only the owner read a folder of this machine and what is in it."""
         with self._in_words("use it"):
             files = self._files()
             if isinstance(files, Folder):
                 say_restricted(self.shown, restrict_tree(files.root))
 
     def _still_there(self) -> None:
-        """Look whether a folder that was this store's still is. Raises `PlaceError`."""
+        """Check that a folder that was this store's still is. Raises `PlaceError`."""
         files = self._files()
         if self._owner and isinstance(files, Folder) and files.read("", MARK) is None:
             self.mark(self._owner, first=False)

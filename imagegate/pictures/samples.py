@@ -1,4 +1,4 @@
-"""Sample images that the project paints itself, so that there is something to look at at once."""
+"""Paints sample images, so that there is something to look at right away."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ def _fill_below(
 def _ball(
     radius: int, colour: Colour, at: tuple[int, int]
 ) -> tuple[Image.Image, tuple[int, int], Image.Image]:
-    """What `Image.paste` takes: a shaded ball, where it goes, and its outline."""
+    """The arguments of `Image.paste` for a shaded ball: its picture, position and outline."""
     y, x = np.mgrid[-1 : 1 : radius * 2j, -1 : 1 : radius * 2j]
     far = np.hypot(x, y)
     z = np.sqrt(np.clip(1 - far**2, 0, 1))

@@ -25,7 +25,7 @@ _AT_A_TIME = threading.Semaphore(2)
 
 
 class StoredPictures:
-    """`imagegate.pictures.encode.Pictures` of a gate, read from its place. Thread-safe.
+    """The `imagegate.core.pictures.Pictures` of a gate, read from its place. Thread-safe.
 
     Files of an image: ``preview-I`` (JPEG or WebP; made anew where it is torn), ``exact-I.png``
     or ``exact-I.safetensors`` (see `tensors.encode_exact`), or ``full-I.png`` where only
@@ -107,13 +107,13 @@ def _is_whole(preview: bytes) -> bool:
 
 
 def open_png(png: bytes, width: int, height: int) -> Image.Image:
-    """A PNG of our own, decoded, if it has this size.
+    """Decode a PNG that was written here, if it has this size.
 
-    Not by `Image.open`: that refuses large images, which it takes for an attack. Here it is known
-    how large the image is to be.
+    Without `Image.open`, which takes large images for an attack and refuses them. Here the size is
+    known beforehand.
 
     Raises:
-        Exception: nearly any, if it is broken; `ValueError` if it is of another size.
+        Exception: nearly any, if it is broken; `ValueError` if it has another size.
     """
     with PngImageFile(io.BytesIO(png)) as image:
         if image.size != (width, height):

@@ -32,7 +32,7 @@ _NAMES = {
     "float32": "F32", "float64": "F64", "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2",
 }  # fmt: skip
 _KINDS = {getattr(torch, name): kind for name, kind in _NAMES.items() if hasattr(torch, name)}
-"""What an image or a mask may be, all of which is kept exactly, and what safetensors calls it."""
+"""The dtypes that an image or a mask may have, all of them kept exactly, by safetensors' names."""
 
 
 def check_image(image: object) -> torch.Tensor:
@@ -87,7 +87,7 @@ def fit_mask(mask: object, image: torch.Tensor) -> torch.Tensor:
             last mask.
 
     Raises:
-        BadPicture: not a tensor, of a kind that cannot be, or another number of dimensions.
+        BadPicture: it is not a tensor, or has a wrong dtype or number of dimensions.
     """
     if not isinstance(mask, torch.Tensor):
         raise BadPicture(f"mask is a {type(mask).__name__}, not a MASK tensor [B,H,W]")
@@ -179,7 +179,7 @@ def decode_mask(body: bytes) -> torch.Tensor:
 
 
 def digest(image: torch.Tensor) -> str:
-    """What is the same for two tensors just if they have the same dtype, shape and bits."""
+    """A digest that two tensors share only if they have the same dtype, shape and bits."""
     # Where the processor knows SHA-256, as most do by now, nothing strong is faster.
     found = hashlib.sha256(f"{image.dtype} {list(image.shape)}\n".encode())
     found.update(_bytes(image.detach().cpu()))
@@ -187,9 +187,9 @@ def digest(image: torch.Tensor) -> str:
 
 
 class TensorPictures:
-    """`imagegate.pictures.encode.Pictures` of an IMAGE, each made when first asked for.
+    """The `imagegate.core.pictures.Pictures` of an IMAGE, each made when it is first asked for.
 
-    The preview of the first image is made at once, for the gate is shown with it.
+    The preview of the first image is made at once, because the gate is shown with it.
     """
 
     def __init__(self, image: torch.Tensor, mask: torch.Tensor | None = None) -> None:
@@ -240,7 +240,7 @@ def _to_pil(image: torch.Tensor, own: bool = False) -> Image.Image:
 
 
 def _exact_png(image: torch.Tensor) -> bytes | None:
-    """A float32 image as PNG if that keeps each bit, else None.
+    """A float32 image as PNG if that keeps every bit, else None.
 
     Written here rather than by Pillow, which takes four times as long: it tries all filters on each
     row, while "up" alone makes photographs as small.
@@ -270,7 +270,7 @@ def _exact_png(image: torch.Tensor) -> bytes | None:
 
 
 def _exact_pixels(image: torch.Tensor) -> np.ndarray[Any, Any] | None:
-    """8-bit pixels that load as just the same bits, if there are such."""
+    """8-bit pixels that load as exactly the same bits; None if there are none."""
     pixels = (image * 255).round_().clamp_(0, 255).to(torch.uint8)
     # Bits, since -0.0 == 0.0 and NaN is not even itself.
     loaded = (pixels.float() / 255.0).contiguous().view(torch.int32)

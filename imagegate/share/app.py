@@ -1,6 +1,6 @@
-"""The approver's app: what comes through a share link. No Gradio, and no route that is not here.
+"""The approver's app: all that a share link leads to. No Gradio, and no route but those here.
 
-Its guard lets nobody in without a session but to the entry page of a valid link.
+Without a session its guard lets people reach only the entry page of a valid link.
 """
 
 from __future__ import annotations
@@ -33,62 +33,56 @@ from ..core.model import (
     sayable,
 )
 from ..core.pictures import Picture
-from ..http.access import ASKED, Asked, Body, Guard, LinkDoor, Refused
-from ..http.cursors import Cursors
-from ..http.headers import Sealed
-from ..http.outstanding import Outstanding
-from ..http.serving import (
-    HEARTBEAT,
+from ..http.access import VISITOR, Body, Guard, LinkDoor, Refused, Visitor
+from ..http.answers import (
     NO_STORE,
-    PAGE,
-    PAGES,
-    PREFIX,
     STATUS,
     AnswersSoon,
-    Easel,
-    Limit,
-    Looking,
-    News,
     Nothing,
-    Progress,
-    Turns,
+    SessionProgress,
     answer,
     error_of,
     explain_all,
-    looks_at,
-    page_of,
 )
+from ..http.cursors import Cursors
+from ..http.events import HEARTBEAT, EventStream
+from ..http.headers import SafeHeaders
+from ..http.images import Easel, Turns
+from ..http.lists import PAGE_SIZE, Limit, page_of
+from ..http.looking import Looking, looks_at
+from ..http.paths import PAGES, PREFIX
+from ..http.under_way import UnderWay
 from ..pictures.encode import light, thumb
 from ..pictures.formats.image_files import PreviewCache, lossy
 from ..pictures.masks import to_paint_on
 from ..storage.links import LinkStore
 from .entry import add_entry
 from .limits import InTurn, Pace
-from .scoped import LinkedBus
+from .scoped import ScopedBus
 
 AT_A_TIME = {"thumb": 2, "preview": 4, "zoom": 2, "full": 1}
-OUT = {"preview": 16, "thumb": 32, "zoom": 2, "full": 1}
-"""Images on their way through one link: what a slow reader has not taken yet lies in memory."""
+UNDER_WAY = {"preview": 16, "thumb": 32, "zoom": 2, "full": 1}
+"""The most images on their way through one link: what a slow reader has not read is in memory."""
 MASKS = 2
-"""Masks that are read or saved at once: small files, but they may unpack to much."""
-CHANGES = 300
-"""Changes a minute that one link may make; a fast hand makes half as many."""
-LOOKS = 600
-"""Times a minute that the pages of one link may say what they show."""
-LARGEST = 8 * 2**20
+"""The most masks read or saved at once: small files, but they may unpack to a lot."""
+CHANGES_A_MINUTE = 300
+"""The most changes that one link may make in a minute; a fast hand makes half as many."""
+LOOKS_A_MINUTE = 600
+"""How often in a minute the pages of one link may report what they show."""
+LARGEST_BODY = 8 * 2**20
 """Bytes of the largest body; a mask painted here has at most 1536 pixels a side."""
-PATIENCE = 60.0
-"""Seconds that a body may take."""
+BODY_SECONDS = 60.0
+"""Seconds in which a body must arrive."""
 STREAMS = 16
-"""Event streams that may be open through one link."""
+"""The most event streams open through one link."""
 PREVIEWS = 48 * 2**20
-"""Bytes of previews for slow lines that are kept."""
+"""Bytes of previews for slow lines that are kept in memory."""
 
 log = logging.getLogger("imagegate")
 
 
-class Choice(BaseModel):
-    """A route, by its number (1-based) or its label. Who answers is known from the link."""
+class RouteChoice(BaseModel):
+    """A route, by its number (1-based) or its label. The link says who answers."""
 
     model_config = ConfigDict(extra="forbid")
     route: StrictInt | StrictStr
@@ -96,44 +90,44 @@ class Choice(BaseModel):
     key: StrictStr = ""
 
 
-async def _linked(request: Request) -> LinkedBus:
-    asked: Asked = request.scope[ASKED]
+async def _scoped(request: Request) -> ScopedBus:
+    visitor: Visitor = request.scope[VISITOR]
     links: LinkStore = request.app.state.links
     if request.method != "GET":
-        request.app.state.pace.keep(asked.link.id)
-    return LinkedBus(
-        request.app.state.bus, asked.link, lambda: links.session(asked.secret) is not None
+        request.app.state.pace.keep(visitor.link.id)
+    return ScopedBus(
+        request.app.state.bus, visitor.link, lambda: links.session(visitor.secret) is not None
     )
 
 
-Linked = Annotated[LinkedBus, Depends(_linked)]
-"""The bus as whoever asks has it."""
+Scoped = Annotated[ScopedBus, Depends(_scoped)]
+"""The bus as the caller may see it."""
 
 
 def create_approver(
-    bus: Bus, links: LinkStore, progress: Progress | None = None, names: Iterable[str] = ()
+    bus: Bus, links: LinkStore, progress: SessionProgress | None = None, names: Iterable[str] = ()
 ) -> FastAPI:
     """The app of the approver's door.
 
     Args:
-        links: who may enter.
-        progress: what a folder's session says of itself.
-        names: under which people call it in their network; see `imagegate.core.origins`.
+        links: the links that let people in.
+        progress: how far a folder's session is.
+        names: names of this server in people's networks; see `imagegate.core.origins`.
     """
-    # Redirects of its own would lead to whatever a request names as its host.
+    # The framework's own redirects would lead to whatever host a request names.
     app = FastAPI(
         title="Image Gate", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False
     )
-    door = LinkDoor(links, PREFIX, Body(LARGEST, PATIENCE), names)
+    door = LinkDoor(links, PREFIX, Body(LARGEST_BODY, BODY_SECONDS), names)
     app.add_middleware(Guard, door=door, prefix=PREFIX)
-    app.add_middleware(Sealed, prefix=PREFIX)
+    app.add_middleware(SafeHeaders, prefix=PREFIX)
     app.add_middleware(AnswersSoon)
     app.add_middleware(InTurn)
     app.add_exception_handler(ImageGateError, _explain)
     app.add_exception_handler(Refused, _explain_refusal)
     explain_all(app)
 
-    app.state.bus, app.state.links, app.state.pace = bus, links, Pace(CHANGES)
+    app.state.bus, app.state.links, app.state.pace = bus, links, Pace(CHANGES_A_MINUTE)
     add_entry(app, links)
     _add_page(app)
     _add_gates(app, progress)
@@ -178,51 +172,51 @@ def _add_page(app: FastAPI) -> None:
 # -- gates
 
 
-def _add_gates(app: FastAPI, progress: Progress | None) -> None:
-    cursors, paces = Cursors(), Pace(LOOKS)
+def _add_gates(app: FastAPI, progress: SessionProgress | None) -> None:
+    cursors, paces = Cursors(), Pace(LOOKS_A_MINUTE)
 
     @app.get(f"{PREFIX}/api/me")
     async def me(request: Request) -> dict[str, Any]:
         """Who this is, and what they may see and do."""
-        link = request.scope[ASKED].link
+        link = request.scope[VISITOR].link
         return {
             "name": link.name, "may": link.may.value, "scope": link.scope()["kind"],
             "link": link.id, "expires_at": link.expires_at, "now": link.expires_at - link.left,
         }  # fmt: skip
 
     @app.get(f"{PREFIX}/api/gates")
-    def gates(bus: Linked, limit: Limit = PAGE, cursor: str = "") -> dict[str, Any]:
+    def gates(bus: Scoped, limit: Limit = PAGE_SIZE, cursor: str = "") -> dict[str, Any]:
         """Gates that wait, oldest first."""
         found = bus.pending(limit + 1, cursors.open(cursor) or 0)
-        told, keys = [bus.told(gate) for gate in found], [gate.seq for gate in found]
-        listed = page_of(told, keys, limit, cursors.seal)
+        described, keys = [bus.describe(gate) for gate in found], [gate.seq for gate in found]
+        listed = page_of(described, keys, limit, cursors.seal)
         return listed | {"now": time.time()} | _around(bus, progress)
 
     @app.get(f"{PREFIX}/api/history")
     def history(
-        bus: Linked, limit: Limit = PAGE, cursor: str = "", mine: bool = False
+        bus: Scoped, limit: Limit = PAGE_SIZE, cursor: str = "", mine: bool = False
     ) -> dict[str, Any]:
-        """Gates that ended, newest first; ``mine=1``: those answered through this link."""
+        """Gates that ended, newest first; with ``mine=1`` those answered through this link."""
         found = bus.finished(limit + 1, cursors.open(cursor), mine=mine)
-        told, keys = [bus.told(gate) for gate in found], [gate.ended for gate in found]
-        return page_of(told, keys, limit, cursors.seal)
+        described, keys = [bus.describe(gate) for gate in found], [gate.ended for gate in found]
+        return page_of(described, keys, limit, cursors.seal)
 
     @app.get(f"{PREFIX}/api/gates/{{gate_id}}")
-    def gate(gate_id: str, bus: Linked) -> dict[str, Any]:
-        return bus.told(bus.get(gate_id))
+    def gate(gate_id: str, bus: Scoped) -> dict[str, Any]:
+        return bus.describe(bus.get(gate_id))
 
     @app.post(f"{PREFIX}/api/looking")
     def looking(seen: Looking, request: Request) -> dict[str, Any]:
         """Say what this page shows, so that other people are shown something else first."""
-        asked: Asked = request.scope[ASKED]
-        paces.keep(asked.link.id)
-        bus = LinkedBus(app.state.bus, asked.link)
+        visitor: Visitor = request.scope[VISITOR]
+        paces.keep(visitor.link.id)
+        bus = ScopedBus(app.state.bus, visitor.link)
         bus.may_decide()
-        return looks_at(app.state.bus.viewers, asked.secret, seen, bus.get)
+        return looks_at(app.state.bus.viewers, visitor.secret, seen, bus.get)
 
 
-def _around(bus: LinkedBus, progress: Progress | None) -> dict[str, Any]:
-    """How much there is to do; of a folder's session only what names no path."""
+def _around(bus: ScopedBus, progress: SessionProgress | None) -> dict[str, Any]:
+    """How much there is to do; about a folder's session only what names no path."""
     around: dict[str, Any] = {"waiting": bus.count()}
     if progress is not None and bus.link.scope()["kind"] == "all":
         shown = ("session", "total", "done", "scanning", "all_done", "ended")
@@ -231,17 +225,17 @@ def _around(bus: LinkedBus, progress: Progress | None) -> dict[str, Any]:
 
 
 def _add_pictures(app: FastAPI) -> None:
-    easel, masks, out = Easel(AT_A_TIME), Turns(MASKS), Outstanding(OUT)
+    easel, masks, out = Easel(AT_A_TIME), Turns(MASKS), UnderWay(UNDER_WAY)
     previews = PreviewCache(PREVIEWS)
 
-    def picture(bus: LinkedBus, gate_id: str, index: int, size: str) -> Picture:
+    def picture(bus: ScopedBus, gate_id: str, index: int, size: str) -> Picture:
         try:
             return look(bus, gate_id, index, size)
         except BadPicture as error:  # says which file
             log.debug("%s", error)
             raise BadPicture("this image cannot be read") from error
 
-    def look(bus: LinkedBus, gate_id: str, index: int, size: str) -> Picture:
+    def look(bus: ScopedBus, gate_id: str, index: int, size: str) -> Picture:
         bus.check()  # it may have waited for its turn
         pictures = bus.pictures(gate_id, index)
         if pictures is None:
@@ -257,7 +251,7 @@ def _add_pictures(app: FastAPI) -> None:
         return kept
 
     @app.get(f"{PREFIX}/api/gates/{{gate_id}}/image/{{index}}")
-    async def image(gate_id: str, index: int, bus: Linked, size: str = "preview") -> Response:
+    async def image(gate_id: str, index: int, bus: Scoped, size: str = "preview") -> Response:
         """``preview``: for a slow line; ``thumb``; ``zoom``: the true size, lossy; ``full``."""
         easel.check(size)
         out.enter(bus.link.id, size)
@@ -269,7 +263,7 @@ def _add_pictures(app: FastAPI) -> None:
         return out.held(made, bus.link.id, size)
 
     @app.get(f"{PREFIX}/api/gates/{{gate_id}}/mask/{{index}}")
-    async def get_mask(gate_id: str, index: int, bus: Linked, size: str = "full") -> Response:
+    async def get_mask(gate_id: str, index: int, bus: Scoped, size: str = "full") -> Response:
         """The mask so far; 204 where there is none. ``preview``: as large as a preview."""
 
         def read() -> bytes | None:
@@ -285,48 +279,48 @@ def _add_pictures(app: FastAPI) -> None:
         return Response(png, media_type="image/png")
 
     @app.put(f"{PREFIX}/api/gates/{{gate_id}}/mask/{{index}}")
-    async def put_mask(gate_id: str, index: int, request: Request, bus: Linked) -> dict[str, Any]:
+    async def put_mask(gate_id: str, index: int, request: Request, bus: Scoped) -> dict[str, Any]:
         """Save what was painted: a PNG of the image's aspect ratio, white painted."""
         bus.may_paint()  # before anything is read
         body = await request.body()
         if not body:
             raise BadPicture("the mask is not a PNG file")
-        return bus.told(await masks.run(partial(bus.set_mask, gate_id, index, body)))
+        return bus.describe(await masks.run(partial(bus.set_mask, gate_id, index, body)))
 
     @app.delete(f"{PREFIX}/api/gates/{{gate_id}}/mask/{{index}}")
-    def delete_mask(gate_id: str, index: int, bus: Linked) -> dict[str, Any]:
+    def delete_mask(gate_id: str, index: int, bus: Scoped) -> dict[str, Any]:
         """Clear the mask."""
-        return bus.told(bus.set_mask(gate_id, index, b""))
+        return bus.describe(bus.set_mask(gate_id, index, b""))
 
 
 def _add_answers(app: FastAPI) -> None:
     @app.post(f"{PREFIX}/api/gates/{{gate_id}}/decision")
-    def decide(gate_id: str, choice: Choice, bus: Linked) -> JSONResponse:
+    def decide(gate_id: str, choice: RouteChoice, bus: Scoped) -> JSONResponse:
         """Choose a route. The first answer wins; a later one gets 409 and learns which it was."""
         verdict = bus.decide(gate_id, choice.route, choice.note, choice.key)
-        return answer(verdict, lambda: bus.told_decision(verdict.decision))
+        return answer(verdict, lambda: bus.describe_decision(verdict.decision))
 
     @app.post(f"{PREFIX}/api/gates/{{gate_id}}/undo")
-    def undo(gate_id: str, _: Nothing, bus: Linked) -> dict[str, Any]:
+    def undo(gate_id: str, _: Nothing, bus: Scoped) -> dict[str, Any]:
         """Take back what was decided through this link."""
-        return bus.told(bus.undo(gate_id))
+        return bus.describe(bus.undo(gate_id))
 
 
-def _add_news(app: FastAPI, bus: Bus, links: LinkStore, progress: Progress | None) -> None:
-    streams = Outstanding({"page": STREAMS})
+def _add_news(app: FastAPI, bus: Bus, links: LinkStore, progress: SessionProgress | None) -> None:
+    streams = UnderWay({"page": STREAMS})
 
     @app.get(f"{PREFIX}/api/events")
     async def events(request: Request) -> Response:
-        """Server-sent events; see `News`. ``over`` comes when the link has ended, and ends it."""
-        asked: Asked = request.scope[ASKED]
-        link, linked = asked.link, LinkedBus(bus, asked.link)
+        """Server-sent events; see `EventStream`. ``over`` ends it once the link has ended."""
+        visitor: Visitor = request.scope[VISITOR]
+        link, scoped = visitor.link, ScopedBus(bus, visitor.link)
 
-        def told(gate: Snapshot | None) -> dict[str, Any]:
-            about = {"gate": linked.told(gate)} if gate is not None else {}
-            return _around(linked, progress) | about
+        def describe(gate: Snapshot | None) -> dict[str, Any]:
+            about = {"gate": scoped.describe(gate)} if gate is not None else {}
+            return _around(scoped, progress) | about
 
         def over() -> str:
-            now = links.session(asked.secret)
+            now = links.session(visitor.secret)
             if now is not None:
                 links.seen(now)  # the page is open
                 return ""
@@ -340,7 +334,7 @@ def _add_news(app: FastAPI, bus: Bus, links: LinkStore, progress: Progress | Non
             return left + 0.1 if left > 0 else HEARTBEAT  # so that it is over by then
 
         streams.enter(link.id, "page")
-        news = News(bus, link.among, told, bell=links.changed, over=over, left=left)
+        news = EventStream(bus, link.among, describe, bell=links.changed, over=over, left=left)
         return news.response(request, partial(streams.leave, link.id, "page"))
 
 

@@ -1,4 +1,4 @@
-"""The way in at the approver's door: the page of a link, and the session that it becomes."""
+"""How people enter by a share link: its entry page, and the session that it opens."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Resp
 from pydantic import BaseModel, ConfigDict, StrictStr
 
 from ..core.links import Link, NoEntry, TooManyAttempts, WrongPassphrase
-from ..http.access import ASKED, Asked, Refused, outside, session_cookie, session_secret
-from ..http.serving import PAGES, PREFIX, Turns
-from ..http.sockets import SOURCE
+from ..http.access import VISITOR, Refused, Visitor, outside, session_cookie, session_secret
+from ..http.images import Turns
+from ..http.paths import PAGES, PREFIX
+from ..http.sockets.listening import SOURCE
 from ..storage.links import LinkStore
 
 log = logging.getLogger("imagegate")
 
-LOOKS = 4
-"""Tokens that are looked up at once: however many come, others are answered meanwhile."""
+LOOKUPS = 4
+"""The most tokens looked up at once: however many come, others are answered meanwhile."""
 
 
 class Opening(BaseModel):
-    """How a browser gets in. ``key``: of this attempt, the same when it is sent again."""
+    """How a browser enters. ``key`` identifies the attempt, also when it is sent again."""
 
     model_config = ConfigDict(extra="forbid")
     token: StrictStr
@@ -36,16 +37,16 @@ class Opening(BaseModel):
 class WayIn:
     """Tries tokens and passphrases.
 
-    A token has 256 random bits: nobody guesses one, so that any number of wrong ones keeps nobody
-    out. A passphrase is chosen by a person: the store counts wrong ones.
+    A token has 256 random bits. Nobody guesses one, so wrong ones lock nobody out, however many
+    come. A passphrase is chosen by a person, so the store counts wrong ones.
     """
 
     def __init__(self, links: LinkStore) -> None:
         self._links = links
-        self._looks, self._opens = Turns(LOOKS), Turns(1)
+        self._looks, self._opens = Turns(LOOKUPS), Turns(1)
 
     async def look(self, request: Request, token: str) -> Link:
-        """The link that this token opens; changes nothing. Raises `Refused`."""
+        """The link that this token opens; nothing is changed. Raises `Refused`."""
         return await self._looks.run(partial(self._find, token, outside(request.scope)))
 
     async def open(self, request: Request, opening: Opening) -> tuple[Link, str]:
@@ -79,27 +80,27 @@ class WayIn:
 
 
 def add_entry(app: FastAPI, links: LinkStore) -> None:
-    """Add the entry page, and what opens and leaves a session."""
+    """Add the entry page, and the calls that open and leave a session."""
     way_in = WayIn(links)
     template = (PAGES / "approver" / "enter.html").read_text("utf-8")
 
     @app.get(f"{PREFIX}/s/{{token}}")
     async def enter(token: str, request: Request) -> Response:
-        """The entry page of a link; looking at it changes nothing."""
-        asked: Asked | None = request.scope.get(ASKED)
-        if asked is not None and await to_thread.run_sync(_same_link, links, token, asked.link):
+        """The entry page of a link; viewing it changes nothing."""
+        visitor: Visitor | None = request.scope.get(VISITOR)
+        if visitor is not None and await to_thread.run_sync(_same_link, links, token, visitor.link):
             return RedirectResponse(f"{PREFIX}/", 303)
         link = await way_in.look(request, token)
         if link.once and link.opened:
             raise _refusal(NoEntry("This link was opened in another browser already."))
-        told = {
+        shown = {
             "token": token, "name": link.name, "passphrase": link.passphrase, "once": link.once,
             "may": link.may.value, "expires_at": link.expires_at,
             "now": link.expires_at - link.left,
         }  # fmt: skip
         nonce = secrets.token_urlsafe(16)
-        told_safely = json.dumps(told).replace("<", "\\u003c")
-        body = template.replace("__NONCE__", nonce).replace("__LINK__", told_safely)
+        embedded = json.dumps(shown).replace("<", "\\u003c")
+        body = template.replace("__NONCE__", nonce).replace("__LINK__", embedded)
         policy = (
             f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; "
             "connect-src 'self'; img-src data:; frame-ancestors 'none'; base-uri 'none'; "
@@ -109,7 +110,7 @@ def add_entry(app: FastAPI, links: LinkStore) -> None:
 
     @app.post(f"{PREFIX}/api/session")
     async def open_session(opening: Opening, request: Request) -> Response:
-        """Open a link in this browser: its session is a new one, whatever the browser has."""
+        """Open a link in this browser, always in a new session."""
         link, secret = await way_in.open(request, opening)
         before = session_secret(request.scope, request.headers)
         if before:
@@ -122,8 +123,8 @@ def add_entry(app: FastAPI, links: LinkStore) -> None:
     @app.delete(f"{PREFIX}/api/session")
     async def leave(request: Request) -> Response:
         """Leave: this browser's session ends."""
-        asked: Asked = request.scope[ASKED]
-        await to_thread.run_sync(links.leave, asked.secret)
+        visitor: Visitor = request.scope[VISITOR]
+        await to_thread.run_sync(links.leave, visitor.secret)
         response = Response(status_code=204)
         _set_cookie(response, request, "", 0)
         return response

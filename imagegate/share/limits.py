@@ -1,4 +1,4 @@
-"""How often somebody may do something: changes in a minute, requests in a second."""
+"""Rate limits: changes per minute, requests per second."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ..http.access import ASKED, Refused, session_secret
+from ..http.access import VISITOR, Refused, session_secret
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-REQUESTS = (40.0, 100)
-"""Requests a second, and at once, of one session; more have to wait."""
-STRANGERS = (100.0, 300)
-"""The same of all who have no session."""
+SESSION_BUDGET = (40.0, 100)
+"""Requests of one session: per second in the long run, and at once; more have to wait."""
+STRANGER_BUDGET = (100.0, 300)
+"""The same for everybody without a session, together."""
 SESSIONS = 1000
-"""Sessions that are known as such, those that were heard of last."""
+"""The most sessions that are remembered, those heard of last."""
 MINUTE = 60.0
-KEPT = 1000
-"""Counts after which those whose minute has passed are dropped."""
+MOST_COUNTED = 1000
+"""The number of counts from which those whose time has passed are dropped."""
 
 
 class Pace:
-    """Holds back who asks for more than so many changes a minute. Thread-safe.
+    """Refuses more than so many changes per minute. Thread-safe.
 
     Args:
-        a_minute: how many are let through in a minute, which begins with the first.
-        clock: gives seconds that never go back.
+        a_minute: how many changes pass in a minute, which begins with the first.
+        clock: returns seconds that never go back.
     """
 
     def __init__(self, a_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -47,25 +47,25 @@ class Pace:
             if now >= ends:
                 ends, count = now + MINUTE, 0
             self._counts[who] = ends, count + 1
-            if len(self._counts) > KEPT:
+            if len(self._counts) > MOST_COUNTED:
                 self._counts = {one: kept for one, kept in self._counts.items() if kept[0] > now}
         if count >= self._most:
             raise Refused(429, "Too fast. Try again in a moment.", max(1, round(ends - now)))
 
 
 class Budget:
-    """Lets so many requests a second through; more have to wait. Thread-safe.
+    """Lets so many requests per second pass; more have to wait. Thread-safe.
 
-    Nobody is refused, and so nobody kept out: who sends more at once than is let through waits
-    longer, on connections of which there are only so many.
+    Nobody is refused, and so nobody is locked out: whoever sends more at once waits longer, on a
+    limited number of connections.
 
     Args:
-        a_second: requests that are let through in the long run, from each who asks.
-        burst: requests that are let through at once.
+        a_second: requests per second that pass in the long run, for each caller.
+        burst: requests that pass at once.
     """
 
     LONGEST = 5.0
-    """Seconds that one waits at most."""
+    """The most seconds that a request waits."""
 
     def __init__(
         self, a_second: float, burst: int, clock: Callable[[], float] = time.monotonic
@@ -74,34 +74,34 @@ class Budget:
         self._free = burst / a_second
         self._clock = clock
         self._lock = threading.Lock()  # guards the next
-        self._until: dict[str, float] = {}  # up to when what was let through lasts
+        self._until: dict[str, float] = {}  # until when the requests that passed use up the budget
 
     def delay(self, who: str) -> float:
-        """Count a request; seconds that it has to wait."""
+        """Count a request; returns the seconds that it has to wait."""
         now = self._clock()
         with self._lock:
             until = max(now, self._until.get(who, now)) + self._each
             self._until[who] = until = min(until, now + self._free + self.LONGEST)
-            if len(self._until) > KEPT:
+            if len(self._until) > MOST_COUNTED:
                 self._until = {one: at for one, at in self._until.items() if at > now}
         return max(0.0, until - now - self._free)
 
     async def take(self, who: str) -> None:
-        """Count a request, and wait until it is its turn."""
+        """Count a request, and wait for its turn."""
         delay = self.delay(who)
         if delay:
             await asyncio.sleep(delay)
 
 
 class InTurn:
-    """Has requests wait where there are too many, before anything is asked of a store.
+    """Makes requests wait when there are too many, before a store is read for them.
 
-    A session has a budget of its own once a request of it was let in: anybody can make one up.
+    A session gets a budget of its own once a request of it was let in: anybody can invent one.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._inside, self._strangers = Budget(*REQUESTS), Budget(*STRANGERS)
+        self._inside, self._strangers = Budget(*SESSION_BUDGET), Budget(*STRANGER_BUDGET)
         self._lock = threading.Lock()  # guards the next
         self._known: dict[str, None] = {}  # hashes of sessions, the one that came last at the end
 
@@ -120,7 +120,7 @@ class InTurn:
         try:
             await self._app(scope, receive, send)
         finally:
-            self._remember(who, ASKED in scope)
+            self._remember(who, VISITOR in scope)
 
     def _remember(self, who: str, let_in: bool) -> None:
         with self._lock:

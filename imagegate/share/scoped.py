@@ -1,4 +1,4 @@
-"""What a share link shows of a bus, and lets its person do there: nothing else gets through."""
+"""What a share link shows of a bus and lets its person do there; nothing else gets through."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from ..core.pictures import Pictures
 from ..pictures.masks import save_painted
 
 
-class LinkedBus:
-    """A bus as one link's person has it.
+class ScopedBus:
+    """A bus as the person with one link sees it.
 
-    What the link does not cover does not exist here: `UnknownGate`, as for an id that was never
-    given. What it does not let its person do raises `Forbidden`. Beside these everything raises
-    what the bus does.
+    A gate that the link does not cover does not exist here: `UnknownGate`, as for an id that was
+    never given. What the link does not allow raises `Forbidden`. Beside these, every method raises
+    what the bus raises.
 
     Args:
-        live: whether the link still is, asked again just before anything is changed: between a
-            request's head and the end of its body there is time enough to revoke a link.
+        live: whether the link is still live; called just before anything is changed, because a
+            link may be revoked between a request's head and the end of its body.
     """
 
     def __init__(self, bus: Bus, link: Link, live: Callable[[], bool] = lambda: True) -> None:
@@ -77,7 +77,7 @@ class LinkedBus:
         )
 
     def undo(self, gate_id: str) -> Snapshot:
-        """Take an answer back that came through this link."""
+        """Take back an answer that came through this link."""
         self.may_decide()
         self.get(gate_id)
         return self._bus.undo(gate_id, link=self.link.id)
@@ -104,14 +104,14 @@ class LinkedBus:
             raise Forbidden(f"this link does not let you {what}; you may {may}")
         self.check()
 
-    # -- as it is told: a list of what may be seen, so that whatever is added to a gate is not
+    # -- descriptions list what may be seen, so that whatever is added to a gate stays hidden
 
-    def told(self, snapshot: Snapshot) -> dict[str, Any]:
-        """A gate without anything about the machine, the folder or the prompt it comes from."""
+    def describe(self, snapshot: Snapshot) -> dict[str, Any]:
+        """A gate, with nothing about the machine, the folder or the prompt that it comes from."""
         gate, decision = snapshot.gate, snapshot.decision
         mine = decision is not None and decision.link == self.link.id
         undoable = gate.undoable if snapshot.state.open else snapshot.undoable and mine
-        told: dict[str, Any] = {
+        described: dict[str, Any] = {
             "id": gate.id, "title": sayable(gate.title),
             "labels": [sayable(label) for label in gate.labels],
             "width": gate.width, "height": gate.height, "batch": gate.batch,
@@ -120,11 +120,11 @@ class LinkedBus:
             "masked": list(snapshot.masked), "undoable": undoable and self.link.may.decides,
         }  # fmt: skip
         if decision is not None:
-            told["decision"] = self.told_decision(decision)
-        return told
+            described["decision"] = self.describe_decision(decision)
+        return described
 
-    def told_decision(self, decision: Decision) -> dict[str, Any]:
-        """An answer: who gave it, what and when; ``mine``: it came through this link."""
+    def describe_decision(self, decision: Decision) -> dict[str, Any]:
+        """An answer: who gave it, what and when. ``mine``: it came through this link."""
         return {
             "route": decision.route, "label": sayable(decision.label), "by": decision.by,
             "note": decision.note, "at": decision.at, "mine": decision.link == self.link.id,

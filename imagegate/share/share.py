@@ -1,8 +1,8 @@
-"""Sharing: the links that were made here, and the approver's door, open while one of them is live.
+"""Sharing: the links made here, and the ports behind them, open while one of them is live.
 
-The door is a port of its own, for which no header and no path of the operator's port can be taken.
-A tunnel leads to one on this machine only, and a network's address to another; both serve the same
-app. They open with the first link that needs them and close with the last.
+The approver's app is served on ports of its own, so that no header or path of the operator's port
+leads there. A tunnel leads to one that only this machine can reach, and an address in the network
+to another. They open with the first link that needs them and close with the last.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from ..core.failures import report_failure
 from ..core.links import Link, Reach
 from ..core.loop import Loop
 from ..core.news import Bell, Subscription
-from ..http.listener import Listener
-from ..http.sockets import address_in_network
+from ..http.paths import PREFIX
+from ..http.sockets.listener import Listener
+from ..http.sockets.listening import address_in_network
 from .tunnel import Standing, TunnelKeeper
 
 if TYPE_CHECKING:
@@ -24,30 +25,30 @@ if TYPE_CHECKING:
 
     from ..storage.links import LinkStore
 
-PORT = 7866
-"""Where the approver's door listens in the network; the next one that is free if this is taken."""
-PORTS = 20
-PREFIX = "/imagegate"
-AGAIN = 5.0
-"""Seconds until the links are read again after that failed."""
-LONGEST = 24 * 3600.0
-"""Seconds that are waited for at once."""
+SHARE_PORT = 7866
+"""The port in the network for share links; if it is taken, the next free one."""
+SHARE_PORTS = 20
+"""How many ports are tried."""
+RETRY = 5.0
+"""Seconds until the links are read again after a failure."""
+LONGEST_WAIT = 24 * 3600.0
+"""The most seconds of one wait."""
 
 
 class Share:
-    """The links made in this process, and the doors that they need. Thread-safe.
+    """The links made in this process, and the ports that they need. Thread-safe.
 
-    Nothing is started before `start`, and no door opened before there is a link.
+    Nothing is started before `start`, and no port is opened before there is a link.
 
     Args:
-        bus: whose gates are shown.
-        links: gives the links, which may open their store. Raises `StoreError`.
+        bus: the bus whose gates are shown.
+        links: returns the links, and may open their store for that. Raises `StoreError`.
         worker: the id of this process, whose links are served here.
-        others: gives the names of the other processes that are alive, by their ids.
-        progress: what a folder's session says of itself.
-        port: where the door listens in the network.
-        tunnel: keeps a tunnel to a port; another one in tests.
-        names: under which people call the door in their network; see `imagegate.core.origins`.
+        others: returns the names of the other live processes, by their ids.
+        progress: how far a folder's session is.
+        port: the port to listen on in the network.
+        tunnel: keeps a tunnel to a port; replaced in tests.
+        names: names of this machine in people's networks; see `imagegate.core.origins`.
     """
 
     def __init__(
@@ -58,12 +59,12 @@ class Share:
         worker: str = "",
         others: Callable[[], Mapping[str, str]] = dict,
         progress: Callable[[], dict[str, Any]] | None = None,
-        port: int = PORT,
+        port: int = SHARE_PORT,
         tunnel: Callable[[int, Callable[[], None]], TunnelKeeper] = TunnelKeeper,
         names: Sequence[str] = (),
     ) -> None:
         self.changed = Bell()
-        """Rings when a link, or where the door can be reached, has changed."""
+        """Rings when a link, or the address for links, has changed."""
         self._bus = bus
         self._links = links
         self._worker = worker
@@ -78,12 +79,12 @@ class Share:
         self._inner: Listener | None = None
         self._outer: Listener | None = None
         self._keeper: TunnelKeeper | None = None
-        self._trouble = ""  # why there is no door
+        self._trouble = ""  # why links cannot be reached
 
     # -- links
 
     def create(self, name: str, **given: Any) -> tuple[Link, str]:
-        """A new link and its token, as `LinkStore.create`; its door opens soon."""
+        """Make a link, as `LinkStore.create`; returns it with its token. Its port opens soon."""
         self.start()
         return self._links().create(name, worker=self._worker, **given)
 
@@ -96,16 +97,16 @@ class Share:
         """End a link at once; see `LinkStore.revoke`."""
         return self._links().revoke(link_id)
 
-    def told(self, *links: Link) -> list[dict[str, Any]]:
-        """Links as the operator's REST tells them.
+    def describe(self, *links: Link) -> list[dict[str, Any]]:
+        """Links as the operator's REST gives them.
 
-        ``moved``: its address leads nowhere, because the door is elsewhere now or its process has
-        ended. ``worker``: whose door it opens, if that is another process that is alive.
+        ``moved``: its address leads nowhere, because the port has another address now or its
+        process has ended. ``worker``: the process behind it, if that is another live one.
         """
         door, others = self.door(), self._others()
         answered = self._bus.answered([link.id for link in links])
 
-        def tell(link: Link) -> dict[str, Any]:
+        def one(link: Link) -> dict[str, Any]:
             now = door[link.reach.value]["url"]
             lost = link.worker != self._worker and link.worker not in others
             return link.to_json() | {
@@ -114,20 +115,20 @@ class Share:
                 "worker": others.get(link.worker, ""),
             }
 
-        return [tell(link) for link in links]
+        return [one(link) for link in links]
 
     def to_json(self) -> dict[str, Any]:
-        """All links, and where the door can be reached, as the operator's REST tells it."""
+        """All links, and where they lead, as the operator's REST gives it."""
         links = self._links()
-        return {"links": self.told(*links.all()), "door": self.door(), "now": links.now()}
+        return {"links": self.describe(*links.all()), "door": self.door(), "now": links.now()}
 
     def waits_for(self, link: Link) -> bool:
-        """Whether somebody may still come by its address."""
+        """Whether somebody may still enter by its address."""
         now = self._links().get(link.id)
         return now.live and not (now.once and now.opened)
 
     def door(self) -> dict[str, dict[str, Any]]:
-        """By `Reach`: the address that links are below, else why there is none."""
+        """For each `Reach`, the address under which links are, or why there is none."""
         keeper, outer = self._keeper, self._outer
         tunnel = keeper.standing if keeper is not None else Standing(problem=self._trouble)
         here, problem = "", self._trouble
@@ -144,9 +145,9 @@ class Share:
         }  # fmt: skip
 
     def address(self, link: Link, token: str) -> tuple[str, str]:
-        """The address to send, and why it is not the one that was asked for.
+        """The address to send, and why it is not the one that was wanted.
 
-        Both are empty while the door is being opened.
+        Both are empty while the port is being opened.
         """
         door = self.door()
         wanted = door[link.reach.value]
@@ -155,15 +156,15 @@ class Share:
         instead = door[Reach.NETWORK.value]["url"]
         return f"{instead}/s/{token}" if instead else "", wanted["problem"]
 
-    # -- the doors
+    # -- the ports
 
     def start(self) -> None:
-        """Open the doors that live links need, and look after them, in a thread; once."""
+        """Open the ports that live links need, and keep them open, in a thread; once."""
         self._loop.start()
 
     def start_with(self, subscribe: Callable[[Callable[[], None]], Subscription],
                    opened: Callable[[], bool]) -> None:  # fmt: skip
-        """Start as soon as the store is open: there may be links from before a restart."""
+        """Start as soon as the store is open: it may hold links from before a restart."""
 
         def look() -> None:
             if opened():
@@ -174,7 +175,7 @@ class Share:
         look()
 
     def close(self) -> None:
-        """Close all doors. Links stay as they are."""
+        """Close all ports. Links stay as they are."""
         self._loop.close()
 
     def _run(self) -> None:
@@ -190,12 +191,12 @@ class Share:
                 urls = {reach: standing["url"] for reach, standing in self.door().items()}
                 links.lead(self._worker, urls)
                 if self._trouble:
-                    return AGAIN
-                return min(live[0].left + 0.1, LONGEST) if live else LONGEST
+                    return RETRY
+                return min(live[0].left + 0.1, LONGEST_WAIT) if live else LONGEST_WAIT
             finally:
                 self.changed.ring()
 
-        self._loop.repeat(turn, "share links cannot be served", AGAIN)
+        self._loop.repeat(turn, "share links cannot be served", RETRY)
         if forget is not None:
             forget()
         self._serve(set())
@@ -210,7 +211,7 @@ class Share:
         return end
 
     def _serve(self, reaches: set[Reach]) -> None:
-        """Open what these need, and close what they do not."""
+        """Open the ports that these need, and close the others."""
         self._trouble = ""
         if Reach.INTERNET in reaches and self._keeper is None:
             self._inner = self._listen("127.0.0.1", (0,), secure=True)
@@ -226,7 +227,7 @@ class Share:
         # Without a tunnel, at least those in the same network can open their link.
         failed = self._keeper is not None and bool(self._keeper.standing.problem)
         if self._outer is None and (Reach.NETWORK in reaches or failed):
-            ports = (*range(self._port, self._port + PORTS), 0) if self._port else (0,)
+            ports = (*range(self._port, self._port + SHARE_PORTS), 0) if self._port else (0,)
             self._outer = self._listen("0.0.0.0", ports)  # noqa: S104 - only links get in there
         if not reaches and self._outer is not None:
             outer, self._outer = self._outer, None

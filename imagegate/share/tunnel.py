@@ -1,9 +1,9 @@
 """Keeps Gradio's tunnel open to one local port.
 
-Of Gradio it takes what its own `Tunnel` would: where its servers are, and the program (frpc, from
-the same place, checked in the same way). It does not take the class, which spins for half a minute
-when the program ends early, never reads what the program says afterwards, keeps each tunnel for
-ever, writes into the current folder, and runs a program it has just found to be the wrong one.
+It takes from Gradio what Gradio's own `Tunnel` uses: the servers' addresses, and the program (frpc,
+from the same place, checked in the same way). It does not use that class, which spins for half a
+minute when the program ends early, never reads the program's later output, keeps each tunnel for
+ever, writes into the current folder, and runs a program that it has just found to be the wrong one.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from ..pictures.atomic import write_file
 log = logging.getLogger("imagegate")
 
 PAUSES = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 120.0, 300.0)
-"""Seconds before the next attempt, after the first, second, ... that failed in a row."""
+"""Seconds before the next attempt, after the first, second, ... failure in a row."""
 STEADY = 60.0
-"""Seconds after which a tunnel that was cut does not count as one more failure in a row."""
+"""Seconds after which a tunnel that is cut no longer counts as one more failure in a row."""
 OPEN_SECONDS = 30.0
-"""Seconds in which there must be an address."""
+"""Seconds in which the program must report an address."""
 HTTP_SECONDS = 10.0
-"""Seconds that a server may keep us waiting."""
-LARGEST = 100 * 2**20
-"""Bytes of a program that is downloaded at all."""
+"""Seconds to wait for a server."""
+LARGEST_PROGRAM = 100 * 2**20
+"""The most bytes of a program to download."""
 
 _ADDRESS = re.compile(r"start proxy success: (\S+)")
 _REFUSED = re.compile(r"(?:login to server failed|start error): *(.*)")
@@ -67,17 +67,17 @@ _CANNOT_RUN = re.compile(r"cannot be run: (.+)")
 
 
 class TunnelFailed(Exception):
-    """There is no tunnel; the message says why, to a person, and holds no secret."""
+    """There is no tunnel. The message tells a person why, and holds no secret."""
 
 
 @dataclass(frozen=True)
 class Standing:
-    """How a tunnel stands.
+    """The state of a tunnel.
 
     Attributes:
-        url: where people reach the port, "" while they do not.
-        problem: why not, in one sentence; "" if nothing failed.
-        trying: it is being opened, or will be after a pause.
+        url: the address at which people reach the port; "" while there is none.
+        problem: why there is none, in one sentence; "" if nothing failed.
+        trying: whether it is being opened, or will be after a pause.
     """
 
     url: str = ""
@@ -86,18 +86,18 @@ class Standing:
 
 
 class TunnelKeeper:
-    """Opens a tunnel to a port of this machine, and again whenever it is cut. Thread-safe.
+    """Opens a tunnel to a port of this machine, and reopens it whenever it is cut. Thread-safe.
 
     Args:
-        port: of 127.0.0.1.
-        changed: called when `standing` has changed, in a thread of the keeper's, which holds no
-            lock; not any more after `close`.
+        port: the port on 127.0.0.1.
+        changed: called when `standing` has changed, in the keeper's thread and without a lock;
+            no longer called after `close`.
     """
 
     def __init__(self, port: int, changed: Callable[[], None]) -> None:
         self._port = port
         self._changed = changed
-        # Whoever has it can take the address over. In hex it never looks like an option.
+        # Whoever knows it can take over the address. In hex it never looks like an option.
         self._token = secrets.token_hex(32)
         self._lock = threading.Lock()  # guards the next two
         self._standing = Standing()
@@ -117,10 +117,10 @@ class TunnelKeeper:
         self._loop.start()
 
     def close(self) -> None:
-        """End the tunnel for good, and its program.
+        """End the tunnel, and its program, for good.
 
-        Only a request to Gradio's servers that is under way may keep the thread, which does nothing
-        more, for another `HTTP_SECONDS`.
+        A request to Gradio's servers that is under way may keep the thread alive for another
+        `HTTP_SECONDS`; it does nothing more.
         """
         self._loop.close(2)
         atexit.unregister(self.close)
@@ -133,7 +133,7 @@ class TunnelKeeper:
             process.kill()
 
     def _run(self) -> None:
-        self._tell()
+        self._announce()
         backoff = Backoff(PAUSES)
         while not self._loop.closing:
             try:
@@ -150,7 +150,7 @@ class TunnelKeeper:
             self._loop.pause(backoff.fail())
 
     def _attempt(self) -> float:
-        """Open the tunnel; returns once it was cut, with the seconds that it was open."""
+        """Open the tunnel; returns once it is cut, with the seconds that it was open."""
         networking, tunneling = _gradio()
         with tempfile.TemporaryDirectory(prefix="imagegate-") as place:
             certificate = Path(place) / "certificate.pem"
@@ -162,7 +162,7 @@ class TunnelKeeper:
             return self._keep(command, server)
 
     def _program(self, tunneling: Any) -> str:
-        """The path of Gradio's program, which is downloaded unless it is there."""
+        """The path of Gradio's program, which is downloaded if it is missing."""
         path, url = Path(tunneling.BINARY_PATH), str(tunneling.BINARY_URL)
         wanted = tunneling.CHECKSUMS.get(url)
         if not path.exists() or (wanted and _sha256(path.read_bytes()) != wanted):
@@ -193,7 +193,7 @@ class TunnelKeeper:
                 answer.raise_for_status()
                 for piece in answer.iter_bytes():
                     content += piece
-                    if len(content) > LARGEST or self._loop.closing:
+                    if len(content) > LARGEST_PROGRAM or self._loop.closing:
                         raise TunnelFailed("Gradio's tunnel program is not downloaded further")
         except (httpx.HTTPError, OSError) as error:
             raise TunnelFailed(
@@ -212,10 +212,10 @@ class TunnelKeeper:
         try:
             assert process.stdout is not None
             for line in _lines(process.stdout):
-                if told := _ADDRESS.search(line):
+                if found := _ADDRESS.search(line):
                     late.cancel()
                     opened = opened or time.monotonic()
-                    self._stand(Standing(url=_public(told[1], server)))
+                    self._stand(Standing(url=_public(found[1], server)))
                 elif opened is not None and any(words in line for words in _CUT):
                     break
                 elif refused := _REFUSED.search(line):
@@ -273,16 +273,16 @@ class TunnelKeeper:
         else:
             problem = TunnelFailed(f"{standing.problem}; trying again")
             report_failure("", problem, outside=(TunnelFailed,))
-        self._tell()
+        self._announce()
 
-    def _tell(self) -> None:
+    def _announce(self) -> None:
         try:
             self._changed()
         except Exception as error:  # the tunnel does not depend on who listens
             report_failure("a listener to the tunnel failed", error)
 
     def _hidden(self, words: str) -> str:
-        """What the program said, short, and without the token that it was given."""
+        """The program's output, shortened, and without the token that it was given."""
         return words.replace(self._token, "...").strip()[:200]
 
 
@@ -298,7 +298,7 @@ def _gradio() -> tuple[Any, Any]:
 
 
 def _server(networking: Any, certificate: Path) -> tuple[str, bool]:
-    """The share server's HOST:PORT, and whether it is Gradio's, whose certificate is written."""
+    """The share server's HOST:PORT; whether it is Gradio's, whose certificate is then written."""
     own = networking.GRADIO_SHARE_SERVER_ADDRESS
     if own:
         if not re.fullmatch(r"[\w.-]+:\d{1,5}", own):
@@ -314,11 +314,11 @@ def _server(networking: Any, certificate: Path) -> tuple[str, bool]:
     except (httpx.HTTPError, OSError) as error:
         raise TunnelFailed(f"{name} cannot be reached ({_reason(error)})") from error
     try:
-        told = answer.json()[0]
-        server = f"{told['host']}:{int(told['port'])}"
+        given = answer.json()[0]
+        server = f"{given['host']}:{int(given['port'])}"
         if not re.fullmatch(r"[\w.-]+:\d{1,5}", server):
             raise ValueError(server)
-        root = str(told["root_ca"])
+        root = str(given["root_ca"])
     except (LookupError, TypeError, ValueError) as error:
         raise TunnelFailed(f"{name} did not say where to connect to") from error
     certificate.write_text(root)
@@ -326,7 +326,7 @@ def _server(networking: Any, certificate: Path) -> tuple[str, bool]:
 
 
 def _command(program: str, token: str, port: int, server: str) -> list[str]:
-    """What Gradio's own `Tunnel` would run; a test compares the two."""
+    """The command that Gradio's own `Tunnel` would run; a test compares the two."""
     return [
         program, "http", "-n", token, "-l", str(port), "-i", "127.0.0.1", "--uc", "--sd", "random",
         "--ue", "--server_addr", server, "--disable_log_color",
@@ -334,16 +334,16 @@ def _command(program: str, token: str, port: int, server: str) -> list[str]:
 
 
 def _lines(output: IO[bytes]) -> Iterator[str]:
-    """What the program says, to its end; a line without end comes in pieces."""
+    """The program's output, line by line to its end; an endless line comes in pieces."""
     while line := output.readline(2**16):
         yield line.decode("utf-8", "replace").strip()
 
 
-def _public(told: str, server: str) -> str:
-    """The address for people, who always speak HTTPS to a share server, as in Gradio."""
-    parts = urlsplit(told)
+def _public(given: str, server: str) -> str:
+    """The address for people, who always speak HTTPS to a share server, as with Gradio."""
+    parts = urlsplit(given)
     if parts.scheme not in ("http", "https") or not re.fullmatch(r"[\w.-]+(:\d+)?", parts.netloc):
-        raise TunnelFailed(f"The share server {server} gave an address that is none")
+        raise TunnelFailed(f"The share server {server} gave something that is not an address")
     return f"https://{parts.netloc}"
 
 
@@ -352,7 +352,7 @@ def _sha256(content: bytes) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """Why a request came to nothing, in a few words."""
+    """Why a request failed, in a few words."""
     import httpx
 
     if isinstance(error, httpx.TimeoutException):

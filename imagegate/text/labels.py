@@ -1,4 +1,4 @@
-"""Labels of routes: how they are written, which of them can be seen, and how they are told apart.
+"""Labels of routes: how they are written, which are visible, how equal ones are distinguished.
 
 Standard library only, no other module of this package.
 """
@@ -14,14 +14,14 @@ from collections.abc import Sequence
 _WRITTEN = re.compile(r'[^\S\n]*"((?:[^"\n]|"")*)"[^\S\n]*(?=[,\n]|\Z)|([^,\n]*)')
 
 _BLANK = frozenset("\u115f\u1160\u2800\u3164\uffa0\U0001d159")
-"""Letters and signs that are drawn as nothing: Hangul fillers, the empty Braille cell, and one
+"""Letters and signs that are drawn as nothing: Hangul fillers, the empty Braille cell, and a
 notehead."""
 _INVISIBLE = ("Z", "M", "Cc", "Cf", "Cs")
 """What shows nothing by itself: separators, combining marks, controls, format characters."""
 
 
 def split_labels(text: str) -> list[str]:
-    """The labels of a text in which they are separated by commas or line breaks, trimmed.
+    """The labels in a text that separates them by commas or line breaks, trimmed.
 
     A label in double quotes may have commas in it; a double quote in it is then written twice.
     """
@@ -37,7 +37,7 @@ def split_labels(text: str) -> list[str]:
 
 
 def shows(text: str) -> bool:
-    """Whether anything of a text can be seen."""
+    """Whether a text has any visible character."""
     return any(
         character not in _BLANK and not unicodedata.category(character).startswith(_INVISIBLE)
         for character in text
@@ -45,7 +45,7 @@ def shows(text: str) -> bool:
 
 
 def visible(text: str) -> str:
-    """A text as a person sees it, to compare: texts that look the same are the same here."""
+    """A text as a person sees it, for comparison: texts that look the same come out the same."""
     composed = unicodedata.normalize("NFC", text)
     drawn = (
         " " if unicodedata.category(character).startswith("Z") else character
@@ -56,7 +56,7 @@ def visible(text: str) -> str:
 
 
 def told_apart(labels: Sequence[str], route: int) -> str:
-    """The label of a route (1-based), with its number where the label alone could be another's."""
+    """The label of a route (1-based), with its number if another label looks the same."""
     label = labels[route - 1]
     seen = visible(label)
     numbers = {str(number) for number in range(1, len(labels) + 1)} - {str(route)}

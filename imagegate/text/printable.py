@@ -16,16 +16,16 @@ from typing import Any
 from .labels import shows
 
 _JOINERS = "\u200c\u200d"
-"""They join letters and emoji, and do no harm where text is only read."""
+"""Characters that join letters and emoji; they do no harm where text is only read."""
 _IGNORED = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u3164\uffa0")
-"""Drawn as nothing, though Unicode calls them letters and marks."""
+"""Characters that are drawn as nothing, though Unicode calls them letters and marks."""
 
 
 def strange_in(text: str) -> str:
-    """The first character that no printable line has, as its code and name; empty if there is none.
+    """The first character that no printable line has, as code and name; empty if there is none.
 
-    Those are controls, line and paragraph separators, format characters (directions, zero width),
-    halves of characters, and what Unicode has not given out.
+    Not printable are controls, line and paragraph separators, format characters (directions, zero
+    width), surrogates and unassigned code points.
     """
     for character in text:
         if character in _IGNORED or not character.isprintable():
@@ -35,10 +35,10 @@ def strange_in(text: str) -> str:
 
 
 def name_of(text: str, most: int) -> str:
-    """A name as it is kept: trimmed, all its spaces plain ones.
+    """A name as it is kept: trimmed, with plain spaces.
 
     Raises:
-        ValueError: it is none; the message says why.
+        ValueError: it is not a usable name; the message says why.
     """
     spaced = "".join(" " if unicodedata.category(c) == "Zs" else c for c in text).strip()
     if strange := strange_in(spaced):
@@ -49,7 +49,7 @@ def name_of(text: str, most: int) -> str:
 
 
 def one_line(text: str, most: int) -> str:
-    """``text`` as one line of what can be printed; cut if it is long."""
+    """``text`` as one printable line, cut if it is too long."""
     spaced = (
         character if character.isprintable() or character in _JOINERS
         else " " if unicodedata.category(character)[0] in "ZC"
@@ -63,7 +63,7 @@ def one_line(text: str, most: int) -> str:
 
 
 def escaped(text: str) -> str:
-    """``text`` with all that cannot be printed written as Python writes it: ``\\x1b``."""
+    """``text`` with unprintable characters escaped as Python does: ``\\x1b``."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

@@ -1,8 +1,7 @@
 """URLs as people may see them: without passwords, tokens and keys.
 
-A URL is taken apart as those do that use it: a store's by SQLAlchemy, that of a place by Python's
-own parser, as in fsspec. Where it cannot be told for sure where a password ends, nothing but the
-scheme is shown.
+A URL is parsed as its user parses it: a store's by SQLAlchemy, a picture place's by Python's own
+parser, as in fsspec. Where it is uncertain where a password ends, only the scheme is shown.
 """
 
 from __future__ import annotations
@@ -28,12 +27,12 @@ _HARMLESS = {
 
 @dataclass(frozen=True)
 class Redacted:
-    """What may be said of a URL.
+    """What may be shown of a URL.
 
     Attributes:
-        shown: the URL itself, as it may be said.
+        shown: the URL itself, without its secrets.
         clear: whether it is certain where its password ends.
-        secrets: what no text may hold, however it is written.
+        secrets: strings that no text may contain, however they are written.
     """
 
     shown: str
@@ -41,7 +40,7 @@ class Redacted:
     secrets: frozenset[str] = field(default=frozenset(), repr=False)
 
     def text(self, text: str) -> str:
-        """A text, an error's say, without the secrets of this URL."""
+        """A text, such as an error's message, without the secrets of this URL."""
         for secret in sorted(self._written(), key=len, reverse=True):
             text = text.replace(secret, HIDDEN)
         return text
@@ -54,7 +53,7 @@ class Redacted:
         return error if self.text(said) == said else None
 
     def _written(self) -> set[str]:
-        """The secrets in all the ways in which a driver, or Python, may write them."""
+        """The secrets in every form in which a driver, or Python, may write them."""
         found = set(self.secrets)
         for secret in self.secrets:
             found |= {unquote(secret), unquote_plus(secret)}
@@ -68,7 +67,7 @@ class Redacted:
 
 
 def store_url(url: str) -> Redacted:
-    """What may be said of a store's URL."""
+    """What may be shown of a store's URL."""
     import sqlalchemy as sa
 
     scheme, separator, rest = url.partition("://")
@@ -103,7 +102,7 @@ def store_url(url: str) -> Redacted:
 
 
 def place_url(url: str) -> Redacted:
-    """What may be said of the URL of a place for pictures; a path is shown as it is."""
+    """What may be shown of the URL of a picture place; a path is shown as it is."""
     if "://" not in url and "::" not in url:
         login, at, _ = url.partition("@")
         if at and ":" in login and not Path(url).is_absolute():  # a URL that lacks its "//"

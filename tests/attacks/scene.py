@@ -16,7 +16,7 @@ from imagegate.core.links import Link
 from imagegate.core.model import Gate, Selection
 from imagegate.core.pictures import Picture
 from imagegate.gate_bus import GateBus
-from imagegate.http.listener import Listener
+from imagegate.http.sockets.listener import Listener
 from imagegate.pictures.encode import encode_png, encode_preview
 from imagegate.share.app import create_approver
 from imagegate.share.share import Share

@@ -17,8 +17,8 @@ from PIL import Image
 
 from imagegate.core.links import NoEntry
 from imagegate.http.access import Body, Refused
-from imagegate.http.listener import Listener
-from imagegate.http.outstanding import Outstanding
+from imagegate.http.sockets.listener import Listener
+from imagegate.http.under_way import UnderWay
 from imagegate.share.app import STREAMS
 from imagegate.share.limits import Pace
 from imagegate.storage.queries import passphrases as passphrases_module
@@ -440,7 +440,7 @@ def test_bodies_that_are_held_back(scene: Scene, door: Listener) -> None:
 
 def test_a_body_of_a_stranger_that_is_slow(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody who has no session has seconds to say what they want, and few bytes."""
-    monkeypatch.setattr("imagegate.http.access.STRANGERS", Body(4096, 0.3))
+    monkeypatch.setattr("imagegate.http.access.STRANGERS_BODY", Body(4096, 0.3))
     with connect(scene.ports[False], EVIL) as peer:
         peer.sendall(
             f"POST {API}/session HTTP/1.1\r\nHost: door\r\nContent-Type: application/json\r\n"
@@ -454,7 +454,7 @@ def test_pictures_that_are_not_taken(scene: Scene) -> None:
     guest = scene.guest()
     path = f"{API}/gates/{scene.hero}/image/0?size=full"
     request = f"GET {path} HTTP/1.1\r\nHost: door\r\nCookie: {guest.headers['cookie']}\r\n\r\n"
-    out = Outstanding({"full": 1})
+    out = UnderWay({"full": 1})
     out.enter("a", "full")
     with pytest.raises(Refused) as refused:
         out.enter("a", "full")

@@ -21,7 +21,7 @@ CLAIMS = {
     "x-real-ip": {"x-real-ip": "127.0.0.1", "x-client-ip": "::1", "true-client-ip": "127.0.0.1"},
     "x-original-url": {"x-original-url": f"{API}/gates", "x-rewrite-url": f"{API}/gates"},
     "x-http-method-override": {"x-http-method-override": "POST", "x-method-override": "POST"},
-    "comfyui's-key": {KEY_HEADER: "", "x-imagegate-secure": "1", "imagegate.asked": "1"},
+    "comfyui's-key": {KEY_HEADER: "", "x-imagegate-secure": "1", "imagegate.visitor": "1"},
     "gradio": {"x-gradio-user": "app", "x-gradio-server": "http://127.0.0.1", "x-gradio-token": ""},
     "user": {"remote-user": "operator", "x-remote-user": "operator", "x-user": "operator"},
     "own-page": {"sec-fetch-site": "same-origin", "origin": "http://localhost"},

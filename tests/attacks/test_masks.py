@@ -217,7 +217,7 @@ def test_a_body_that_does_not_come(
     shared_ports: Ports, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     """A body of which bytes come too slowly is given up, with a session or without."""
-    monkeypatch.setattr(approver, "PATIENCE", 0.2)
+    monkeypatch.setattr(approver, "BODY_SECONDS", 0.2)
     scene = Scene(shared_ports)
     guest = scene.guest()
     method, path, kind = {

@@ -300,7 +300,7 @@ def test_news_of_another_scope(anywhere: Scene) -> None:
 
 def test_the_rhythm_of_news(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """How often others answer can neither be told from the signs of life, nor keep them away."""
-    monkeypatch.setattr("imagegate.http.serving.HEARTBEAT", 0.3)
+    monkeypatch.setattr("imagegate.http.events.HEARTBEAT", 0.3)
     monkeypatch.setattr("imagegate.share.app.HEARTBEAT", 0.3)
     guest = scene.guest(among=HERO)
     over = threading.Event()

@@ -8,8 +8,9 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from imagegate.comfy import pack as gate_server_module
-from imagegate.comfy.users import EXTRA_USER, follow_users, is_for, owned
+from imagegate.comfy.host import EXTRA_USER
+from imagegate.comfy.port import pack as gate_server_module
+from imagegate.comfy.port.users import follow_users, is_for, owned
 from imagegate.operator.service import Service
 from tests.comfy.test_gate_server import Front, build, servers
 from tests.support.stored import stored_bus, with_storage

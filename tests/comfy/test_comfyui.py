@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from imagegate.comfy import host as comfyui
-from imagegate.comfy.host import ComfyQueue, panel_address
-from imagegate.comfy.resume import End, Refused
+from imagegate.comfy.parked.queue import ComfyQueue, panel_address
+from imagegate.comfy.parked.resume import End, PromptRefused
 
 
 class Prompts:
@@ -117,7 +117,7 @@ def test_it_is_not_ready_before_it_listens() -> None:
 def test_a_refusal_is_in_comfyuis_own_words(server: Any, status: int, body: Any, said: str) -> None:
     """Whatever ComfyUI says against a prompt is what a person gets to read."""
     server.answer = (status, body)
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(PromptRefused) as refused:
         ComfyQueue(server).submit({})
     assert str(refused.value).endswith(said)
 
@@ -126,7 +126,7 @@ def test_a_comfyui_that_does_not_listen(server: Any) -> None:
     """A refused connection is certain: nothing was queued, and that is said."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         server.port = taken.getsockname()[1]
-    with pytest.raises(Refused, match="does not listen at http://127"):
+    with pytest.raises(PromptRefused, match="does not listen at http://127"):
         ComfyQueue(server).submit({})
 
 
@@ -175,11 +175,11 @@ def test_what_a_prompt_was_queued_with(server: Any) -> None:
         "api_key_comfy_org": "secret", "create_time": 5,
     }  # fmt: skip
     server.prompt_queue.running = [(0, "other", {}, {}, []), (0, "p", {}, extra, ["4", "7"])]
-    found = comfyui.running("p", None)
+    found = comfyui.queued_with("p", None)
     assert found.extra == {"extra_pnginfo": {"workflow": {}}, "preview_method": "none"}
     assert (found.targets, found.client, found.number) == (("4", "7"), "page", "0")
     assert extra["client_id"] == "page"  # ComfyUI's own is left as it is
-    unknown = comfyui.running("gone", {"workflow": {"id": 1}})
+    unknown = comfyui.queued_with("gone", {"workflow": {"id": 1}})
     assert unknown.extra == {"extra_pnginfo": {"workflow": {"id": 1}}}
 
 
@@ -210,7 +210,7 @@ def test_where_the_panel_is(
     """The panel's address is that on which ComfyUI listens; where that is all of the machine's
     addresses, the one it has in its network.
     """
-    monkeypatch.setattr(comfyui, "address_in_network", lambda: "192.0.2.7")
+    monkeypatch.setattr("imagegate.comfy.parked.queue.address_in_network", lambda: "192.0.2.7")
     server.address = listens
     assert panel_address(server) == f"http://{called}:{server.port}/imagegate/"
 

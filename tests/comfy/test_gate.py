@@ -17,7 +17,8 @@ from PIL import Image
 
 from imagegate.comfy import waiting as waiting_module
 from imagegate.comfy.decisions import ImageGateDecisions
-from imagegate.comfy.node import ImageGate, mask_from_stash, route_tuple
+from imagegate.comfy.node import ImageGate
+from imagegate.comfy.outputs import mask_from_stash, route_tuple
 from imagegate.comfy.question import gate_title
 from imagegate.core.model import BadPicture, Gate, GateClosed, Outcome, State
 from imagegate.operator.service import Service

@@ -21,11 +21,11 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from PIL import Image
 from yarl import URL
 
-from imagegate.comfy import pack as gate_server_module
-from imagegate.comfy.pack import attach
+from imagegate.comfy.port import pack as gate_server_module
+from imagegate.comfy.port.pack import attach
 from imagegate.core.model import Gate, State
 from imagegate.core.pictures import Picture
-from imagegate.http import serving as serving_module
+from imagegate.http import events as events_module
 from imagegate.http.access import KeyDoor
 from imagegate.operator import service as service_module
 from imagegate.operator.rest import create_app
@@ -104,7 +104,7 @@ SERVERS: list[uvicorn.Server] = []
 @pytest.fixture(autouse=True)
 def servers(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[uvicorn.Server]]:
     """Every panel server that is started, ended with its test."""
-    monkeypatch.setattr(serving_module, "HEARTBEAT", 0.1)
+    monkeypatch.setattr(events_module, "HEARTBEAT", 0.1)
     startup = uvicorn.Server.startup
 
     async def seen(self: uvicorn.Server, sockets: Any = None) -> None:
@@ -501,8 +501,12 @@ async def test_a_server_that_goes_while_a_page_is_open(front: Front, how: Any) -
         await stream.content.readline()
         (server,) = SERVERS
         loop, done = server.servers[0].get_loop(), threading.Event()
-        loop.call_soon_threadsafe(how, server)
-        loop.call_soon_threadsafe(done.set)
+
+        def go() -> None:
+            how(server)
+            done.set()  # in the same call: the loop may be closed after it
+
+        loop.call_soon_threadsafe(go)
         assert await asyncio.to_thread(done.wait, PATIENCE)
         if how is not close_sockets:
             await asyncio.to_thread(end_panels)
@@ -526,7 +530,7 @@ async def test_a_server_that_goes_while_a_page_is_open(front: Front, how: Any) -
 async def test_a_stream_that_falls_silent(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
     """An event stream without a sign of life is cut off, so that its page connects again."""
     monkeypatch.setattr(gate_server_module, "SILENT", 0.05)
-    monkeypatch.setattr(serving_module, "HEARTBEAT", 3600)
+    monkeypatch.setattr(events_module, "HEARTBEAT", 3600)
     async with front.call("GET", "/imagegate/api/events") as stream:
         with pytest.raises(aiohttp.ClientError):
             await stream.content.read()

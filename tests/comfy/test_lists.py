@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from imagegate.comfy import resume as resume_module
-from imagegate.comfy.executor import is_blocker
-from imagegate.comfy.graph import Graph, Lists
+from imagegate.comfy.host import is_blocker
+from imagegate.comfy.parked import resume as resume_module
+from imagegate.comfy.parked.graph import Graph, Lists
 from imagegate.core.model import Gate, GateClosed, Snapshot, State
 from tests.support.comfy_stand_in import Comfy
 from tests.support.graph_nodes import digest, mixed, picture
@@ -50,7 +50,7 @@ IMAGES = [picture(10 + i) for i in range(3)]
 
 @pytest.fixture
 def stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
-    monkeypatch.setattr(resume_module, "LOOK", 0.002)
+    monkeypatch.setattr(resume_module, "QUEUE_LOOK", 0.002)
     monkeypatch.setattr(resume_module, "IDLE", 0.05)
     comfy = Comfy(BaseException)
     comfy.install(monkeypatch)

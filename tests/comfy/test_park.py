@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 import torch
 
-from imagegate.comfy import node as gate_module
-from imagegate.comfy import resume as resume_module
+from imagegate.comfy import asking as asking_module
 from imagegate.comfy import waiting as waiting_module
 from imagegate.comfy.node import ImageGate
-from imagegate.comfy.resume import End, Resumer
+from imagegate.comfy.parked import resume as resume_module
+from imagegate.comfy.parked.resume import End, Resumer
 from imagegate.core.model import Gate, State, StoreError
 from imagegate.operator.service import Service
 from tests.comfy.test_gate import Bench, QuietService, graph, photo, png
@@ -93,7 +93,7 @@ class ParkBench(Bench):
 
 @pytest.fixture
 def comfy(monkeypatch: pytest.MonkeyPatch) -> Comfy:
-    monkeypatch.setattr(resume_module, "LOOK", 0.005)
+    monkeypatch.setattr(resume_module, "QUEUE_LOOK", 0.005)
     comfy = Comfy(BaseException)
     comfy.install(monkeypatch)
     return comfy
@@ -246,7 +246,7 @@ def test_a_store_that_is_away_for_a_moment(
 ) -> None:
     """A database that restarts just as the gate goes on takes no answer back: it is waited for."""
     monkeypatch.setattr(waiting_module, "INTERRUPT_LOOK", 0.001)
-    monkeypatch.setattr(gate_module, "STORE_LOOK", 0.002)
+    monkeypatch.setattr(asking_module, "STORE_LOOK", 0.002)
     answer_of, away = storage_of(bench.bus).parking.answer_of, iter([True, True, False])
 
     def failing(gate_id: str) -> Any:

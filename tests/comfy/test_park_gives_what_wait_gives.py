@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from imagegate.comfy import resume as resume_module
+from imagegate.comfy.parked import resume as resume_module
 from tests.support.comfy_stand_in import Comfy
 from tests.support.random_graphs import Prompt, difference, graphs, waiting
 from tests.support.stage import Stage
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def comfy(monkeypatch: pytest.MonkeyPatch) -> Comfy:
-    monkeypatch.setattr(resume_module, "LOOK", 0.002)
+    monkeypatch.setattr(resume_module, "QUEUE_LOOK", 0.002)
     monkeypatch.setattr(resume_module, "IDLE", 0.05)
     comfy = Comfy(BaseException)
     comfy.install(monkeypatch)

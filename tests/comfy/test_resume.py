@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from imagegate.comfy import resume as resume_module
-from imagegate.comfy.resume import End, Refused, Resumer, going_on
+from imagegate.comfy.parked import resume as resume_module
+from imagegate.comfy.parked.resume import End, PromptRefused, Resumer, going_on
 from imagegate.core.model import Decision, Gate, Snapshot, State, StoreError, TooLate
 from imagegate.core.pictures import Picture
 from imagegate.core.prompts import as_queued, read_decisions
@@ -123,7 +123,7 @@ class Worker:
 
 @pytest.fixture
 def worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
-    monkeypatch.setattr(resume_module, "LOOK", 0.005)
+    monkeypatch.setattr(resume_module, "QUEUE_LOOK", 0.005)
     worker = Worker()
     yield worker
     worker.close()
@@ -332,7 +332,7 @@ def test_what_cannot_go_on_waits_again(runs: Worker, how: str) -> None:
     """
     gate = runs.park()
     if how == "refused":
-        runs.queue.refuses.append(Refused("model is missing"))
+        runs.queue.refuses.append(PromptRefused("model is missing"))
     if how == "left out":
         runs.queue.left_out = "Save 4: model is missing"
     runs.bus.decide(gate.id, 1, by="Ann")

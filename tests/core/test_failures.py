@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from imagegate.comfy.resume import Resumer
+from imagegate.comfy.parked.resume import Resumer
 from imagegate.core.failures import AGAIN, FailureLog
 from imagegate.core.model import StoreError
 from imagegate.pictures.place import PicturePlace, PlaceError
@@ -129,7 +129,7 @@ def test_an_outage_in_the_log(
     """While the store is away, every loop tries again and again, and each logs one line for it."""
     caplog.set_level(logging.DEBUG, "imagegate")
     monkeypatch.setattr("imagegate.storage.open_store.BEAT", 0.01)
-    monkeypatch.setattr("imagegate.comfy.resume.IDLE", 0.01)
+    monkeypatch.setattr("imagegate.comfy.parked.resume.IDLE", 0.01)
     monkeypatch.setattr("imagegate.storage.sql.watcher.PAUSES", (0.01,))
     bus = shared.bus()
     resumer = Resumer(bus, storage_of(bus), NoQueue())  # type: ignore[arg-type]

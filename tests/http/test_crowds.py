@@ -14,11 +14,10 @@ from anyio import to_thread
 
 from imagegate.core.model import ALL, Snapshot
 from imagegate.gate_bus import GateBus
-from imagegate.http import serving as serving_module
-from imagegate.http.access import ASKED
-from imagegate.http.connection import THREADS
-from imagegate.http.serving import News
-from imagegate.http.shared_events import SharedEvents
+from imagegate.http import events as events_module
+from imagegate.http.access import VISITOR
+from imagegate.http.events import EventStream, SharedEvents
+from imagegate.http.sockets.connection import THREADS
 from imagegate.share import limits as limits_module
 from imagegate.share.limits import Budget, InTurn
 from tests.operator.test_api import publish
@@ -42,7 +41,7 @@ async def test_an_event_is_made_once_for_all(bus: GateBus[Any]) -> None:
         return {}
 
     shared = SharedEvents()
-    streams = [News(bus, ALL, told, shared=shared).events(Page()) for _ in range(50)]  # type: ignore[arg-type]
+    streams = [EventStream(bus, ALL, told, shared=shared).events(Page()) for _ in range(50)]  # type: ignore[arg-type]
     assert {(await anext(stream))[:13] for stream in streams} == {b"event: reload"}
     publish(bus, title="Sky")
     got = await asyncio.wait_for(asyncio.gather(*(anext(one) for one in streams)), PATIENCE)
@@ -71,8 +70,8 @@ async def test_one_who_fails_makes_no_other_fail(bus: GateBus[Any]) -> None:
 
 async def test_one_who_reads_too_slowly(bus: GateBus[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Who has left many events unread is told to read the lists anew instead of all of them."""
-    monkeypatch.setattr(serving_module, "UNREAD", 5)
-    stream = News(bus, ALL, lambda _: {}).events(Page())  # type: ignore[arg-type]
+    monkeypatch.setattr(events_module, "MOST_UNREAD", 5)
+    stream = EventStream(bus, ALL, lambda _: {}).events(Page())  # type: ignore[arg-type]
     assert (await anext(stream)).startswith(b"event: reload")
     for number in range(6):
         publish(bus, title=str(number))
@@ -84,7 +83,7 @@ async def test_one_who_reads_too_slowly(bus: GateBus[Any], monkeypatch: pytest.M
 
 async def test_one_who_reads_nothing_is_woken_once(bus: GateBus[Any]) -> None:
     """Publishing does not wake a stream again that has not come to what woke it before."""
-    stream = News(bus, ALL, lambda _: {}).events(Page())  # type: ignore[arg-type]
+    stream = EventStream(bus, ALL, lambda _: {}).events(Page())  # type: ignore[arg-type]
     await anext(stream)
     loop, woken = asyncio.get_running_loop(), []
     call = loop.call_soon_threadsafe
@@ -135,7 +134,7 @@ async def test_sessions_that_are_made_up(monkeypatch: pytest.MonkeyPatch) -> Non
 
     async def app(scope: Any, *_: Any) -> None:
         if scope["headers"] == [(b"cookie", b"imagegate=true")] and live:
-            scope[ASKED] = "somebody"
+            scope[VISITOR] = "somebody"
 
     async def ask(secret: str) -> str:
         cookie = [(b"cookie", f"imagegate={secret}".encode())] if secret else []

@@ -25,7 +25,7 @@ from imagegate.notify import apprise as messenger_module
 from imagegate.notify import notices as notices_module
 from imagegate.notify.apprise import THREAD
 from imagegate.notify.notices import Notices
-from imagegate.notify.wording import LONGEST, Waits, message, span
+from imagegate.notify.wording import LONGEST_TITLE, Waits, message, span
 from imagegate.storage.sql import tables
 from imagegate.text.printable import one_line
 from tests.support.stored import (
@@ -165,7 +165,7 @@ def bus(tmp_path: Path) -> Iterator[GateBus[Any]]:
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """What failed is tried again at once, nearly."""
     monkeypatch.setattr(messenger_module, "PAUSES", (0.01, 0.02))
-    monkeypatch.setattr(notices_module, "AGAIN", 0.05)
+    monkeypatch.setattr(notices_module, "RETRY", 0.05)
 
 
 def park(bus: GateBus[Any], title: str = "Sky", **given: Any) -> Gate:
@@ -699,8 +699,8 @@ def test_strange_titles(bus: GateBus[Any], service: Service, start: Start, title
     later(bus)
     (notice,) = service.until(1)
     said = notice["title"].removeprefix("Image Gate: ")
-    assert said == (one_line(title, LONGEST) or "an image waits")
-    assert len(said) <= LONGEST
+    assert said == (one_line(title, LONGEST_TITLE) or "an image waits")
+    assert len(said) <= LONGEST_TITLE
     assert not set("\n\r\t\0\u202e\u2028\u2029") & set(notice["title"])
     _, routes, link = notice["message"].splitlines()
     assert routes == f"Routes: a b, 2, {'l' * 39}…"

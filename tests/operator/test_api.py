@@ -23,7 +23,7 @@ from starlette.testclient import TestClient
 from imagegate.core.model import Answer, Gate, State, TooLate
 from imagegate.core.pictures import Picture
 from imagegate.gate_bus import GateBus, Ticket
-from imagegate.http import serving as serving_module
+from imagegate.http import events as events_module
 from imagegate.http.access import MAX_BODY, HostDoor, KeyDoor
 from imagegate.operator import rest as api_module
 from imagegate.operator.rest import create_app
@@ -784,7 +784,7 @@ def test_a_content_length_that_is_none(client: TestClient, bus: GateBus[Any]) ->
 
 @pytest.fixture
 def server(bus: GateBus[Any], monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    monkeypatch.setattr(serving_module, "HEARTBEAT", 0.1)
+    monkeypatch.setattr(events_module, "HEARTBEAT", 0.1)
     listener = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(create_app(bus, HostDoor()), log_level="warning", lifespan="off")
     running = uvicorn.Server(config)

@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 from imagegate.core.model import ALL, Gate, State, StoreError
 from imagegate.gate_bus import GateBus
 from imagegate.http.access import HostDoor
-from imagegate.http.serving import News, while_it_lasts
+from imagegate.http.events import EventStream, while_it_lasts
 from imagegate.operator.rest import create_app
 from imagegate.storage.queries.gates import GateStore
 from imagegate.storage.queries.runs import Parked
@@ -176,7 +176,7 @@ async def test_a_stream_ends_with_the_store(
         async def is_disconnected(self) -> bool:
             return False
 
-    news = News(store, ALL, lambda _: {"waiting": store.count()})
+    news = EventStream(store, ALL, lambda _: {"waiting": store.count()})
     events = while_it_lasts(news.events(Request()))  # type: ignore[arg-type]
     first = (await anext(events)).decode()
     assert first.startswith("event: reload")

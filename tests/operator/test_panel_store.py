@@ -13,7 +13,7 @@ import pytest
 import torch
 from playwright.sync_api import Browser, Locator, Page, Route, expect
 
-from imagegate.comfy.parking import files_of
+from imagegate.comfy.parked.run import files_of
 from imagegate.core.model import Gate, Outcome, State
 from imagegate.core.settings import Settings
 from imagegate.gate_bus import GateBus

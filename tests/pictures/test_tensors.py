@@ -16,7 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from imagegate.comfy.node import mask_from_stash
+from imagegate.comfy.outputs import mask_from_stash
 from imagegate.core.model import BadPicture, GateClosed
 from imagegate.core.pictures import Picture
 from imagegate.pictures import tensors

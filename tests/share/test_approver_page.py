@@ -13,7 +13,7 @@ import torch
 from playwright.sync_api import Browser, Page, Route, expect
 
 from imagegate.core.model import Outcome, State
-from imagegate.http.serving import PAGES
+from imagegate.http.paths import PAGES
 from imagegate.pictures.encode import read_mask
 from tests.support.approver import PHONE, Studio, shown
 from tests.support.browser import chromium

@@ -18,9 +18,9 @@ from typing import Any
 
 import pytest
 
-from imagegate.http.listener import Listener
-from imagegate.http.server import Server
-from imagegate.http.sockets import BACKLOG, SECURE, SOURCE, TUNNEL, Limits
+from imagegate.http.sockets.listener import Listener
+from imagegate.http.sockets.listening import BACKLOG, SECURE, SOURCE, TUNNEL, Limits
+from imagegate.http.sockets.server import Server
 from tests.support.stored import PATIENCE
 
 TOKEN = "Zm9yLW5vLWV5ZXMtYnV0LWhlcnM"

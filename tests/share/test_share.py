@@ -24,8 +24,8 @@ from imagegate.core.links import Link
 from imagegate.core.model import BadAnswer, Selection, State
 from imagegate.gate_bus import GateBus
 from imagegate.http.access import HostDoor
-from imagegate.http.listener import Listener
-from imagegate.http.serving import PREFIX
+from imagegate.http.paths import PREFIX
+from imagegate.http.sockets.listener import Listener
 from imagegate.operator.rest import create_app
 from imagegate.share import tunnel as tunnel_module
 from imagegate.share.share import Share

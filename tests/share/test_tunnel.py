@@ -25,8 +25,8 @@ import httpx
 import pytest
 from gradio import networking, tunneling
 
-from imagegate.http.listener import Listener
-from imagegate.http.sockets import SOURCE, TUNNEL
+from imagegate.http.sockets.listener import Listener
+from imagegate.http.sockets.listening import SOURCE, TUNNEL
 from imagegate.share import tunnel
 from imagegate.share.tunnel import Standing, TunnelKeeper
 from tests.support.share_server import ROOT_CA, ShareServer, use
@@ -307,7 +307,7 @@ def test_a_login_that_is_refused(server: ShareServer, keep: Callable[..., Kept])
     ("mood", "said"),
     [
         ("broken", "ended before there was an address (panic: no route for ...)"),
-        ("garbage", "gave an address that is none"),
+        ("garbage", "gave something that is not an address"),
         ("dumb", "gave no address in 0 s"),
         ("babbling", "gave no address in 0 s"),
     ],

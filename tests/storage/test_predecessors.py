@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from imagegate.comfy.pack import _waiting
+from imagegate.comfy.port.pack import _waiting
 from imagegate.core.model import BadAnswer
 from imagegate.gate_bus import GateBus
 from imagegate.share.share import Share

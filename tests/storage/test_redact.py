@@ -14,7 +14,7 @@ import pytest
 from fastapi.testclient import TestClient
 from fsspec.implementations.memory import MemoryFileSystem
 
-from imagegate.comfy.pack import _waiting
+from imagegate.comfy.port.pack import _waiting
 from imagegate.command.main import main
 from imagegate.core.model import Gate, StoreError
 from imagegate.core.settings import Settings, read_notice_settings

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-from imagegate.comfy.parking import files_of
+from imagegate.comfy.parked.run import files_of
 from imagegate.core.model import Gate
 from imagegate.gate_bus import GateBus
-from imagegate.http.listener import Listener
+from imagegate.http.sockets.listener import Listener
 from imagegate.share.app import create_approver
 from tests.support.browser import WAIT, PanelServer
 from tests.support.stored import storage_of, store_of, stored_bus, to_go_on

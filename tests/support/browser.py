@@ -17,8 +17,8 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from imagegate.core.bus import Bus, Records
 from imagegate.http.access import HostDoor
-from imagegate.http.server import Server
-from imagegate.http.sockets import listen
+from imagegate.http.sockets.listening import listen
+from imagegate.http.sockets.server import Server
 from imagegate.operator.panel import create_panel
 from imagegate.share.share import Share
 from tests.support.stored import PATIENCE

@@ -14,7 +14,7 @@ from PIL import Image
 
 from imagegate.comfy.decisions import ImageGateDecisions
 from imagegate.comfy.node import ImageGate
-from imagegate.comfy.resume import Resumer
+from imagegate.comfy.parked.resume import Resumer
 from imagegate.core.model import Snapshot, State
 from imagegate.storage.sql.tables import gates, parked
 from tests.comfy.test_gate import QuietService, png

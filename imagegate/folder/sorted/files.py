@@ -35,7 +35,7 @@ log = logging.getLogger("imagegate")
 
 
 class SortedFiles:
-    """The files of a sorted folder. For one thread, but for `tree` and `folder_now`.
+    """The files of a sorted folder. For one thread, except `tree` and `folder_now`.
 
     Args:
         here: the real path of the folder of originals.
@@ -302,7 +302,7 @@ class SortedFiles:
 
 
 def _says(key: str, value: object) -> bool:
-    """Whether a line has to say this; what else lacks is understood."""
+    """Whether a line has to hold this key; other empty values are left out."""
     return bool(value) or key not in ("lost", "click", "gate")
 
 

@@ -1,4 +1,4 @@
-"""Ids of gates that are the same in every session, and that nobody can guess without a key."""
+"""Gate ids that are the same in every session, and that nobody can guess without the key."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ KEY_BYTES = 32
 
 
 def read_key(out: Tree, file: str) -> bytes:
-    """The key of a sorted folder, made if it has none. Raises `OSError`."""
+    """The key of a sorted folder; made if it has none. Raises `OSError`."""
     try:
         with out.open(file) as opened:
             key = opened.read()
@@ -28,6 +28,6 @@ def read_key(out: Tree, file: str) -> bytes:
 
 
 def gate_id(key: bytes, what: str) -> str:
-    """The id (128 bits, URL-safe) of the gate about this."""
+    """The gate id (128 bits, URL-safe) that stands for ``what``."""
     code = hmac.digest(key, what.encode("utf-8", "surrogatepass"), "sha256")[:16]
     return base64.urlsafe_b64encode(code).rstrip(b"=").decode()

@@ -24,7 +24,7 @@ class InUse(Exception):
 
 
 class Journal:
-    """The journal of one sorted folder, opened and read. For one thread.
+    """The journal of one sorted folder, locked and read. For one thread.
 
     Args:
         out: the sorted folder.
@@ -32,8 +32,8 @@ class Journal:
     Attributes:
         standing: the lines of decisions that were not taken back, by `decision_key`, oldest first.
         decided: for each file that is decided, by its `origin`, the line that counts.
-        clicks: the clicks that have counted, also of decisions taken back, by the gate's id.
-        last: the last line there is, or None.
+        clicks: the clicks that counted, by the gate's id, including those of undone decisions.
+        last: the last line, or None.
 
     Raises:
         InUse: another process has it.
@@ -64,7 +64,7 @@ class Journal:
         os.close(self._file)
 
     def append(self, line: Entry) -> int:
-        """Add a line for good; returns where it starts. If this fails, nothing was added.
+        """Add a line, flushed to disk; returns where it starts. If this fails, nothing is added.
 
         The line does not count in `decided` until `count` is called.
         """
@@ -108,7 +108,7 @@ class Journal:
             self.clicks[gate] = self.clicks.get(gate, frozenset()) | {line["click"]}
 
     def candidates(self, folder: str, file: str) -> list[Entry]:
-        """Decisions that may be about this file, for whoever compares what the file holds.
+        """Decisions that may be about this file; the caller compares the contents.
 
         A decision about the file at this very path is the only candidate. Without one: decisions
         about a file of this name in other folders, which may have been moved here, and in older
@@ -159,7 +159,7 @@ class Journal:
 
 
 def parse(row: bytes) -> Entry | None:
-    """A line of the journal, with what it must have; None if it is none."""
+    """A line of the journal, with all its keys; None if it is not a valid line."""
     try:
         line = json.loads(row)
     except ValueError:
@@ -178,7 +178,7 @@ ABSENT: Entry = {
 
 
 def origin(folder: str, file: str) -> str:
-    """Where a file came from; only its path within the folder if the folder is not known."""
+    """The path that a file came from; only its path within the folder if that is not known."""
     return f"{folder.rstrip('/')}/{file}" if folder else file
 
 

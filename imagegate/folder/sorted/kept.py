@@ -10,10 +10,10 @@ from .journal import Entry
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What one decision left behind; ``out`` and ``mask`` are relative to the sorted folder.
+    """What one decision put into the sorted folder, to which ``out`` and ``mask`` are relative.
 
     ``folder`` is where ``file`` came from, as an absolute path; empty in older journals.
-    ``made``: the file was put there, rather than found there with the same content.
+    ``made``: the file was put there, and not found there with the same content.
     ``size`` (bytes) and ``mtime_ns`` are those of the original when it was decided, ``width`` and
     ``height`` what people saw, 0 in older journals. ``lost``: attributes that a moved original had
     and the kept file has not. ``gate`` is the gate's id, ``click`` names the click.
@@ -36,7 +36,7 @@ class Kept:
 
     @classmethod
     def of(cls, line: Entry) -> Kept:
-        """What a line of the journal says."""
+        """The record in a line of the journal."""
         return cls(**{name: line[name] for name in _KEPT})
 
 

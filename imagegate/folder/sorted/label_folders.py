@@ -1,4 +1,4 @@
-"""Where in the sorted folder a decided file goes: a folder for each label."""
+"""The place of decided files in the sorted folder: a subfolder for each label."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ _RESERVED = re.compile(r"(con|prn|aux|nul|(com|lpt)[0-9¹²³])(\..*)?|decisions
 
 
 class BadFolder(ImageGateError, ValueError):
-    """The session cannot start like this; the message says what is wrong."""
+    """The session cannot start; the message says what is wrong."""
 
 
 def folder_names(labels: Sequence[str]) -> tuple[str, ...]:
-    """A folder name for each label: the label itself wherever every system can take it.
+    """A folder name for each label: the label itself, if it is valid on every system.
 
-    What some system cannot take is replaced, and such a name ends with a few characters of the
-    label's hash: the same label always gives the same folder, and no other label does.
+    Characters that are invalid on some system are replaced, and such a name ends with a few
+    characters of the label's hash, so that each label always has the same folder of its own.
 
     Raises:
-        BadFolder: two labels are the same, or differ only in upper and lower case, which some
-            systems do not tell apart.
+        BadFolder: two labels are equal, or differ only in upper and lower case, which some
+            systems do not distinguish.
     """
     names = tuple(_folder_name(label) for label in labels)
     seen: dict[str, str] = {}
@@ -53,7 +53,7 @@ def _folder_name(label: str) -> str:
 
 
 def names_in(label_folder: str, file: str) -> Iterator[str]:
-    """Where a file may go, best first; it keeps its subfolder below the label."""
+    """Names that a file may get, the best first; it keeps its subfolder below the label."""
     path = PurePosixPath(label_folder) / file
     yield str(path)
     number = 1

@@ -27,7 +27,7 @@ class Ledger:
         folder: the originals.
         out: the sorted folder; made by `open` if need be.
         move: whether originals go away once they are decided.
-        follow_links: whether originals may be links to outside their folder.
+        follow_links: whether originals may be links that lead out of their folder.
     """
 
     def __init__(
@@ -39,8 +39,8 @@ class Ledger:
             move=move,
             links="all" if follow_links else "inside",
         )
-        # Whatever is written is written by this one thread: no two decisions ever interleave, and
-        # `close` waits for the one under way.
+        # This one thread does all the writing: no two decisions ever interleave, and `close` waits
+        # for the one under way.
         self._writer = ThreadPoolExecutor(1, "imagegate-ledger")
 
     @property
@@ -54,7 +54,7 @@ class Ledger:
         return self._files.out
 
     def open(self) -> int:
-        """Read what was decided before, and finish what a killed process left half done.
+        """Read the earlier decisions, and finish what a killed process left half done.
 
         Returns:
             How many files are decided.
@@ -72,7 +72,7 @@ class Ledger:
             raise BadFolder(f"cannot sort into {self.out.root}: {error}") from error
 
     def close(self) -> None:
-        """Finish what is under way; nothing is kept from here on."""
+        """Finish what is under way; no decision is kept after that."""
         self._writer.shutdown(wait=True)
         self._files.close()
 
@@ -81,7 +81,7 @@ class Ledger:
         return self._files.tree(folder)
 
     def decided(self, file: str, stat: os.stat_result) -> Entry | None:
-        """What was decided about this file, with this content. Read only if need be."""
+        """The decision about this file with this content, which is only read if need be."""
         sha256 = ""
         for line in self._files.journal.candidates(self.here, file):
             # A moved original that is there again was put back by a person, to be asked about.
@@ -104,9 +104,9 @@ class Ledger:
         return self._files.journal.clicks.get(gate, frozenset())
 
     def gate_id(self, folder: str, file: str, size: int, mtime_ns: int) -> str:
-        """The id of the gate about this content of this file: in every session the same.
+        """The id of the gate about this content of this file, the same in every session.
 
-        If a decision with that id stands (its file was put back by hand), it is another question.
+        If a decision with that id stands (its file was put back by hand), the id is another one.
         """
         what = f"{origin(folder, file)}\0{size}\0{mtime_ns}"
         ids = (gate_id(self._files.key, f"{what}\0{again}") for again in count())
@@ -118,7 +118,7 @@ class Ledger:
         """Copy or move a file to its label's folder, with its mask (PNG), and write its line.
 
         Raises:
-            OSError: it could not be done, and nothing was.
+            OSError: it failed, and nothing was done.
             GateClosed: the session has ended.
         """
         return self._do(lambda: self._files.keep(original, label_folder, decision, mask))
@@ -132,7 +132,7 @@ class Ledger:
         Raises:
             TooLate: somebody changed or took the kept file, or something lies where the original
                 was.
-            OSError: it could not be done, and nothing was.
+            OSError: it failed, and nothing was done.
             GateClosed: the session has ended.
         """
         return self._do(lambda: self._files.take_back(kept))

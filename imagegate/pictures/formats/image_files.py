@@ -1,4 +1,4 @@
-"""Image files on disk: what size, what they look like, or why not.
+"""Image files on disk: their size, what they look like, or why they cannot be shown.
 
 Sizes are those after the EXIF orientation is applied: as a person sees the image.
 """
@@ -34,14 +34,14 @@ _WEBP_SIDE = 16_383
 
 
 class ImageSource(Protocol):
-    """One open image file, whoever reads it. All raise nearly anything: see `why`."""
+    """One open image file, whatever reads it. All methods can raise nearly anything: see `why`."""
 
     size: tuple[int, int]
     """Width and height as people see it, oriented."""
 
     def seen(self, size: tuple[int, int]) -> tuple[Image.Image, list[str]]:
         """What people see, in mode L, RGB or RGBA and in sRGB, not much smaller than this size;
-        and what is to be said about it.
+        and remarks about it.
         """
 
     def exact(self) -> Picture:
@@ -52,11 +52,11 @@ class ImageSource(Protocol):
 
 
 def open_image(path: Path) -> ImageSource:
-    """Open an image file by what is in it. Close it after use.
+    """Open an image file by its content. Close it after use.
 
     Raises:
         CannotRead: it is not shown; the message says why, and which package would read it.
-        OSError: the disk says no.
+        OSError: the file cannot be read from disk.
     """
     file = open(path, "rb")  # noqa: SIM115  the source closes it
     try:
@@ -89,13 +89,13 @@ def open_image(path: Path) -> ImageSource:
 
 
 def read_size(path: Path) -> tuple[int, int]:
-    """Width and height, oriented, from the header alone. Raises nearly anything: see `why`."""
+    """Width and height, oriented, from the header alone. Can raise nearly anything: see `why`."""
     with closing(open_image(path)) as source:
         return source.size
 
 
 def read_preview(path: Path) -> Picture:
-    """The image as people see it, in sRGB, at most a preview's size. Raises nearly anything."""
+    """The image as people see it, in sRGB, at most a preview's size. Can raise nearly anything."""
     with closing(open_image(path)) as source:
         size = preview_size(*source.size)
         seen, remarks = source.seen(size)
@@ -105,7 +105,7 @@ def read_preview(path: Path) -> Picture:
 
 
 def read_full(path: Path) -> Picture:
-    """The whole image as PNG, oriented, as exact as PNG can. Raises nearly anything."""
+    """The whole image as PNG, oriented, as exact as PNG can be. Can raise nearly anything."""
     with closing(open_image(path)) as source:
         return source.exact()
 
@@ -138,10 +138,10 @@ def why(error: Exception) -> str:
 
 
 class PreviewCache:
-    """The previews used last, of all files together. Thread-safe.
+    """Keeps the previews that were used last, for all files together. Thread-safe.
 
     Args:
-        limit: bytes of encoded previews that are kept at most.
+        limit: the most bytes of encoded previews that are kept.
     """
 
     def __init__(self, limit: int) -> None:
@@ -151,7 +151,7 @@ class PreviewCache:
         self._limit = limit
 
     def get(self, key: object) -> Picture | None:
-        """The preview kept under this key, if it still is."""
+        """The preview kept under this key; None if it is no longer kept."""
         with self._lock:
             picture = self._kept.get(key)
             if picture is not None:
@@ -159,7 +159,7 @@ class PreviewCache:
             return picture
 
     def put(self, key: object, picture: Picture) -> None:
-        """Keep a preview, and let go of those not asked for the longest."""
+        """Keep a preview, and drop those that were not asked for the longest."""
         with self._lock:
             before = self._kept.pop(key, None)
             self._size += len(picture.body) - (len(before.body) if before else 0)

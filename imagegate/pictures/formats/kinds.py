@@ -1,7 +1,7 @@
 """Which files are images, and which package reads each kind. Nothing is opened with Pillow here.
 
 A file is known by its first bytes, whatever it is called; by its name only where those say
-nothing. What is no image at all (text, JSON, sidecars of photo programs) is not listed.
+nothing. Files that are not images at all (text, JSON, sidecars of photo programs) are not listed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 HEAD = 64
-"""Bytes at the start of a file that tell its kind."""
+"""Bytes at the start of a file by which its kind is known."""
 
 
 class CannotRead(Exception):
@@ -23,8 +23,8 @@ class Kind:
     """A kind of file that Pillow alone does not read.
 
     Attributes:
-        name: as people call it.
-        package: reads it once it is installed; empty where Image Gate has no reader for it.
+        name: what people call it.
+        package: the package that reads it once installed; empty if Image Gate has no reader for it.
         instead: what to do where no package helps.
     """
 
@@ -150,18 +150,18 @@ _BRANDS: tuple[tuple[bytes, Kind], ...] = (
 
 
 def is_image_name(name: str) -> bool:
-    """Whether a file of this name is listed: with the reason, if no reader is there for it."""
+    """Whether a file of this name is listed, with the reason if nothing here reads it."""
     return os.path.splitext(name)[1].lower() in _LISTED
 
 
 def pillow_formats(path: Path) -> list[str]:
-    """Pillow's formats in which this file may be: never EPS and the like, which start programs."""
+    """Pillow's formats that this file may have: never EPS and the like, which start programs."""
     named = _PILLOW.get(path.suffix.lower())
     return [*SURE, named] if named and named not in SURE else [*SURE]
 
 
 def is_raw_by_name(path: Path) -> bool:
-    """Whether it is called as cameras call their RAW files: many are TIFF files inside."""
+    """Whether it has the name of a camera's RAW file: many of those are TIFF files inside."""
     return _BY_SUFFIX.get(path.suffix.lower()) is RAW
 
 
@@ -171,7 +171,7 @@ def kind_by_name(path: Path) -> Kind | None:
 
 
 def kind_of(head: bytes) -> Kind | str | None:
-    """The kind that the first `HEAD` bytes tell; the name alone of one that every Pillow reads."""
+    """The kind that the first `HEAD` bytes show; just a name for one that every Pillow reads."""
     if head[4:8] == b"ftyp":  # a family of its own: the major brand, then those it goes with
         brands = [head[8:12], *(head[i : i + 4] for i in range(16, len(head) - 3, 4))]
         exact = brands[1:] if brands[0] in (b"mif1", b"msf1") else brands[:1]

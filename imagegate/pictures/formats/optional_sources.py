@@ -26,7 +26,7 @@ _NUMBERS = {1: "integer", 2: "signed integer", 3: "float"}
 
 
 def teach_pillow(kind: Kind) -> bool:
-    """Have Pillow open such files from now on, if it can learn that. Raises `CannotRead`."""
+    """Make Pillow open such files from now on, if a plugin can do that. Raises `CannotRead`."""
     if kind is HEIC:
         imported("pillow_heif", kind).register_heif_opener()
     elif kind is JPEG_XL:
@@ -86,10 +86,10 @@ class ArraySource:
     """An image as an array of numbers; see `PillowSource`.
 
     Args:
-        size: in pixels.
-        read: gives ``[H,W]``, or ``[H,W,C]`` of 1, 3 or 4 channels.
+        size: width and height, in pixels.
+        read: returns ``[H,W]``, or ``[H,W,C]`` of 1, 3 or 4 channels.
         linear: whether twice the value is twice the light.
-        remark: what else is to be said.
+        remark: a remark for people; empty for none.
     """
 
     def __init__(

@@ -57,12 +57,12 @@ def open_with_pillow(path: Path, file: IO[bytes]) -> PillowSource | None:
     """The image in a file, if Pillow opens it; None if it is none that Pillow knows.
 
     Args:
-        path: names formats that have no unmistakable beginning.
+        path: its name identifies formats without an unmistakable beginning.
         file: that file; close the source instead of it.
 
     Raises:
-        CannotRead: Pillow knows what it is and yet cannot open it, or it is too large.
-        OSError: the disk says no.
+        CannotRead: Pillow knows the format but cannot open this file, or it is too large.
+        OSError: the file cannot be read from disk.
     """
     Image.init()
     image = _identify(path, file)
@@ -87,14 +87,14 @@ class PillowSource:
 
     @property
     def is_raw(self) -> bool:
-        """Whether it is a camera's RAW file, of which Pillow sees the thumbnail alone."""
+        """Whether it is a camera's RAW file, of which Pillow sees only the thumbnail."""
         return self._image.format == "TIFF" and DNG_VERSION in self._image.tag_v2  # type: ignore[attr-defined]
 
     def seen(self, size: tuple[int, int]) -> tuple[Image.Image, list[str]]:
         """What people see, in mode L, RGB or RGBA, and remarks about it.
 
         Args:
-            size: what is wanted. Images that can be are decoded at, or scaled to, this size.
+            size: the size wanted. The image is decoded at, or scaled to, this size where possible.
         """
         remarks = [self._several()]
         stored = size[::-1] if self._orientation in _SIDEWAYS else size
@@ -116,7 +116,7 @@ class PillowSource:
         return seen, [remark for remark in (self._broken, *remarks) if remark]
 
     def exact(self) -> Picture:
-        """The whole image as PNG, as exact as PNG can."""
+        """The whole image as PNG, as exact as PNG can be."""
         image = self._load()
         deep = self._deep(image)
         if deep is not None:
@@ -140,7 +140,7 @@ class PillowSource:
     # -- decoding
 
     def _load(self, prepare: Callable[[Image.Image], object] = lambda _: None) -> Image.Image:
-        """The decoded image; of one that is broken, what there is of it."""
+        """The decoded image; as much of a broken one as there is."""
         image = self._image
         prepare(image)
         try:
@@ -160,7 +160,7 @@ class PillowSource:
         return image
 
     def _several(self) -> str:
-        """Of how many images in the file this is the first: ``1 of 12 pages``, or nothing."""
+        """``1 of 12 pages`` if the file holds several images, else nothing."""
         word = _SEVERAL.get(self._image.format or "")
         if not word or self._broken:
             return ""
@@ -173,7 +173,7 @@ class PillowSource:
         return f"1 of {count} {word}" if count > 1 else ""
 
     def _deep(self, image: Image.Image, *, dark_only: bool = False) -> NDArray[np.uint16] | None:
-        """The exact values of an RGB image of 16 bits a colour, of which Pillow keeps 8."""
+        """The exact values of an RGB image with 16 bits per colour, of which Pillow keeps 8."""
         other = _LOW_BYTES.get(self._stored_as.rpartition(";")[2])
         if other is None or image.mode not in ("RGB", "RGBA") or self._broken:
             return None
@@ -189,7 +189,7 @@ class PillowSource:
         return deep[..., :3] if dark_only else deep
 
     def _again(self) -> IO[bytes]:
-        """The same file, open once more."""
+        """The same file, opened once more."""
         if isinstance(self._file, io.BytesIO):
             return io.BytesIO(self._file.getvalue())
         return open(self._path, "rb")
@@ -220,7 +220,7 @@ def check_size(width: int, height: int) -> None:
 
 
 def encode_png_of_16_bits(values: NDArray[np.uint16], profile: bytes | None) -> Picture:
-    """RGB or RGBA with 16 bits a colour as PNG, which Pillow cannot write."""
+    """RGB or RGBA with 16 bits per colour as PNG, which Pillow cannot write."""
     height, width, channels = values.shape
     rows = np.zeros((height, 1 + width * channels * 2), np.uint8)  # no filter
     rows[:, 1:] = values.astype(">u2").reshape(height, -1).view(np.uint8)
@@ -263,7 +263,7 @@ def _identify(path: Path, file: IO[bytes]) -> Any:
 
 
 def _padded(file: IO[bytes]) -> Any:
-    """A WebP whose end is missing, which its decoder refuses as it is: with zeros in its place."""
+    """A WebP whose end is missing, filled up with zeros: its decoder refuses it otherwise."""
     file.seek(0)
     body = file.read()
     size = struct.unpack("<I", body[4:8])[0] + 8 if len(body) >= 8 else 0

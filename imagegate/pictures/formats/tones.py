@@ -1,4 +1,4 @@
-"""What people see of any kind of pixels: 8 bits a channel, in sRGB; and what was done to that end.
+"""Turns any kind of pixels into what people see: 8 bits per channel in sRGB.
 
 Only for looking: nothing here is ever written into a file that is kept.
 """
@@ -14,11 +14,11 @@ from PIL import Image, ImageCms
 
 Pixels = NDArray[Any]
 DARK = 1 / 4
-"""An image that uses less than this part of its range is shown brighter."""
+"""An image that uses less than this part of its range is brightened."""
 
 
 def viewable(image: Image.Image) -> Image.Image:
-    """An image of 8 bits a channel in mode L, RGB or RGBA, and in sRGB if it says what it is in."""
+    """The image in mode L, RGB or RGBA, 8 bits per channel; in sRGB if its colours are known."""
     if image.mode in ("LA", "La", "PA") or (image.mode == "L" and image.has_transparency_data):
         clear = image.convert("RGBA")
         grey = to_srgb(_with_profile(image.convert("L"), image)).convert("RGBA")
@@ -35,7 +35,7 @@ def viewable(image: Image.Image) -> Image.Image:
 
 
 def to_srgb(image: Image.Image) -> Image.Image:
-    """Colours as meant, for a page that knows sRGB only: phones write Display P3."""
+    """Convert colours for a page that knows only sRGB: phones write Display P3."""
     profile = image.info.get("icc_profile")
     if not profile or image.mode not in ("L", "RGB", "RGBA", "CMYK"):
         return image
@@ -55,7 +55,7 @@ def to_srgb(image: Image.Image) -> Image.Image:
 
 
 def from_integers(values: Pixels, bits: int, *, signed: bool = False) -> tuple[Image.Image, str]:
-    """Integers of so many bits, as people see them; and, if it was stretched, how."""
+    """Integers of so many bits, as people see them, and a remark if the range was stretched."""
     low, high = (int(values.min()), int(values.max())) if values.size else (0, 0)
     most = 2 ** (bits - 1 if signed else bits) - 1
     file = f"{'an' if bits == 8 else 'a'} {bits}-bit file"
@@ -71,7 +71,7 @@ def from_integers(values: Pixels, bits: int, *, signed: bool = False) -> tuple[I
 
 
 def from_floats(values: Pixels, *, linear: bool = False) -> tuple[Image.Image, str]:
-    """Floats, 1 being white, as people see them; and, if it was stretched, how.
+    """Floats (1 is white), as people see them, and a remark if the range was stretched.
 
     Args:
         values: with or without a last axis of 1 or 3 channels.

@@ -1,4 +1,4 @@
-"""Serves an app on sockets that are listened on: says when it answers, and ends in good time."""
+"""Serves an app on listening sockets: reports when it answers, and ends promptly."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ import uvicorn
 from anyio import to_thread
 
 GRACE = 0.5
-"""Seconds that answers under way have when a server ends."""
+"""Seconds that answers under way get to finish when a server ends."""
 
 
 class Server(uvicorn.Server):
-    """A uvicorn server, whose event streams do not keep it from ending.
+    """A uvicorn server that event streams cannot keep from ending.
 
     Args:
-        app: what is served, or with ``factory`` what makes it.
-        started: called once it answers, in its own thread.
-        ending: called when it takes no more requests, in another thread.
-        farewell: seconds after that in which open pages hear of it.
-        threads: that work for all who call; None for as many as the frameworks take.
-        settings: uvicorn's.
+        app: the app; with ``factory``, a function that makes it.
+        started: called in the server's thread once it answers.
+        ending: called in another thread when it takes no more requests.
+        farewell: seconds after that in which open pages can still learn of it.
+        threads: the number of worker threads; None for the frameworks' default.
+        settings: those of uvicorn.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
-"""Whose a gate is, where ComfyUI has several users (``--multi-user``).
+"""Who a gate belongs to if ComfyUI has several users (``--multi-user``).
 
-ComfyUI's front end names its user in a header of each call, and ComfyUI believes it: this keeps
-people apart who trust each other, and nobody else. A prompt itself says nothing of its user: the
-name is put into what is queued with it.
+ComfyUI's front end names its user in a header of each call, and ComfyUI believes it: this separates
+people who trust each other, and protects against nobody else. A prompt itself does not name its
+user, so the name is added to what is queued with it.
 """
 
 from __future__ import annotations
@@ -11,29 +11,19 @@ from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
-from ..core.model import MAX_NAME
+from ...core.model import MAX_NAME
+from ..host import EXTRA_USER
 
 if TYPE_CHECKING:
     from aiohttp import web
 
 HEADER = "comfy-user"
-EXTRA_USER = "imagegate_user"
-"""In a prompt's extra data: who queued it."""
 
 _asking: ContextVar[str] = ContextVar("imagegate_user", default="")
 
 
-def multi_user() -> bool:
-    """Whether this ComfyUI has several users."""
-    try:
-        from comfy.cli_args import args
-    except ImportError:  # without ComfyUI
-        return False
-    return bool(getattr(args, "multi_user", False))
-
-
 def follow_users(server: Any) -> None:
-    """Note with each prompt who queues it; while ComfyUI loads its packs."""
+    """Note with each prompt who queued it. To be called while ComfyUI loads its packs."""
     from aiohttp import web  # not above: the node is imported where there is no ComfyUI, too
 
     @web.middleware
@@ -61,11 +51,11 @@ def user_of(headers: Mapping[str, str]) -> str:
 
 
 def owned(workflow_id: str, user: str) -> str:
-    """A workflow's id as one user has it: two who open the same template have each their own."""
+    """A workflow's id for one user: two who open the same template each have their own."""
     return f"{workflow_id}@{user}" if user else workflow_id
 
 
 def is_for(user: str, workflow_id: str) -> bool:
-    """Whether a gate is this user's, or nobody's, as those that scripts queue."""
+    """Whether a gate belongs to this user, or to nobody, like those that scripts queue."""
     _, at, owner = workflow_id.rpartition("@")
     return not at or owner == user

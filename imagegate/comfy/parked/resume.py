@@ -1,4 +1,4 @@
-"""Goes on with parked gates: re-queues the prompt of one that was decided, and sees to its end."""
+"""Carries on with parked gates: queues the prompt of a decided one, and follows it to its end."""
 
 from __future__ import annotations
 
@@ -9,39 +9,39 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..core.failures import report_failure
-from ..core.loop import Loop
-from ..core.model import ImageGateError, State
-from ..core.pictures import Pictures
-from ..core.prompts import GATE_CLASSES, NOT_YET, with_decisions
-from ..gate_bus import GateBus
-from ..storage.sql_storage import SqlStorage
+from ...core.failures import report_failure
+from ...core.loop import Loop
+from ...core.model import ImageGateError, State
+from ...core.pictures import Pictures
+from ...core.prompts import GATE_CLASSES, NOT_YET, with_decisions
+from ...gate_bus import GateBus
+from ...storage.sql_storage import SqlStorage
 from .graph import Graph
 
 if TYPE_CHECKING:  # they bring SQLAlchemy
-    from ..storage.queries.runs import Claim
+    from ...storage.queries.runs import Claim
 
-AT_ONCE = 2
-"""Gates taken up at the same time: the queue never runs dry, and others get their share."""
-LOOK = 0.1
-"""Seconds between looks at prompts that run: ComfyUI tells only its pages when one has ended."""
+MOST_RUNNING = 2
+"""The most gates taken up at once: the queue never runs dry, and others get their share."""
+QUEUE_LOOK = 0.1
+"""Seconds between looks at prompts that run: ComfyUI notifies only its pages when one has ended."""
 UNSURE = 20.0
-"""Seconds after which a prompt that ComfyUI did not confirm will not be queued any more."""
+"""Seconds after which a prompt that ComfyUI did not confirm can no longer turn up in its queue."""
 IDLE = 5.0
-"""Seconds between looks for what no news came of, such as another worker's claim that ran out."""
+"""Seconds between looks for what no news announces, such as another worker's expired claim."""
 
 log = logging.getLogger("imagegate")
 
 
-class Refused(Exception):
-    """ComfyUI does not take the prompt; the message is its own."""
+class PromptRefused(Exception):
+    """ComfyUI refuses the prompt; the message is its own."""
 
 
 @dataclass(frozen=True)
 class End:
     """How a prompt ended. ``error`` is ComfyUI's own message, empty if it went well.
 
-    ``interrupted``: because somebody wanted it so. ``gone``: it is not there, and never ran.
+    ``interrupted``: somebody stopped it. ``gone``: it is not there, and never ran.
     """
 
     error: str = ""
@@ -51,9 +51,9 @@ class End:
 
 @dataclass(frozen=True)
 class _Running:
-    """A prompt that was queued. ``left_out``: what ComfyUI said will not run of it.
+    """A prompt that was queued. ``left_out``: what of it, according to ComfyUI, will not run.
 
-    ``unsure``: what was said instead of an answer, and until when (monotonic) the prompt may still
+    ``unsure``: the error instead of an answer, and until when (monotonic) the prompt may still
     turn up in the queue.
     """
 
@@ -63,7 +63,7 @@ class _Running:
 
 
 class PromptQueue(Protocol):
-    """What is needed of ComfyUI."""
+    """What is needed of ComfyUI's queue."""
 
     @property
     def ready(self) -> bool:
@@ -73,10 +73,10 @@ class PromptQueue(Protocol):
         """Whether nodes of this class are outputs."""
 
     def submit(self, request: Mapping[str, Any]) -> str:
-        """Queue a prompt, as its own page does; what it says of nodes that will not run.
+        """Queue a prompt, as ComfyUI's page does; returns what it says of nodes that will not run.
 
         Raises:
-            Refused: it does not take it.
+            PromptRefused: it refuses the prompt.
         """
 
     def ended(self, prompt_id: str) -> End | None:
@@ -87,11 +87,11 @@ class PromptQueue(Protocol):
 
 
 def going_on(claim: Claim, is_output: Callable[[str], bool]) -> tuple[dict[str, Any], list[str]]:
-    """The prompt of decided gates, and the output nodes that shall run.
+    """The prompt of decided gates, and the output nodes that are to run.
 
-    Every gate of the run that was asked has its decisions in the prompt, each item of a list in its
-    place: of the claimed node only the claimed items, so that what hangs on the others does not run
-    again; of all other nodes what earlier prompts have used. What needs several gates so runs once,
+    Every gate of the run that was published has its decisions in the prompt, in the order of its
+    list: for the claimed node only the claimed items, so that what hangs on the others does not run
+    again; for all other nodes what earlier prompts have used. What needs several gates runs once,
     with the last of them. An item that was stopped, or whose answer is not used yet, is blocked.
     """
     first = claim.parked
@@ -109,8 +109,8 @@ def going_on(claim: Claim, is_output: Callable[[str], bool]) -> tuple[dict[str, 
 
 
 def _decisions(claim: Claim, node: str, graph: Graph) -> list[str]:
-    """What the gate at a node is given, one for each item of its list; see `with_decisions`."""
-    # Of several that were asked in the same place the newest counts: those before it failed.
+    """The decisions for the gate at a node, one for each item of its list; see `with_decisions`."""
+    # Of several gates for the same item the newest counts: those before it failed.
     asked = {
         sibling.item: sibling
         for sibling in claim.siblings
@@ -127,7 +127,7 @@ def _decisions(claim: Claim, node: str, graph: Graph) -> list[str]:
     sizes += [parked.length for parked in claim.stored if parked.node == node]
     if claimed:
         return [claimed.get(item, NOT_YET) for item in range(max(sizes))]
-    # Those that nobody has answered: lost with the prompt that asked, or not reached before.
+    # Items without an answer: lost with the prompt that asked, or not reached before.
     live = {item for sibling in asked.values() for item in sibling.live}
     behind = node in graph.behind(claim.parked.node)
     given = []
@@ -141,12 +141,12 @@ def _decisions(claim: Claim, node: str, graph: Graph) -> list[str]:
 
 
 class Resumer:
-    """A thread that goes on with decided gates, until it is closed.
+    """A thread that carries on with decided gates, until it is closed.
 
     Args:
-        bus: has the news of the gates.
-        storage: of that bus, where gates are taken up. Its store is not opened for this alone
-            unless it exists.
+        bus: the bus that announces news of the gates.
+        storage: its storage, where gates are taken up. Its store is opened for this only if it
+            exists.
         queue: ComfyUI's.
     """
 
@@ -162,7 +162,7 @@ class Resumer:
         self._loop.start()
 
     def close(self) -> None:
-        """End, and wait until it has. What runs goes on, and is taken up again by somebody."""
+        """End, and wait for that. What runs goes on, and some worker takes it up again."""
         self._loop.close()
 
     def _run(self) -> None:
@@ -170,12 +170,12 @@ class Resumer:
         with self._bus.subscribe(self._loop.wake, limit=1) as news:
 
             def turn() -> float:
-                news.drain()  # that something happened is all there is to know
+                news.drain()  # it only matters that something happened
                 if not self._queue.ready:
-                    return LOOK
+                    return QUEUE_LOOK
                 if self._storage.opened or self._storage.exists():
                     self._turn()
-                return LOOK if self._running else IDLE
+                return QUEUE_LOOK if self._running else IDLE
 
             # Also woken by news; a store that fails is not asked all the time.
             self._loop.repeat(turn, "parked gates do not go on", IDLE)
@@ -185,7 +185,7 @@ class Resumer:
             if self._over(prompt_id, running):
                 del self._running[prompt_id]
         self._storage.claims.renew([running.claim for running in self._running.values()])
-        while len(self._running) < AT_ONCE and not self._loop.closing:
+        while len(self._running) < MOST_RUNNING and not self._loop.closing:
             due = self._storage.claims.take()
             if due is None:
                 return
@@ -193,12 +193,12 @@ class Resumer:
                 self._go_on(due)
             except ImageGateError:
                 raise
-            except Exception as error:  # somebody has to know, or it is tried for ever
+            except Exception as error:  # people have to know, or it is tried for ever
                 report_failure(f"gate {due.title!r} could not go on", error)
                 self._settle(due, f"it could not be prepared: {error!r}")
 
     def _over(self, prompt_id: str, running: _Running) -> bool:
-        """Whether a prompt has ended; then its gate is settled."""
+        """Whether a prompt has ended; if so, its gate is settled."""
         end = self._queue.ended(prompt_id)
         if end is None:
             return False
@@ -228,7 +228,7 @@ class Resumer:
             "prompt_id": prompt_id,
             "extra_data": dict(stored.extra),
             "partial_execution_targets": targets,
-            "front": True,  # a person has waited for it, which what was queued later has not
+            "front": True,  # unlike what was queued later, a person has waited for it
         }
         if stored.client:
             request["client_id"] = stored.client
@@ -239,7 +239,7 @@ class Resumer:
             if left_out and self._queue.remove(prompt_id):
                 self._settle(claim, left_out)
                 return
-        except Refused as refused:
+        except PromptRefused as refused:
             self._settle(claim, str(refused))
             return
         except OSError as error:  # it may have taken the prompt all the same: see what is there
@@ -261,7 +261,7 @@ class Resumer:
             log.warning("gate %r was meanwhile taken up by another worker, too", claim.title)
 
     def _still_waited_for(self, claim: Claim) -> str:
-        """Which open gates of the run hold back what hangs on them and on the claimed ones."""
+        """Which open gates of the run hold back what depends on them and on the claimed ones."""
         graph = Graph(claim.parked.prompt)
         mine = graph.behind(claim.parked.node)
         ids = {

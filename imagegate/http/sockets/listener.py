@@ -6,9 +6,9 @@ import logging
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
-from ..core.failures import report_failure
-from ..core.loop import Loop
-from .sockets import LIMITS, Limits, listen
+from ...core.failures import report_failure
+from ...core.loop import Loop
+from .listening import LIMITS, Limits, listen
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -21,18 +21,18 @@ log = logging.getLogger("imagegate")
 class Listener:
     """Serves an app to whoever connects, within `Limits`.
 
-    Requests carry `SECURE` and `SOURCE` in their scope. What proxies write into headers means
-    nothing here. Nothing of a request is ever logged, as its path may hold a token.
+    Requests carry `SECURE` and `SOURCE` in their scope; headers that proxies write are ignored.
+    Nothing about a request is ever logged, because its path may hold a token.
 
     Args:
         app: what is served. An error that leaves it is logged without its message.
         host: address to listen on.
         port: port to listen on; 0 takes a free one.
-        secure: only a tunnel comes here, to which people speak HTTPS.
-        limits: what may be taken of it.
+        secure: whether only a tunnel connects, to which people speak HTTPS.
+        limits: what strangers may use up.
 
     Attributes:
-        port: the one it listens on.
+        port: the port it listens on.
 
     Raises:
         OSError: it cannot listen there.
@@ -51,7 +51,7 @@ class Listener:
         self._loop = Loop("imagegate-listener", self._serve, waker=self._end)
 
     def start(self) -> None:
-        """Serve, once; returns when requests are answered."""
+        """Start serving, once; returns when requests are answered."""
         from .connection import server_of  # not before: it imports uvicorn
 
         if self._server is not None or self._loop.closing:
@@ -64,7 +64,7 @@ class Listener:
         self._answers.result()
 
     def close(self) -> None:
-        """End; streams that are still open, too."""
+        """Stop serving, and cut off streams that are still open."""
         self._loop.close(5)
         self._socket.close()
 

@@ -1,4 +1,4 @@
-"""What is under way through each link, so that none takes all of a door."""
+"""Limits what is under way through each link, so that no link uses up everything."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from starlette.types import Receive, Scope, Send
 from .access import Refused
 
 
-class Outstanding:
-    """Counts what has begun and not ended, by link and kind. Thread-safe.
+class UnderWay:
+    """Counts what has begun and not ended yet, for each link and kind. Thread-safe.
 
     Args:
-        most: how many of a kind one link may have under way.
+        most: how many of each kind one link may have under way.
     """
 
     def __init__(self, most: Mapping[str, int]) -> None:
@@ -40,11 +40,11 @@ class Outstanding:
                 del self._counts[link_id, kind]
 
     def held(self, answer: Response, link_id: str, kind: str) -> Response:
-        """The answer, which ends once it was sent: until then its body lies in memory."""
-        return _Held(answer, lambda: self.leave(link_id, kind))
+        """The answer, counted until it has been sent: until then its body is in memory."""
+        return _Counted(answer, lambda: self.leave(link_id, kind))
 
 
-class _Held(Response):
+class _Counted(Response):
     def __init__(self, answer: Response, sent: Callable[[], None]) -> None:
         self._answer = answer
         self._sent = sent

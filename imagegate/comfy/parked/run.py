@@ -1,4 +1,4 @@
-"""What a gate leaves for the prompts that go on later: its place in the graph, and its image."""
+"""What a gate stores for prompts that go on later: its position in the graph, and its image."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..core.model import Gate, GateClosed
-from ..core.prompts import Prompt, as_queued, decided_gates
-from ..pictures.tensors import (
+from ...core.model import Gate, GateClosed
+from ...core.prompts import Prompt, as_queued, decided_gates
+from ...pictures.tensors import (
     TensorPictures,
     decode_exact,
     decode_mask,
@@ -24,15 +24,15 @@ from ..pictures.tensors import (
     full,
     needs_torch,
 )
-from ..storage.sql_storage import SqlStorage
-from .executor import Mapping as ListOf
-from .executor import list_index, lists_of, shown_name, when_prompt_ends
-from .graph import Graph
-from .host import running
-from .question import node_title
+from ...storage.sql_storage import SqlStorage
+from ..host import list_index, lists_of, queued_with, shown_name
+from ..lists import Items
+from ..question import node_title
+from ..waiting import when_prompt_ends
+from .graph import Graph, Lists
 
 if TYPE_CHECKING:  # it brings SQLAlchemy
-    from ..storage.queries.runs import Parked
+    from ...storage.queries.runs import Parked
 
 log = logging.getLogger("imagegate")
 
@@ -42,9 +42,9 @@ class Run:
     """The run of a prompt as one of its gates sees it; see `imagegate.storage.queries.runs.Parked`.
 
     Attributes:
-        node: the gate's key in the prompt. One that another node has made is not in it.
-        prompt: as it was queued.
-        list_of: the list that the gate is called over.
+        node: the gate's key in the prompt; a gate that another node made is not in it.
+        prompt: the prompt as it was queued.
+        list_of: the list that the gate is called for.
         parks: whether the gate parks.
     """
 
@@ -52,18 +52,18 @@ class Run:
     gate: Gate
     node: str
     prompt: Prompt
-    list_of: ListOf
+    list_of: Items
     extra_pnginfo: Any
     root: str = ""
     parks: bool = False
 
     @cached_property
     def _graph(self) -> Graph:
-        return Graph(self.prompt, lists_of)
+        return Graph(self.prompt, lambda name: Lists(*lists_of(name)))
 
     @cached_property
     def together(self) -> bool:
-        """Whether the gate parks, and goes on only with all others of its list."""
+        """Whether the gate parks, and goes on only together with all others of its list."""
         return self.parks and len(self.list_of.live) > 1 and self._graph.together(self.node)
 
     @cached_property
@@ -72,7 +72,7 @@ class Run:
         return self.node in self.prompt and self._graph.needed_later(self.node)
 
     def warned(self, gate: Gate) -> Gate:
-        """The gate with what a person should know of its list before the answer."""
+        """The gate, with what a person should know about its list before the answer."""
         together = len(self.list_of.live) if self.together else 0
         warning = ""
         if self.list_of.count > 1 and not gate.gather and self.node in self.prompt:
@@ -83,7 +83,7 @@ class Run:
 
     def parked(self, item: int) -> Parked:
         """What is stored of one item of the list."""
-        from ..storage.queries.runs import Parked
+        from ...storage.queries.runs import Parked
 
         gate = self.gate
         if self.node not in self.prompt:
@@ -98,7 +98,7 @@ class Run:
         if not self.parks:
             return stored
         asks = _while_it_runs(self.storage, gate)
-        queued = running(gate.prompt_id, self.extra_pnginfo)
+        queued = queued_with(gate.prompt_id, self.extra_pnginfo)
         return replace(
             stored, prompt=self.prompt, extra=queued.extra, client=queued.client,
             targets=queued.targets, together=self.together, running=asks,
@@ -112,14 +112,14 @@ class Run:
 def run_of(
     storage: SqlStorage,
     gate: Gate,
-    list_of: ListOf,
+    list_of: Items,
     unique_id: str | None,
     prompt: Prompt | None,
     extra_pnginfo: Any,
     *,
     parks: bool,
 ) -> Run:
-    """The run that the gate belongs to: that of the gates its prompt goes on from, or a new one."""
+    """The run of the gate: that of the gates from which its prompt goes on, or a new one."""
     prompt = prompt or {}
     node = str(unique_id or "")
     if node not in prompt:
@@ -130,13 +130,13 @@ def run_of(
         stored = storage.store.parked.get(gate_id)
         if stored is not None and stored.prompt:
             return replace(run, root=stored.root, prompt=stored.prompt)
-    number = running(gate.prompt_id, None).number
+    number = queued_with(gate.prompt_id, None).number
     root = f"{gate.prompt_id or gate.id} {number}".strip()
     return replace(run, root=root, prompt=as_queued(prompt))
 
 
 def _while_it_runs(storage: SqlStorage, gate: Gate) -> str:
-    """The id of this process, until the prompt of the gate ends: nothing goes on before."""
+    """The id of this process until the gate's prompt ends, because nothing goes on before."""
     if not gate.prompt_id:
         return ""
     if storage.claims.prompt_runs(gate.prompt_id) and not when_prompt_ends(
@@ -163,7 +163,7 @@ def preview_file(image: torch.Tensor) -> Iterator[tuple[str, bytes]]:
 
 
 def files_of(image: torch.Tensor, start_mask: torch.Tensor | None) -> Iterator[tuple[str, bytes]]:
-    """All that is kept of a parked gate, one file after the other: batches can be large."""
+    """All that is kept for a parked gate, one file after another: batches can be large."""
     yield from preview_file(image)
     yield from exact_files(image, start_mask)
 
@@ -171,7 +171,7 @@ def files_of(image: torch.Tensor, start_mask: torch.Tensor | None) -> Iterator[t
 def exact_files(
     image: torch.Tensor, start_mask: torch.Tensor | None
 ) -> Iterator[tuple[str, bytes]]:
-    """What an image, and the mask that painting starts from, are made of again, bit for bit."""
+    """The files from which an image and its start mask are restored, bit for bit."""
     for index, one in enumerate(image):
         suffix, body = encode_exact(one)
         yield f"exact-{index}.{suffix}", body
@@ -198,6 +198,6 @@ def kept(storage: SqlStorage, gate: Gate) -> tuple[torch.Tensor, torch.Tensor | 
 
 
 def fingerprint(gate: Gate, image: torch.Tensor) -> str:
-    """By which a question is known again: the image's values, the title, the labels."""
+    """Identifies equal questions: a hash of the image's values, the title and the labels."""
     words = json.dumps([digest(image), gate.title, gate.labels])
     return hashlib.sha256(words.encode()).hexdigest()

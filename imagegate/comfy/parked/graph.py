@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from ..core.model import MAX_ROUTES
-from ..core.prompts import GATE_CLASSES, Prompt, inputs_of, is_link
+from ...core.model import MAX_ROUTES
+from ...core.prompts import GATE_CLASSES, Prompt, inputs_of, is_link
 
 ROUTES = range(1, MAX_ROUTES + 1)
 """The slots of a gate that carry images; slot 0 is its mask."""
@@ -66,7 +66,7 @@ class Graph:
         return found
 
     def together(self, gate: str) -> bool:
-        """Whether the items of a gate can only go on together: whole lists matter behind it."""
+        """Whether the items of a gate must go on together: whole lists matter behind it."""
         return self.gathers(gate) or any(self._whole(node) for node in self.behind(gate))
 
     def stopped_by_a_hole(self, gate: str) -> list[str]:
@@ -75,10 +75,10 @@ class Graph:
         return sorted(node for node in found if self._lists(self._class(node)).takes)
 
     def needed_later(self, gate: str) -> bool:
-        """Whether the answer of a gate may be needed by a prompt that goes on from another one.
+        """Whether a prompt that goes on from another gate may need this gate's answer.
 
-        It is where both meet behind, or where this one leads past the other. What leads through a
-        third gate does not count, for that one has its own answer by then; unless it can only be
+        That is so if both meet further on, or if this one leads past the other. Paths through a
+        third gate do not count, for that gate has its own answer by then, unless it can only be
         asked when the prompt goes on.
         """
         later = {

@@ -1,4 +1,4 @@
-"""How a `Listener` treats those who connect. The only place that knows uvicorn's inside."""
+"""How a `Listener` treats those who connect. The only module that relies on uvicorn's internals."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from .listening import BACKLOG, SECURE, SOURCE, TUNNEL, Limits
 from .server import GRACE, Server
-from .sockets import BACKLOG, SECURE, SOURCE, TUNNEL, Limits
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -23,21 +23,21 @@ if TYPE_CHECKING:
 log = logging.getLogger("imagegate")
 
 THREADS = 6
-"""Threads that work for all who call at one listener."""
+"""Threads that serve everybody who calls at one listener."""
 
-# What uvicorn has to say of a connection: any stranger can make it say it, and the message of an
+# For what uvicorn logs about a connection: any stranger can provoke it, and the message of an
 # error may hold a token.
 _unheard = logging.Logger("imagegate.unheard", logging.CRITICAL + 1)
 
 
 def server_of(app: ASGIApp, limits: Limits, secure: bool, started: Callable[[], None]) -> Server:
-    """A server of an app, each connection by the rules of `Connection`.
+    """A server for an app, in which `Connection` handles each connection.
 
     Args:
         app: what is served.
         limits: what strangers may take.
         secure: see `Listener`.
-        started: called once it answers, in its own thread.
+        started: called in the server's thread once it answers.
     """
 
     class Own(Connection):
@@ -60,13 +60,13 @@ def server_of(app: ASGIApp, limits: Limits, secure: bool, started: Callable[[], 
         timeout_graceful_shutdown=1,
     )
     server.config.load()
-    # uvicorn wraps an app to log all it hears where the process logs everything.
+    # Where the process logs everything, uvicorn wraps the app to log all that comes in.
     server.config.loaded_app = server.config.app
     return server
 
 
 class Connection(H11Protocol):
-    """One connection of a stranger: as HTTP/1.1 has it, but not for as long as they like."""
+    """One stranger's connection: plain HTTP/1.1, with limits on time."""
 
     room: ClassVar[Room]
 
@@ -81,7 +81,7 @@ class Connection(H11Protocol):
 
     @property
     def waits(self) -> bool:
-        """Whether there is no whole request, and no answer still on its way."""
+        """Whether it has neither a complete request nor an answer on its way."""
         busy = self.cycle is not None and not self.cycle.response_complete
         if busy and self.cycle.more_body:
             return True  # its body may never come
@@ -171,23 +171,23 @@ class Connection(H11Protocol):
 
 
 class Room:
-    """Who is connected to a listener, and who goes for another. Lives in the listener's thread.
+    """Who is connected to a listener, and who has to make room. Lives in the listener's thread.
 
     Args:
         limits: how many there may be.
-        each: whether addresses count.
+        each: whether there is a limit for each address.
     """
 
     def __init__(self, limits: Limits, each: bool) -> None:
         self.limits = limits
         self._total = min(limits.connections, _quarter_of_files())
         self._each = limits.each if each else self._total
-        # In the order in which they began to wait for a request, or came.
+        # In the order in which they came or, later, began to wait for a request.
         self._all: dict[Connection, str] = {}
         self._of: dict[str, dict[Connection, None]] = {}
 
     def enter(self, connection: Connection, name: str) -> bool:
-        """Whether there is room for one more from this address; there may be one less after it."""
+        """Whether there is room for one more from this address; another may be closed for it."""
         mine = self._of.get(name, {})
         if len(mine) >= self._each and not self._make_room(mine):
             return False
@@ -206,7 +206,7 @@ class Room:
                 del self._of[name]
 
     def wait(self, connection: Connection) -> None:
-        """It has had its answer: all others that wait have waited longer."""
+        """It has had its answer: all others that wait have now waited longer."""
         name = self._all.pop(connection, None)
         if name is not None:
             self._all[connection] = name
@@ -220,7 +220,7 @@ class Room:
 
 
 class _Marked:
-    """The app, with each request marked by where it comes from, and its errors kept short."""
+    """Marks each request with where it comes from, and keeps the app's errors short in the log."""
 
     def __init__(self, app: ASGIApp, secure: bool) -> None:
         self._app = app

@@ -1,7 +1,6 @@
 """ComfyUI's side of the web: the panel behind ComfyUI's own port, and notices to its front end.
 
-With `imagegate.comfy.host` and `imagegate.comfy.users` the only module that knows ComfyUI's web
-framework, aiohttp.
+With `imagegate.comfy.port.users` the only module that knows ComfyUI's web framework, aiohttp.
 """
 
 from __future__ import annotations
@@ -16,31 +15,33 @@ import aiohttp
 from aiohttp import web
 from yarl import URL
 
-from ..core.failures import report_failure
-from ..core.model import ALL, ImageGateError, Snapshot, State, StoreError, UnknownGate
-from ..core.news import Subscription
-from ..core.origins import CORS, Origins
-from ..core.settings import read_notice_settings
-from ..http.access import KEY_HEADER
-from ..http.headers import error_page, wants_page
-from ..notify.notices import Notices
-from ..operator.service import PanelUnavailable, Service
-from ..storage.sql.deadline import SOON, limited
-from ..storage.sql_storage import SqlStorage
-from .host import ComfyQueue, panel_address
-from .resume import Resumer
-from .users import follow_users, is_for, multi_user, user_of
+from ...core.failures import report_failure
+from ...core.model import ALL, ImageGateError, Snapshot, State, StoreError, UnknownGate
+from ...core.news import Subscription
+from ...core.origins import CORS, Origins
+from ...core.settings import read_notice_settings
+from ...http.access import KEY_HEADER
+from ...http.headers import error_page, wants_page
+from ...http.paths import PREFIX
+from ...notify.notices import Notices
+from ...operator.service import PanelUnavailable, Service
+from ...storage.sql.deadline import SOON, limited
+from ...storage.sql_storage import SqlStorage
+from ..host import multi_user
+from ..parked.queue import ComfyQueue, panel_address
+from ..parked.resume import Resumer
+from .users import follow_users, is_for, user_of
 
 log = logging.getLogger("imagegate")
 
-PREFIX = "/imagegate"
 MARKED = 200
-"""Gates that ComfyUI's page is told of when it is loaded."""
-PAGE = 500
+"""Gates that ComfyUI's page hears of when it is loaded, at most."""
+READ = 500
+"""Gates read from the store at a time."""
 PROBE = 10.0
-"""Seconds in which a server that has dropped a request has to answer another one."""
+"""Seconds in which a server that dropped a request has to answer another one."""
 SILENT = 30.0
-"""Seconds of silence after which an event stream, which gives a sign of life every 5, is dead."""
+"""Seconds of silence after which an event stream is dead; it gives a sign of life every 5."""
 
 # RFC 9110, section 7.6.1: these concern one connection and are not passed on.
 _HOP_BY_HOP = frozenset(
@@ -70,10 +71,10 @@ class PromptServer(Protocol):
 
 
 def attach(server: PromptServer, service: Service) -> None:
-    """Give ComfyUI the routes ``/imagegate/...`` and tell its clients about gates.
+    """Give ComfyUI the routes ``/imagegate/...`` and send its clients news of gates.
 
     ComfyUI takes routes only while it loads its packs. Nothing is started by this; parked gates go
-    on, and people are told of those that wait, once ComfyUI itself has started.
+    on, and people are notified of those that wait, once ComfyUI itself has started.
     """
     entrance = _Entrance(service)
     several = multi_user()
@@ -83,7 +84,7 @@ def attach(server: PromptServer, service: Service) -> None:
 
     @server.routes.get(f"{PREFIX}/notices")
     async def notices(request: web.Request) -> web.Response:
-        """The gates that wait, for a page that was just loaded, or those of which it had news.
+        """The gates that wait, for a page that was just loaded, or those that it had news of.
 
         Never starts the panel.
         """
@@ -113,10 +114,10 @@ def attach(server: PromptServer, service: Service) -> None:
 
     server.routes.route("*", PREFIX + "/{tail:.*}")(proxy.forward)
     server.app.on_response_prepare.append(_to_no_other_origin)
-    _tell(server, service)
+    _announce(server, service)
 
     async def go_on(_: web.Application) -> None:
-        # Whatever was decided while this worker was away goes on, with no page open.
+        # What was decided while this worker was away goes on, even with no page open.
         Resumer(service.bus, service.storage, ComfyQueue(server)).start()
         service.share.start_with(service.bus.subscribe, lambda: service.storage.opened)
         try:
@@ -130,13 +131,13 @@ def attach(server: PromptServer, service: Service) -> None:
 
 
 class _Entrance:
-    """What every call of the pack at ComfyUI's port passes first."""
+    """Checks every call of the pack at ComfyUI's port."""
 
     def __init__(self, service: Service) -> None:
         self._origins = Origins(service.names)
 
     def refuse(self, request: web.Request) -> web.Response | None:
-        """The answer to a call that goes no further, if it is one; see `Origins`."""
+        """The answer to a call that is refused, or None; see `Origins`."""
 
         def values(name: str) -> list[str]:
             return request.headers.getall(name, [])
@@ -160,17 +161,17 @@ async def _to_no_other_origin(request: web.Request, response: web.StreamResponse
 
 
 def _waiting(storage: SqlStorage) -> list[Snapshot]:
-    """What waits for the people at this ComfyUI; of a shared store that is not all."""
+    """What waits for the people at this ComfyUI; a shared store may hold more."""
     # A page that is merely opened does not make a store.
     if not (storage.opened or storage.exists()):
         return []
     found: list[Snapshot] = []
-    page = storage.pending(PAGE, 0, ALL)
+    page = storage.pending(READ, 0, ALL)
     while page:
         found += [gate for gate in page if gate.gate.worker == storage.store.name]
         found.sort(key=lambda gate: gate.state is not State.WAITING)  # it holds the queue up
         del found[MARKED:]
-        page = storage.pending(PAGE, page[-1].seq, ALL)
+        page = storage.pending(READ, page[-1].seq, ALL)
     return found
 
 
@@ -185,24 +186,24 @@ def _named(storage: SqlStorage, ids: list[str]) -> list[Snapshot]:
     return [gate for gate in found if gate.gate.worker == storage.store.name]
 
 
-def _tell(server: PromptServer, service: Service) -> Subscription:
-    in_order = threading.Lock()  # two threads may have news to tell at the same time
+def _announce(server: PromptServer, service: Service) -> Subscription:
+    in_order = threading.Lock()  # two threads may have news at the same time
 
     def notify() -> None:
         with in_order:
             news, _ = subscription.drain()  # drained at once, so none is ever lost
             for item in news:
                 if item.kind != "masked" and item.gate.gate.worker == service.storage.store.name:
-                    server.send_sync(f"imagegate.{item.kind}", _said(item.gate))
+                    server.send_sync(f"imagegate.{item.kind}", _public_part(item.gate))
 
     subscription = service.bus.subscribe(notify)
     return subscription
 
 
-def _said(gate: Snapshot) -> dict[str, str]:
-    """What the websocket says of a gate: ComfyUI lets pages of other origins listen to it."""
-    told = gate.to_json()
-    return {key: told[key] for key in ("id", "node_id", "state")}
+def _public_part(gate: Snapshot) -> dict[str, str]:
+    """What the websocket may carry of a gate: ComfyUI lets pages of other origins listen to it."""
+    whole = gate.to_json()
+    return {key: whole[key] for key in ("id", "node_id", "state")}
 
 
 class _Proxy:
@@ -267,7 +268,7 @@ class _Proxy:
                     await response.write(chunk)
                 await response.write_eof()
             except (ConnectionResetError, aiohttp.ClientError, asyncio.TimeoutError) as error:
-                # One side went. Closing `answer` tells the panel, cutting off the browser.
+                # One side went. Closing `answer` shows the panel that; the browser is cut off.
                 log.debug("%s was cut off: %s", request.path, error)
                 if request.transport is not None:
                     request.transport.abort()

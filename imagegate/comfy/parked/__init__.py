@@ -1,0 +1,1 @@
+"""Prompts that end at a gate and go on after its answer."""

@@ -1,0 +1,1 @@
+"""ComfyUI's own port: the panel behind it, its websocket, its users."""
