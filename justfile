@@ -20,7 +20,7 @@ panel *arguments:
 test *arguments:
     scripts/test {{arguments}}
 
-# The everyday loop: no browser, no database server, no other processes
+# The everyday loop: no browser, no database server, no other processes, no attacks
 quick *arguments: venv
     {{python}} -m pytest -m quick -n 2 {{arguments}}
 

@@ -53,7 +53,7 @@ def store(kind: str) -> Iterator[Store]:
     with tempfile.TemporaryDirectory(prefix="imagegate-bench-") as temporary:
         folder = Path(temporary)
         try:
-            server = PostgreSQL() if kind == "PostgreSQL" else None
+            server = PostgreSQL(lasting=True) if kind == "PostgreSQL" else None
             with server or nullcontext():
                 url = server.create() if server else f"sqlite:///{folder / 'gates.sqlite'}"
                 yield Store(Settings(url, str(folder / "pictures"), "bench"), folder, server)

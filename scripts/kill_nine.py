@@ -393,7 +393,7 @@ def main() -> int:
     add("--keep", type=Path, metavar="FOLDER", help="work in this new folder, and leave it")
     add("--json", action="store_true", help="print the tally as JSON")
     given = parser.parse_args()
-    server = PostgreSQL() if given.store == "postgresql" else None
+    server = PostgreSQL(lasting=True) if given.store == "postgresql" else None
     with server or contextlib.nullcontext(), _folder(given.keep) as folder:
         result = Run(given, folder, server).carry_through()
     if given.json:

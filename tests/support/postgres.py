@@ -57,14 +57,17 @@ def binaries() -> Path:
 class PostgreSQL:
     """A server on a free port of 127.0.0.1, which trusts everybody. Also a context manager.
 
-    It is durable as a real one, so that it may be killed. Its port stays the same when it is
-    started again.
+    It may be killed: what it has recorded is there when it is started again, at the same port.
+
+    Args:
+        lasting: it waits for the disk as a real one does; only a machine that goes down needs it.
 
     Raises:
         NoPostgreSQL: there is none, or it does not start.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, lasting: bool = False) -> None:
+        self._lasting = lasting
         self._bin = binaries()
         self._user = _other_user()
         self.folder = Path(tempfile.mkdtemp(prefix="imagegate-pg-"))
@@ -94,6 +97,7 @@ class PostgreSQL:
             "listen_addresses": "127.0.0.1", "port": self.port, "unix_socket_directories": "",
             "shared_buffers": "16MB", "max_connections": 200, "lc_messages": "C",
             "log_destination": "stderr", "logging_collector": "off",
+            **({} if self._lasting else {"fsync": "off", "full_page_writes": "off"}),
         }  # fmt: skip
         options = [part for item in settings.items() for part in ("-c", f"{item[0]}={item[1]}")]
         ready = threading.Event()
