@@ -149,7 +149,7 @@ def _add_page(app: FastAPI) -> None:
     files = {
         path.relative_to(PAGES).as_posix(): path
         for folder in ("approver", "shared")
-        for path in (PAGES / folder).iterdir()
+        for path in (PAGES / folder).rglob("*")
         if path.suffix in kinds
     }
 

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { beforeEach, test } from "node:test";
-import { follow, subscribe } from "../../imagegate/page/shared/stream.js";
+import { follow, subscribe } from "../../imagegate/page/shared/queue/stream.js";
 
 /** The streams that were opened, oldest first. */
 let opened;

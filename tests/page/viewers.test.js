@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { Viewers } from "../../imagegate/page/shared/viewers.js";
+import { Viewers } from "../../imagegate/page/shared/queue/viewers.js";
 
 const queue = ["a", "b", "c"].map((id) => ({ id }));
 

@@ -9,7 +9,10 @@ import { element, remembered } from "./parts.js";
 
 const QUIET = 4000; // ms after an alert in which there is no other
 const LATE = 1000; // ms after which a sound that was held up is not made any more
-const TONES = [[659.26, 0], [880, 0.14]]; // Hz, and s from the beginning
+const TONES = [
+  [659.26, 0],
+  [880, 0.14],
+]; // Hz, and s from the beginning
 const RINGS = 0.45; // s a tone takes to fade
 const LOUD = 0.12;
 

@@ -31,7 +31,8 @@ export class Hold {
     $("ig-stage").append(this.#sign);
     $("ig-status").addEventListener("said", () => this.#compare());
     const attend = () => gates.attend(document.visibilityState === "visible");
-    for (const kind of ["keydown", "pointerdown", "visibilitychange"]) document.addEventListener(kind, attend, { capture: true });
+    for (const kind of ["keydown", "pointerdown", "visibilitychange"])
+      document.addEventListener(kind, attend, { capture: true });
     addEventListener("pagehide", () => gates.attend(false));
     document.addEventListener("keydown", (event) => this.#key(event), { capture: true });
     document.addEventListener("click", (event) => this.#click(event), { capture: true });
@@ -111,7 +112,10 @@ export class Hold {
   }
 
   #refuse(verdict, name) {
-    const why = verdict === ACKNOWLEDGES ? "another image came to the front. The next press counts" : "the image had only just changed";
+    const why =
+      verdict === ACKNOWLEDGES
+        ? "another image came to the front. The next press counts"
+        : "the image had only just changed";
     const text = `“${name}” was not taken: ${why}.`;
     say({ text, tone: "busy" });
     this.#missed(text);

@@ -9,7 +9,8 @@ const MARKS = /\p{M}/gu;
 /** What sets the direction of the text around it. */
 const TURNS = /[\u202a-\u202e\u2066-\u2069]/gu;
 /** What is written from right to left, or asks for it. */
-const RIGHT_TO_LEFT = /[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc\u{10800}-\u{10fff}\u{1e800}-\u{1efff}\u200f\u202a-\u202e\u2066-\u2069]/u;
+const RIGHT_TO_LEFT =
+  /[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc\u{10800}-\u{10fff}\u{1e800}-\u{1efff}\u200f\u202a-\u202e\u2066-\u2069]/u;
 
 /** A text as a person sees it, to compare. */
 export function visible(text) {

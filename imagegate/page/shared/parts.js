@@ -9,7 +9,12 @@ const AIM = 700; // ms after others have moved rows in which a click may be mean
 const MINUTE = 60;
 const HOUR = 60 * MINUTE;
 const DAY = 24 * HOUR;
-const PARTS = [[DAY, "day"], [HOUR, "hour"], [MINUTE, "minute"], [1, "second"]];
+const PARTS = [
+  [DAY, "day"],
+  [HOUR, "hour"],
+  [MINUTE, "minute"],
+  [1, "second"],
+];
 
 export const $ = (id) => document.getElementById(id);
 
@@ -40,7 +45,7 @@ export function remembered(key, value) {
 /** The rows of a list, with what has not changed left alone: a button keeps the focus. */
 export function fill(list, rows) {
   for (const row of [...list.children]) if (!rows.includes(row)) row.remove();
-  rows.forEach((row, i) => list.children[i] !== row && list.insertBefore(row, list.children[i] ?? null));
+  for (const [i, row] of rows.entries()) if (list.children[i] !== row) list.insertBefore(row, list.children[i] ?? null);
 }
 
 const jolts = new WeakMap(); // list -> when others moved its rows, and whether the pointer was on it
@@ -63,9 +68,12 @@ export function aimed(event, list) {
 
 /** Shows that a press was not taken. */
 export function shake(part) {
-  part.getAnimations().forEach((one) => one.cancel());
+  for (const one of part.getAnimations()) one.cancel();
   if (matchMedia("(prefers-reduced-motion: reduce)").matches) return;
-  part.animate([0, -6, 6, -3, 0].map((x) => ({ translate: `${x}px 0` })), 250);
+  part.animate(
+    [0, -6, 6, -3, 0].map((x) => ({ translate: `${x}px 0` })),
+    250,
+  );
 }
 
 /** A strip of small pictures keeps one of them, by its index, in its middle. */
@@ -117,7 +125,12 @@ export const say = (message) => status.say(message);
 /** A text that people wrote, where there is room for a few words. */
 export function short(text, most = 28) {
   const signs = [...text];
-  return signs.length > most ? `${signs.slice(0, most - 1).join("").trimEnd()}…` : text;
+  return signs.length > most
+    ? `${signs
+        .slice(0, most - 1)
+        .join("")
+        .trimEnd()}…`
+    : text;
 }
 
 /** A text that loses its middle, not its end, where there is no room: the end of a name tells it apart. */

@@ -12,7 +12,7 @@ globalThis.onconnect = ({ ports: [port] }) => {
   port.postMessage(online ? ["reload", {}] : ["lost", null]);
 };
 
-follow(new URL("../../api/events", import.meta.url), (kind, content) => {
+follow(new URL("../../../api/events", import.meta.url), (kind, content) => {
   online = kind !== "lost";
   for (const port of ports) port.postMessage([kind, content]);
   if (kind === "over") globalThis.close(); // whoever comes later begins with a worker of its own
