@@ -22,10 +22,12 @@ const ICONS = {
 };
 
 export class Alerts {
+  /** @type {number | null} */
   #count = null;
   #at = -QUIET;
   #sound;
   #notice;
+  /** @type {AudioContext | null} */
   #context = null;
 
   /** @param {HTMLElement} host its two toggles are put into it */
@@ -62,16 +64,16 @@ export class Alerts {
   }
 
   /** The context, running as soon as the browser allows it. */
-  #awake() {
+  async #awake() {
     this.#context ??= new AudioContext();
-    return this.#context.state === "running" ? Promise.resolve() : this.#context.resume();
+    if (this.#context.state !== "running") await this.#context.resume();
+    return this.#context;
   }
 
   async #ring() {
     const asked = performance.now();
-    await this.#awake();
+    const context = await this.#awake();
     if (performance.now() - asked > LATE) return; // a sound for what came long ago says nothing
-    const context = this.#context;
     for (const [pitch, after] of TONES) {
       const [tone, loudness] = [context.createOscillator(), context.createGain()];
       const start = context.currentTime + after;
@@ -86,7 +88,7 @@ export class Alerts {
   }
 }
 
-/** What a notification says: "Portrait · 3 waiting". */
+/** What a notification says: "Portrait · 3 waiting". @type {(count: number, title: string) => string} */
 export function newsText(count, title) {
   return [isolated(title), `${count} waiting`].filter(Boolean).join(" · ");
 }
@@ -98,7 +100,13 @@ class Toggle {
   #label;
   #strike;
 
-  /** `turnOn`: on its click; returns why it stays off, or "". */
+  /**
+   * @param {HTMLElement} host
+   * @param {keyof typeof ICONS} name
+   * @param {string} word
+   * @param {string} label
+   * @param {() => string | Promise<string>} turnOn on its click; returns why it stays off, or ""
+   */
   constructor(host, name, word, label, turnOn) {
     this.#key = `imagegate.${name}`;
     this.#label = label;
@@ -107,7 +115,7 @@ class Toggle {
       '<svg width="20" height="20" viewBox="0 0 24 24" fill="none" stroke="currentColor" stroke-width="1.8"' +
       ` stroke-linecap="round" stroke-linejoin="round" aria-hidden="true">${ICONS[name]}<path d="M4 4l16 16"/></svg>`;
     this.button.append(element("span", word));
-    this.#strike = this.button.querySelector("path:last-child");
+    this.#strike = /** @type {SVGElement} */ (this.button.querySelector("path:last-child"));
     this.button.onclick = async () => {
       const why = this.on ? "" : await turnOn();
       this.set(!this.on && !why, why);
@@ -117,6 +125,7 @@ class Toggle {
     host.append(this.button);
   }
 
+  /** @type {(on: boolean, why?: string) => void} */
   set(on, why = "") {
     this.on = on;
     this.button.setAttribute("aria-pressed", String(on));
@@ -132,10 +141,11 @@ async function askForNotices() {
   return notify("You will be told here when something new waits.") ? "" : "This browser shows a page no notifications.";
 }
 
-/** Whether the browser took it: some know notifications, but only of installed apps. */
+/** Whether the browser took it: some know notifications, but only of installed apps. @param {string} body */
 function notify(body) {
   try {
-    const notice = new Notification("Image Gate", { body, tag: "imagegate", renotify: true });
+    const more = { body, tag: "imagegate", renotify: true };
+    const notice = new Notification("Image Gate", more);
     notice.onclick = () => {
       focus();
       notice.close();

@@ -4,8 +4,9 @@
  * The server is the truth. After each (re)connection the list is read anew, then the events keep
  * it current; an answer is sent until the server has said what became of it.
  *
- * @import { Gate } from "./queue/rest.js"
+ * @import { Gate, Progress } from "./queue/rest.js"
  * @typedef {{own: boolean, why: string}} Cause
+ * @typedef {{gates: Gate[], next: string | null, waiting: number, now: number, progress?: Progress}} List
  */
 
 import { Attention } from "./queue/attention.js";
@@ -72,10 +73,8 @@ export class Gates extends Waiting {
   /** Forget all gates, and ask and hear nothing more. */
   end() {
     if (this.over) return;
-    this.over = true;
     this.#deaf();
-    Object.assign(this, { queue: [], skipped: [], history: [], waiting: 0, progress: null });
-    this.sender.end();
+    super.end();
     this.dispatchEvent(new Event("over"));
   }
 
@@ -85,7 +84,7 @@ export class Gates extends Waiting {
     if (kind === "looking") return this.#attention.take(content.looks);
     if (content.gate && !this.concerns(content.gate)) return null;
     if (content.gate) this.waiting = content[this.count];
-    this.progress = content.progress ?? this.progress;
+    if (content.progress) this.report(content.progress);
     this.goesOnWith(content.gate);
     if (kind === "published") this.#published(content.gate);
     else if (kind === "masked") this.update(content.gate);
@@ -98,7 +97,7 @@ export class Gates extends Waiting {
   async #readAll() {
     try {
       const [page, past] = await Promise.all([
-        this.get(this.filtered(`gates?limit=${PAGE}`)),
+        /** @type {Promise<List>} */ (this.get(this.filtered(`gates?limit=${PAGE}`))),
         this.get(this.pastFrom()),
       ]);
       // Another session over the same folder: its gates have the same ids, and begin anew.
@@ -116,13 +115,15 @@ export class Gates extends Waiting {
       const front =
         before?.id === looked?.id && unread ? shown : before && (open.find((gate) => gate.id === before.id) ?? before);
       const stays = front && this.#isOpen(front);
-      this.queue = stays ? [front, ...queue.filter((gate) => gate.id !== front.id)] : Viewers.front(queue, first);
-      this.skipped = open.filter((gate) => putOff.has(gate.id) && !(stays && gate.id === front.id));
+      this.list(
+        stays ? [front, ...queue.filter((gate) => gate.id !== front.id)] : Viewers.front(queue, first),
+        open.filter((gate) => putOff.has(gate.id) && !(stays && gate.id === front.id)),
+      );
       this.#cursor = page.next;
       this.setPast(past);
       for (const gate of open) this.waitsAgain(gate);
       this.waiting = page.waiting;
-      this.progress = page.progress ?? null;
+      this.report(page.progress ?? null);
       this.clock = page.now - Date.now() / 1000;
       this.cause = { own: !this.loaded, why: "" }; // who opens a page waits for what it shows
       if (before && !stays) this.#isGone(this.history.find((gate) => gate.id === before.id) ?? before);
@@ -220,7 +221,7 @@ export class Gates extends Waiting {
     this.cause = { own: true, why: "" };
     this.#refill();
     const [next] = this.#attention.order(this.queue);
-    if (next) this.queue = Viewers.front(this.queue, next.id);
+    if (next) this.bring(next.id);
     this.changed();
   }
 
@@ -297,7 +298,7 @@ export class Gates extends Waiting {
     if (this.over) return;
     const still = shown && this.current?.id === gate.id; // and not left meanwhile
     this.drop(gate.id);
-    if (still) this.queue = Viewers.front(this.queue, next);
+    if (still) this.bring(next);
     this.remember(gate);
     this.forgetUndo(gate);
     if (still) this.#isGone(gate);
@@ -359,13 +360,15 @@ export class Gates extends Waiting {
       this.inOrder(() => this.#readOn());
     }
     if (this.queue.length === 0 && this.#cursor === null) {
-      [this.queue, this.skipped] = [this.skipped, []];
+      this.list(this.skipped, []);
     }
   }
 
   async #readOn() {
     try {
+      /** @type {List} */
       const page = await this.get(this.filtered(`gates?limit=${PAGE}&cursor=${this.#cursor ?? ""}`));
+      /** @param {Gate} gate */
       const unknown = (gate) => !this.find(gate.id) && this.#isOpen(gate);
       this.line(page.gates.filter(unknown));
       this.#cursor = page.next;

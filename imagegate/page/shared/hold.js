@@ -3,6 +3,11 @@
  * taken. What changed without the person, and who changed it, is said over the image.
  */
 
+/**
+ * @import { Gates } from "./gates.js"
+ * @import { Gate } from "./queue/rest.js"
+ */
+
 import { $, element, say, shake } from "./parts.js";
 import { ACKNOWLEDGES, COUNTS, EARLY, Pause, UNSEEN } from "./pause.js";
 
@@ -16,13 +21,15 @@ export class Hold {
   #area;
   #busy;
   #sign;
-  #hides = 0;
-  #ticks = 0;
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  #hides;
+  /** @type {ReturnType<typeof setInterval> | undefined} */
+  #ticks;
 
   /**
    * @param {Gates} gates hear whether somebody attends to this page
    * @param {string} area selects the parts of the page that act on the gate in front
-   * @param {function} busy whether something with keys of its own lies over the page
+   * @param {() => boolean} busy whether something with keys of its own lies over the page
    */
   constructor(gates, area, busy) {
     this.#area = area;
@@ -38,7 +45,8 @@ export class Hold {
     document.addEventListener("click", (event) => this.#click(event), { capture: true });
   }
 
-  /** Another gate, or none, is shown. `cause`: see `Gates`. */
+  /** Another gate, or none, is shown. `cause`: see `Gates`.
+   *  @type {(gate: Gate | null, cause: {own: boolean, why: string}) => void} */
   changed(gate, { own, why }) {
     const now = performance.now();
     this.#pause.changed(own || !gate, now);
@@ -54,7 +62,7 @@ export class Hold {
     }
   }
 
-  /** The press at `at` brought what is shown. */
+  /** The press at `at` brought what is shown. @param {number} at */
   began(at) {
     this.#pause.began(at);
   }
@@ -72,7 +80,7 @@ export class Hold {
     this.#pause.failed();
   }
 
-  /** Whether a press sends the answer `route`; shows why not. */
+  /** Whether a press sends the answer `route`; shows why not. @type {(event: UIEvent, route: number, label: string) => boolean} */
   takes(event, route, label) {
     const click = event.type === "click" && event.detail > 0; // a button's Enter is a key
     const verdict = this.#pause.press(event.timeStamp, click, route);
@@ -87,9 +95,10 @@ export class Hold {
 
   // -- inside
 
+  /** @param {KeyboardEvent} event */
   #key(event) {
     if (!event.key || this.#busy() || event.ctrlKey || event.metaKey || event.altKey) return;
-    const field = event.target.closest?.(FIELDS);
+    const field = /** @type {Element} */ (event.target).closest?.(FIELDS);
     if (!this.#pause.held(event.timeStamp) || (field && field.id !== "ig-note")) return;
     if (ALONE.has(event.key)) return;
     swallow(event);
@@ -98,19 +107,23 @@ export class Hold {
     return this.#touch(event, event.key === " " ? "Space" : event.key);
   }
 
+  /** @param {MouseEvent} event */
   #click(event) {
-    if (!this.#pause.held(event.timeStamp) || !event.target.closest?.(this.#area)) return;
+    const target = /** @type {Element} */ (event.target);
+    if (!this.#pause.held(event.timeStamp) || !target.closest?.(this.#area)) return;
     swallow(event);
-    const button = event.target.closest("button, a");
-    this.#touch(event, button?.textContent.trim() || "The tap");
+    const button = target.closest("button, a");
+    this.#touch(event, button?.textContent?.trim() || "The tap");
   }
 
+  /** @type {(event: Event, name: string) => void} */
   #touch(event, name) {
     const verdict = this.#pause.touch(event.timeStamp);
     if (verdict === ACKNOWLEDGES) this.#free();
     this.#refuse(verdict, name);
   }
 
+  /** @type {(verdict: string, name: string) => void} */
   #refuse(verdict, name) {
     const why =
       verdict === ACKNOWLEDGES
@@ -121,6 +134,7 @@ export class Hold {
     this.#missed(text);
   }
 
+  /** @param {string} text */
   #missed(text) {
     if (this.#pause.held(performance.now())) return shake(this.#sign); // who took it stays to be read
     this.#say([text]);
@@ -129,6 +143,7 @@ export class Hold {
     this.#hides = setTimeout(() => this.#hide(), MISSED);
   }
 
+  /** @param {(string | Node)[]} parts */
   #say(parts) {
     this.#sign.replaceChildren(...parts);
     this.#sign.hidden = false;
@@ -156,6 +171,7 @@ export class Hold {
   }
 }
 
+/** @param {Event} event */
 function swallow(event) {
   event.preventDefault();
   event.stopImmediatePropagation();

@@ -12,17 +12,18 @@ const TURNS = /[\u202a-\u202e\u2066-\u2069]/gu;
 const RIGHT_TO_LEFT =
   /[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc\u{10800}-\u{10fff}\u{1e800}-\u{1efff}\u200f\u202a-\u202e\u2066-\u2069]/u;
 
-/** A text as a person sees it, to compare. */
+/** A text as a person sees it, to compare. @param {string} text */
 export function visible(text) {
   return text.normalize("NFC").replace(NOTHING, "").replace(SEPARATORS, " ").trim();
 }
 
-/** Whether anything of a text can be seen. */
+/** Whether anything of a text can be seen. @param {string} text */
 export function shows(text) {
   return visible(text).replace(MARKS, "") !== "";
 }
 
-/** The label of a route (1-based), with its number where the label alone could be another's. */
+/** The label of a route (1-based), with its number where the label alone could be another's.
+ *  @type {(labels: string[], route: number) => string} */
 export function toldApart(labels, route) {
   const label = labels[route - 1] ?? "";
   const seen = labels.map(visible);
@@ -32,7 +33,7 @@ export function toldApart(labels, route) {
   return alike || number ? `${route} · ${label}` : label;
 }
 
-/** A text in the middle of a sentence: it cannot turn around what stands beside it. */
+/** A text in the middle of a sentence: it cannot turn around what stands beside it. @param {string} text */
 export function isolated(text) {
   return RIGHT_TO_LEFT.test(text) ? `\u2068${text.replace(TURNS, "")}\u2069` : text;
 }

@@ -23,9 +23,10 @@ export class Pause {
   #failed = false;
   #pressed = -Infinity; // when something was pressed last, whatever became of it
   #held = false;
+  /** @type {number | null} */
   #asked = null; // the answer that would be sent though the image is not shown
 
-  /** Something else is shown. `own`: the person caused it; `at`: when. */
+  /** Something else is shown. `own`: the person caused it; `at`: when. @type {(own: boolean, at: number) => void} */
   changed(own, at) {
     this.#held = !own;
     this.#since = at;
@@ -34,7 +35,7 @@ export class Pause {
     if (!own) this.#pressed = at;
   }
 
-  /** The press that brought it was made at `at`: a page that was busy since loses no rhythm. */
+  /** The press that brought it was made at `at`: a page that was busy since loses no rhythm. @param {number} at */
   began(at) {
     this.#since = at;
   }
@@ -45,7 +46,7 @@ export class Pause {
     this.#failed = false;
   }
 
-  /** The image can be seen. */
+  /** The image can be seen. @param {number} at */
   visible(at) {
     this.#seen = Math.min(this.#seen, at);
     this.#failed = false;
@@ -57,18 +58,18 @@ export class Pause {
     this.#failed = true;
   }
 
-  /** Whether nothing counts yet. */
+  /** Whether nothing counts yet. @param {number} at */
   held(at) {
     if (this.#held && at - this.#pressed >= REST) this.#held = false;
     return this.#held;
   }
 
-  /** What somebody types prolongs the wait, and acknowledges nothing: they may not look at the image. */
+  /** What somebody types prolongs the wait, and acknowledges nothing: they may not look at the image. @param {number} at */
   typed(at) {
     if (this.held(at)) this.#pressed = at;
   }
 
-  /** What becomes of a press that decides nothing: it acts, unless it came too soon or acknowledges. */
+  /** What becomes of a press that decides nothing: it acts, unless it came too soon or acknowledges. @param {number} at */
   touch(at) {
     if (!this.held(at)) return COUNTS;
     if (at <= this.#since) return EARLY; // made before the change, heard of after it
@@ -80,6 +81,7 @@ export class Pause {
   /**
    * What becomes of a press that decides.
    *
+   * @param {number} at
    * @param {boolean} click or else a key
    * @param {number} answer which one
    */

@@ -6,9 +6,10 @@ const MOST = 30_000;
 export class Retry {
   #act;
   #pause = FIRST;
-  #timer = null;
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  #timer;
 
-  /** @param {function} act tries; whoever calls it says `failed` or `end` */
+  /** @param {() => void} act tries; whoever calls it says `failed` or `end` */
   constructor(act) {
     this.#act = act;
   }
@@ -22,19 +23,19 @@ export class Retry {
 
   /** If something failed, try it again at once. */
   now() {
-    if (this.#timer !== null) this.#try();
+    if (this.#timer !== undefined) this.#try();
   }
 
   /** It went well, or is not wanted any more. */
   end() {
     clearTimeout(this.#timer);
-    this.#timer = null;
+    this.#timer = undefined;
     this.#pause = FIRST;
   }
 
   #try() {
     clearTimeout(this.#timer);
-    this.#timer = null;
+    this.#timer = undefined;
     this.#act();
   }
 }

@@ -6,10 +6,11 @@ const GONE_FOR_NOW = new Set([502, 503, 504]);
 
 export class Sender {
   #call;
+  /** @type {Set<() => void>} */
   #asleep = new Set(); // what waits for the connection
   #over = false;
 
-  /** @param {function} call what `fetch` is, for the page */
+  /** @param {(url: string | URL, options: RequestInit) => Promise<Response>} call what `fetch` is, for the page */
   constructor(call) {
     this.#call = call;
   }
@@ -18,7 +19,10 @@ export class Sender {
    * Post until there is an answer: [status, body]. Sending twice is safe: the server knows a
    * repetition.
    *
-   * @param {function} waits called when it has to be tried again, with what the server said
+   * @param {string | URL} url
+   * @param {object} body
+   * @param {(why: string) => void} waits called when it has to be tried again, with what the server said
+   * @returns {Promise<[number, any]>}
    */
   async post(url, body, waits) {
     for (let pause = RETRY_FIRST; !this.#over; pause = Math.min(pause * 2, RETRY_MOST)) {
@@ -38,10 +42,12 @@ export class Sender {
       }
       if (this.#over) break;
       waits(why);
-      await new Promise((wake) => {
+      /** @type {Promise<void>} */
+      const slept = new Promise((wake) => {
         this.#asleep.add(wake);
         setTimeout(wake, pause);
       });
+      await slept;
     }
     return [0, { error: "this page is over" }];
   }
@@ -59,12 +65,13 @@ export class Sender {
   }
 }
 
-/** Whether the server itself answered: what a tunnel or a proxy says in its place is a page. */
+/** Whether the server itself answered: what a tunnel or a proxy says in its place is a page. @param {Response} reply */
 export function isOurs(reply) {
   return (reply.headers.get("content-type") ?? "").includes("json");
 }
 
-/** Why the server said no; "no connection" where it said nothing. */
+/** Why the server said no; "no connection" where it said nothing.
+ *  @type {(reply?: Response | null) => Promise<string>} */
 export async function reason(reply) {
   if (!reply) return "no connection";
   const body = await reply.json().catch(() => ({}));

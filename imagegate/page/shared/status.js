@@ -14,22 +14,30 @@ const NEXT = 1800; // ms, if another one of these waits
 const TICK = 100; // ms
 const MOST = 3; // messages that must be read and wait; of more the oldest are left out
 
+/** @type {Record<string, number>} */
 const RANKS = { busy: HINT, good: DONE, bad: MUST_READ };
 
-/** @typedef {{text: string, tone?: string, rank?: number, about?: string}} Message */
+/**
+ * @import { Message } from "./queue/rest.js"
+ * @typedef {{text: string, tone?: string, rank: number, about: string}} Ranked
+ */
 
 export class StatusLine {
   #show;
   #every;
+  /** @type {Ranked | null} */
   #now = null;
   #left = 0; // ms that what is shown still stands
+  /** @type {Ranked[]} */
   #waiting = []; // messages that must be read, oldest first
+  /** @type {Ranked | null} */
   #last = null; // of the others the latest
+  /** @type {unknown} */
   #timer = null;
 
   /**
-   * @param {function(Message)} show
-   * @param {function} every as setInterval. Its ticks are counted, not the time: while the page is too busy to
+   * @param {(message: Message) => void} show
+   * @param {(act: () => void, ms: number) => unknown} every as setInterval. Its ticks are counted, not the time: while the page is too busy to
    *   draw, or is out of sight, nobody reads
    */
   constructor(show, every = (act, ms) => setInterval(act, ms)) {
@@ -42,7 +50,7 @@ export class StatusLine {
    *   about the same before, also of what must be read
    */
   say(message) {
-    const one = { about: "", ...message, rank: message.rank ?? RANKS[message.tone] ?? DONE };
+    const one = { about: "", ...message, rank: message.rank ?? RANKS[message.tone ?? ""] ?? DONE };
     if (one.about) this.#forget(one.about);
     if (!this.#now || this.#left <= 0) {
       this.#last = null;
@@ -55,16 +63,18 @@ export class StatusLine {
 
   /** Nothing more is shown. */
   end() {
-    clearInterval(this.#timer);
+    clearInterval(/** @type {number} */ (this.#timer));
     this.#show = () => {};
   }
 
+  /** @param {string} about */
   #forget(about) {
     this.#waiting = this.#waiting.filter((one) => one.about !== about);
     if (this.#last?.about === about) this.#last = null;
     if (this.#now?.about === about) this.#left = 0;
   }
 
+  /** @param {Ranked} one */
   #put(one) {
     this.#now = one;
     this.#left = one.rank === MUST_READ ? READ : 0;
@@ -74,9 +84,9 @@ export class StatusLine {
 
   #tick() {
     this.#left -= TICK;
-    if (this.#waiting.length && this.#left <= READ - NEXT) this.#put(this.#waiting.shift());
+    if (this.#waiting.length && this.#left <= READ - NEXT) this.#put(/** @type {Ranked} */ (this.#waiting.shift()));
     else if (this.#left <= 0) {
-      clearInterval(this.#timer);
+      clearInterval(/** @type {number} */ (this.#timer));
       this.#timer = null;
       const last = this.#last;
       this.#last = null;

@@ -13,7 +13,9 @@ const CHOICE = 1000; // ms to choose
 const ATTENTIVE = 20_000; // ms between signs of attention
 
 export class Attention {
+  /** @type {Rest} */
   #rest;
+  /** @type {() => object | null} */
   #viewer;
   #viewers = new Viewers();
   #page = newKey();

@@ -22,6 +22,11 @@ export class History extends Rest {
   /** @type {Set<string>} */
   #ours = new Set(); // ids of gates that were answered, or whose answer was taken back, here
 
+  end() {
+    super.end();
+    this.history = [];
+  }
+
   /** The address of the newest of what ended, or of what comes after a cursor. */
   pastFrom(cursor = "") {
     return this.filtered(`${this.past}limit=${LENGTH}${cursor}`);
@@ -128,5 +133,7 @@ export class History extends Rest {
   }
 }
 
-/** Whether a gate was given a route. @type {(gate: Gate) => gate is Decided} */
-export const isAnswered = (gate) => gate.decision != null && gate.decision.route !== null;
+/** Whether a gate was given a route. @returns {gate is Decided} @param {Gate} gate */
+function isAnswered(gate) {
+  return gate.decision != null && gate.decision.route !== null;
+}

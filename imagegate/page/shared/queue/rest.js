@@ -87,6 +87,18 @@ export class Rest extends EventTarget {
     this.#workflow = node && workflow;
   }
 
+  /** Know nothing more, and ask nothing more. */
+  end() {
+    this.over = true;
+    this.progress = null;
+    this.sender.end();
+  }
+
+  /** What a folder's session says of itself now. @param {Progress | null} progress */
+  report(progress) {
+    this.progress = progress;
+  }
+
   /** Where the panel is. */
   get base() {
     return this.#base;
@@ -112,6 +124,7 @@ export class Rest extends EventTarget {
    *
    * @param {string | URL} url
    * @param {RequestInit} [options]
+   * @returns {Promise<Response>}
    */
   fetch(url, options = {}) {
     return fetch(url, { ...options, headers: { ...options.headers, ...OURS } });

@@ -4,6 +4,8 @@
  * shared worker. Where there are no shared workers (phones) a page has its own.
  */
 
+/** @typedef {(kind: string, content?: any) => void} Take */
+
 const KINDS = ["reload", "alive", "published", "masked", "decided", "withdrawn", "links", "looking", "over"];
 const RETRY_FIRST = 400; // ms
 const RETRY_MOST = 5000;
@@ -13,6 +15,8 @@ const SILENT = 16_000; // ms; the server says something every 5 s, so the line i
  * Calls `tell(kind, content)` for all news; kind "lost" says that the connection broke, "over" that
  * there will be no more. Returns what ends it.
  *
+ * @param {URL} base
+ * @param {Take} tell
  * @param {string} whose pages of this name share a stream
  */
 export function subscribe(base, tell, whose = "") {
@@ -33,12 +37,15 @@ export function subscribe(base, tell, whose = "") {
   return () => end();
 }
 
-/** Follow the stream at `url`, and open it again whenever it breaks or falls silent. */
+/** Follow the stream at `url`, and open it again whenever it breaks or falls silent. @type {(url: URL, tell: Take) => () => void} */
 export function follow(url, tell) {
   let pause = RETRY_FIRST;
-  let watchdog = 0;
-  let source = null;
-  let next = 0;
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  let watchdog;
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  let next;
+  /** @type {EventSource} */
+  let source;
   const end = () => {
     clearTimeout(watchdog);
     clearTimeout(next);

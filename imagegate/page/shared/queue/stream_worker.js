@@ -2,15 +2,18 @@
 
 import { follow } from "./stream.js";
 
+/** @type {Set<MessagePort>} */
 const ports = new Set();
 let online = false;
 
-globalThis.onconnect = ({ ports: [port] }) => {
+/** @param {MessageEvent} event */
+const connected = ({ ports: [port] }) => {
   ports.add(port);
   port.onmessage = () => ports.delete(port); // "bye"
   // It reads everything anew, as after a connection was lost.
   port.postMessage(online ? ["reload", {}] : ["lost", null]);
 };
+Object.assign(globalThis, { onconnect: connected });
 
 follow(new URL("../../../api/events", import.meta.url), (kind, content) => {
   online = kind !== "lost";

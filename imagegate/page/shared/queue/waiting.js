@@ -5,6 +5,7 @@
  */
 
 import { History } from "./history.js";
+import { Viewers } from "./viewers.js";
 
 export class Waiting extends History {
   /** @type {Gate[]} what comes next, the gate on show first */
@@ -13,6 +14,18 @@ export class Waiting extends History {
   skipped = [];
   /** How many wait on the server, those included that this page has not read yet. */
   waiting = 0;
+
+  end() {
+    super.end();
+    this.list([], []);
+    this.waiting = 0;
+  }
+
+  /** These wait, and no others. @type {(queue: Gate[], skipped: Gate[]) => void} */
+  list(queue, skipped) {
+    this.queue = queue;
+    this.skipped = skipped;
+  }
 
   /** The gate on show. @returns {Gate | null} */
   get current() {
@@ -39,6 +52,11 @@ export class Waiting extends History {
   line(gates) {
     const [shown, ...others] = this.queue;
     this.queue = [...(shown ? [shown] : []), ...urgentFirst([...others, ...gates])];
+  }
+
+  /** It comes to the front. @param {string} id */
+  bring(id) {
+    this.queue = Viewers.front(this.queue, id);
   }
 
   /** @param {string} id */
