@@ -6,8 +6,8 @@
  */
 
 import { Alerts } from "../shared/alerts.js";
-import { Hold } from "../shared/hold.js";
 import { $, element, routeText, say, span } from "../shared/parts.js";
+import { Review } from "../shared/review.js";
 import { ApproverGates } from "./approver_gates.js";
 import { layout } from "./layout.js";
 import { Look } from "./look.js";
@@ -15,7 +15,6 @@ import { Mask } from "./mask.js";
 import { Past } from "./past.js";
 
 const ACTS = "#ig-stage, #ig-thumbs, #ig-routes, #ig-tools, #ig-paint"; // on the gate in front
-const RHYTHM = 200; // ms in which a page may be busy with a tap
 const PAN = 80; // px an arrow key moves a zoomed image
 const FADES = 5000; // ms after which a sentence makes room for the image
 const URGENT = 30; // s
@@ -28,15 +27,8 @@ const UNSENT = "The answer that was on its way may not have been recorded.";
 const gates = new ApproverGates(new URL("../../", import.meta.url), "", "");
 
 /** What this page shows beside the gates themselves. */
-const view = {
-  gate: null,
-  version: -1,
-  online: false,
-  saidAt: 0,
-  wide: innerWidth,
-  notes: new Map(), // gate id -> what is written but not sent
-};
-let look, mask, past, alerts, hold;
+const view = { saidAt: 0, wide: innerWidth };
+let look, mask, past, review;
 
 // -- building
 
@@ -59,27 +51,34 @@ function build() {
   const { may } = gates.person;
   document.body.innerHTML = layout(may);
   document.body.dataset.may = may;
-  look = new Look(gates, leavesMask);
-  hold = new Hold(gates, ACTS, () => gates.over || $("ig-past").open);
+  review = new Review(gates, {
+    area: ACTS,
+    busy: () => gates.over || $("ig-past").open,
+    show,
+    update: (gate) => look.update(gate),
+    again: () => look.again(), // what failed without a connection
+    words: () => ({ note: $("ig-note").value.trim() }),
+    decides: (gate) => past.picture(gate, $("ig-image")),
+    act: key,
+    say: tell,
+  });
+  const { hold } = review;
+  look = new Look(gates, () => review.leaves());
   for (const kind of ["loading", "drawn", "failed"]) look.addEventListener(kind, () => hold[kind]());
   mask = may === "mask" ? new Mask(gates, look) : null;
-  past = new Past(gates, undo);
-  alerts = new Alerts($("ig-alerts"));
+  review.painter = mask;
+  review.alerts = new Alerts($("ig-alerts"));
+  past = new Past(gates, (gate) => review.undo(gate));
 
-  $("ig-skip").onclick = () => leavesMask() && gates.skip();
+  $("ig-skip").onclick = () => review.skip();
   if (may !== "look") {
-    $("ig-undo").onclick = () => undo();
+    $("ig-undo").onclick = () => review.undo();
     $("ig-note-open").onclick = () => showWords($("ig-words").hidden, true);
     $("ig-note").oninput = keepNote;
     $("ig-note").onkeydown = (event) => void (event.key === "Enter" && event.target.blur());
   }
-  document.addEventListener("keydown", key);
-  addEventListener("beforeunload", (event) => {
-    if (gates.unsent) event.preventDefault(); // an answer is still on its way
-  });
+  document.addEventListener("keydown", undoStroke);
   gates.addEventListener("change", render);
-  gates.addEventListener("said", (event) => tell(event.detail));
-  gates.addEventListener("answered", (event) => view.notes.delete(event.detail.id)); // it went along
   look.addEventListener("said", (event) => tell(event.detail));
   $("ig-status").addEventListener("said", told);
   mask?.addEventListener("said", (event) => tell(event.detail));
@@ -103,26 +102,15 @@ function fit() {
 
 function render() {
   if (gates.over) return;
-  const gate = gates.current;
-  const another = gate?.id !== view.gate?.id;
-  if (another) show(gate);
-  else if (gate && gate.version !== view.version) look.update(gate);
-  view.gate = gate;
-  view.version = gate?.version ?? -1;
-  const { waiting, loaded, online, unsent } = gates;
-  document.body.classList.toggle("ig-idle", gate === null);
+  const another = review.render();
+  const { current: gate, waiting, loaded, online, unsent } = gates;
   document.body.classList.toggle("ig-painting", Boolean(mask?.now));
   if (another) arrange(); // now that they are in sight
   $("ig-pending").textContent = !loaded ? "" : waiting ? `${waiting} left` : "none left";
-  document.title = waiting ? `(${waiting}) Image Gate` : "Image Gate";
-  alerts.count(gates.fresh ? waiting : null, gates.newest?.title);
   $("ig-offline").hidden = online || !loaded;
   $("ig-offline").textContent = unsent
     ? `Connection lost. ${unsent === 1 ? "Your answer is" : `${unsent} answers are`} kept here and sent as soon as it is back. Keep this page open.`
     : "Connection lost. Trying again …";
-  if (online && !view.online) look.again(); // what failed without a connection
-  view.online = online;
-  $("ig-skip").disabled = gates.queue.length + gates.skipped.length < 2;
   if ($("ig-undo")) $("ig-undo").disabled = gates.undoable === null;
   clock();
   renderEmpty(gate);
@@ -135,11 +123,9 @@ function render() {
 function show(gate) {
   if (mask?.now && mask.now.gate.id !== gate?.id) mask.close();
   const focused = document.activeElement?.closest("#ig-routes button")?.id;
-  view.gate = gate;
-  hold.changed(gate, gates.cause);
   $("ig-title").textContent = gate?.title ?? "";
   if ($("ig-note")) {
-    $("ig-note").value = view.notes.get(gate?.id) ?? "";
+    $("ig-note").value = review.note;
     showWords(Boolean($("ig-note").value), false);
   }
   const labels = gate?.labels ?? [];
@@ -153,7 +139,7 @@ function show(gate) {
 function arrange() {
   const routes = $("ig-routes");
   if (!routes) return;
-  routes.dataset.many = crowd(view.gate?.labels ?? []);
+  routes.dataset.many = crowd(review.gate?.labels ?? []);
   if (routes.dataset.many !== "many") return;
   const cut = (text) => text.scrollHeight > text.clientHeight + 1;
   if ([...routes.querySelectorAll("span")].some(cut)) routes.dataset.many = "long";
@@ -170,7 +156,7 @@ function routeButton(gate, label, route) {
   const text = element("span");
   text.append(...routeText(route, label, "\u00a0·\u00a0")); // the number is never alone
   button.append(text);
-  button.onclick = (event) => decide(gate, route, event);
+  button.onclick = (event) => review.decide(gate, route, event);
   return button;
 }
 
@@ -210,7 +196,10 @@ function told() {
 function renderEmpty(gate) {
   $("ig-empty").hidden = gate !== null;
   // Whoever waits wants to be told; whoever looks at an image has the sheet for it.
-  const host = gate === null && gates.loaded && !gates.progress?.ended ? $("ig-empty-alerts") : $("ig-past").querySelector("footer");
+  const host =
+    gate === null && gates.loaded && !gates.progress?.ended
+      ? $("ig-empty-alerts")
+      : $("ig-past").querySelector("footer");
   const toggles = $("ig-alerts");
   if (toggles.parentNode !== host) host.insertBefore(toggles, host.querySelector("#ig-leave"));
   if (gate) return;
@@ -220,7 +209,8 @@ function renderEmpty(gate) {
   if (!gates.loaded) words("Connecting …", "");
   else if (gates.reading) words("Reading more …", "");
   else if (session?.ended) words("The session has ended.", "Thank you. There is nothing more to do here.");
-  else if (session?.scanning) words("Nothing waits for you yet.", "Images are still being read; they appear here by themselves.");
+  else if (session?.scanning)
+    words("Nothing waits for you yet.", "Images are still being read; they appear here by themselves.");
   else if (session?.all_done) words("All done.", "Thank you. Every image is decided.");
   else words("Nothing waits for you.", "The next image appears here by itself. You can leave this page open.");
 }
@@ -237,10 +227,8 @@ function renderProgress() {
 
 /** A note waits with its gate while another one is on show. */
 function keepNote() {
-  const note = $("ig-note").value;
-  if (note) view.notes.set(view.gate?.id, note);
-  else view.notes.delete(view.gate?.id);
-  $("ig-note-open").classList.toggle("ig-written", Boolean(note));
+  review.note = $("ig-note").value;
+  $("ig-note-open").classList.toggle("ig-written", Boolean(review.note));
 }
 
 function showWords(open, focus) {
@@ -250,31 +238,9 @@ function showWords(open, focus) {
   if (open && focus) $("ig-note").focus();
 }
 
-/** Decide the gate that the button was made for, with the mask that is being painted. */
-async function decide(gate, route, event) {
-  if (gate.id !== view.gate?.id || !hold.takes(event, route, gates.label(gate, route))) return;
-  if (mask?.now && !(await mask.save())) return;
-  if (gate.id !== view.gate?.id) return;
-  const note = $("ig-note").value.trim();
-  past.picture(gate, $("ig-image"));
-  const busy = performance.now() - event.timeStamp;
-  gates.decide(gate, route, { note });
-  // Counted from the tap itself: a page that was busy does not lose the next one of a rhythm.
-  if (busy < RHYTHM) hold.began(event.timeStamp);
-}
-
-/** Undo brings another gate to the front, which would throw away what is being painted. */
-function undo(gate) {
-  if (leavesMask()) gates.undo(gate);
-}
-
-/** False, and a word, where going on would throw away what is being painted. */
-function leavesMask() {
-  return mask?.leave() ?? true;
-}
-
 // -- keys
 
+/** @type {Record<string, () => unknown>} */
 const KEYS = {
   m: () => mask && (mask.now ? mask.save() : mask.open()),
   n: () => $("ig-skip").click(),
@@ -295,27 +261,18 @@ function arrow(x, y) {
   else if (x) look.step(x);
 }
 
-function key(event) {
-  if (gates.over || !event.key || $("ig-past").open) return;
-  const typing = event.target.closest?.("input:not([type=range]), textarea, select");
-  if (typing && event.key === "Escape") event.target.blur(); // back to the keys
-  if ((event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "z" && mask?.now && !typing) {
-    event.preventDefault();
-    mask.undo();
-    return;
-  }
-  const arrows = event.key.startsWith("Arrow");
-  if (typing || event.ctrlKey || event.metaKey || event.altKey || (event.repeat && !arrows)) return;
-  if (arrows && event.target.type === "range") return;
-  if (event.key === "Escape" && mask?.now && !mask.now.paint?.touched) mask.close();
-  const route = /^[0-9]$/.test(event.key) && $("ig-routes") ? Number(event.key) || 10 : 0;
-  const act = route ? () => decide(view.gate, route, event) : KEYS[event.key.toLowerCase()];
-  if (!act || !view.gate || route > view.gate.labels.length) {
-    if (event.key.toLowerCase() === "u") KEYS.u();
-    return;
-  }
-  event.preventDefault(); // Space would scroll, or press the button that has the focus
-  act();
+/** What a key does; see `Review`. */
+function key(name, event) {
+  if (name.startsWith("arrow") && event.target.type === "range") return null;
+  if (name === "escape" && mask?.now && !mask.now.paint?.touched) mask.close();
+  return review.gate || name === "u" ? KEYS[name] : null;
+}
+
+function undoStroke(event) {
+  if (!(event.ctrlKey || event.metaKey) || event.key?.toLowerCase() !== "z" || !mask?.now) return;
+  if ($("ig-past").open || event.target.closest?.("input:not([type=range])")) return;
+  event.preventDefault();
+  mask.undo();
 }
 
 // -- the end
@@ -332,9 +289,7 @@ function goDark() {
   const unsent = gates.unsent > 0;
   mask?.close();
   look?.clear();
-  view.gate = null;
-  view.notes.clear();
-  document.removeEventListener("keydown", key);
+  review?.end();
   const sentence = element("p", farewell(gates.why), { id: "ig-over", role: "alert" });
   if (unsent) sentence.append(` ${UNSENT}`);
   document.body.removeAttribute("class");

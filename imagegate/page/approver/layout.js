@@ -96,10 +96,14 @@ export function layout(may) {
       <h2 id="ig-past-title"></h2>
       <button id="ig-past-close" type="button" aria-label="Close">${sign("close")}</button>
     </header>
-    ${decides ? `<div class="ig-either" role="group" aria-label="Whose decisions">
+    ${
+      decides
+        ? `<div class="ig-either" role="group" aria-label="Whose decisions">
       <button id="ig-past-mine" type="button" aria-pressed="true">Mine</button>
       <button id="ig-past-all" type="button" aria-pressed="false">Everybody’s</button>
-    </div>` : ""}
+    </div>`
+        : ""
+    }
     <div class="ig-scroll">
       <ol id="ig-history"></ol>
       <p id="ig-past-none" hidden></p>

@@ -4,9 +4,9 @@
  */
 
 import { $, element, follow } from "../shared/parts.js";
+import { Retry } from "../shared/retry.js";
 import { drawMask } from "./paint.js";
 import { Pictures } from "./pictures.js";
-import { Retry } from "../shared/retry.js";
 import { Touch } from "./touch.js";
 
 const AHEAD = 2; // gates whose previews are kept ready

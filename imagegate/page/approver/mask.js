@@ -112,9 +112,7 @@ export class Mask extends EventTarget {
     this.#say("Saving the mask …", "busy");
     const url = this.#gates.mask(now.gate, now.index);
     const png = await now.paint.png();
-    const how = png
-      ? { method: "PUT", headers: { "content-type": "image/png" }, body: png }
-      : { method: "DELETE" };
+    const how = png ? { method: "PUT", headers: { "content-type": "image/png" }, body: png } : { method: "DELETE" };
     const reply = await this.#gates.fetch(url, how).catch(() => null);
     if (this.#gates.over) return false;
     if (!reply?.ok) {
@@ -135,7 +133,7 @@ export class Mask extends EventTarget {
     const stage = $("ig-stage").getBoundingClientRect();
     this.#showRing(stage.width / 2, stage.height / 2);
     clearTimeout(this.#ring);
-    this.#ring = setTimeout(() => $("ig-ring") && ($("ig-ring").hidden = true), RING);
+    this.#ring = setTimeout(() => $("ig-ring")?.toggleAttribute("hidden", true), RING);
   }
 
   /** A mouse sees where, and how wide, it would paint. */

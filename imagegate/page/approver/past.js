@@ -81,7 +81,10 @@ export class Past {
     const still = person.expires_at - Date.now() / 1000 - clock;
     $("ig-person").replaceChildren(
       element("b", person.name),
-      element("span", `${MAY[person.may]} The link is valid until ${when(person.expires_at)}, for another ${left(still)}.`),
+      element(
+        "span",
+        `${MAY[person.may]} The link is valid until ${when(person.expires_at)}, for another ${left(still)}.`,
+      ),
     );
   }
 
@@ -128,7 +131,11 @@ export class Past {
     const tile = this.#tiles.get(gate.id) ?? element("span", said.route, { class: "ig-tile", "aria-hidden": "true" });
     row.replaceChildren(tile, words);
     if (said.undo) {
-      const button = element("button", "Undo", { type: "button", class: "ig-back", "aria-label": `Undo: ${gate.title}` });
+      const button = element("button", "Undo", {
+        type: "button",
+        class: "ig-back",
+        "aria-label": `Undo: ${gate.title}`,
+      });
       button.onclick = (event) => aimed(event, $("ig-history")) && this.undo(gate);
       row.append(button);
       if (focused) button.focus({ preventScroll: true });

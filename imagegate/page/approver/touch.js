@@ -70,7 +70,7 @@ export class Touch {
 
   /** Fit, or a closer look around a point of the screen. */
   toggle(at = this.#middle()) {
-    const close = Math.max(2.5, Math.min(this.#most, (this.scale * this.density)));
+    const close = Math.max(2.5, Math.min(this.#most, this.scale * this.density));
     this.#smoothly(() => this.#zoom(this.zoomed ? 1 : close, at));
   }
 
