@@ -3,6 +3,8 @@
  * `ApproverGates`, the images from `Pictures`, and `Look` shows them; a mask is painted in `Mask`.
  *
  * All texts that people wrote (titles, labels, notes, names) enter the page as text, never as HTML.
+ *
+ * @import { Gate, Message } from "../shared/queue/rest.js"
  */
 
 import { Alerts } from "../shared/alerts.js";
@@ -28,7 +30,14 @@ const gates = new ApproverGates(new URL("../../", import.meta.url), "", "");
 
 /** What this page shows beside the gates themselves. */
 const view = { saidAt: 0, wide: innerWidth };
-let look, mask, past, review;
+/** @type {Look} */
+let look;
+/** @type {Mask | null} */
+let mask = null;
+/** @type {Past} */
+let past;
+/** @type {Review} */
+let review;
 
 // -- building
 
@@ -49,7 +58,7 @@ async function begin() {
 
 function build() {
   const { may } = gates.person;
-  document.body.innerHTML = layout(may);
+  document.body.replaceChildren(layout($("ig-page").content, may));
   document.body.dataset.may = may;
   review = new Review(gates, {
     area: ACTS,
@@ -64,7 +73,9 @@ function build() {
   });
   const { hold } = review;
   look = new Look(gates, () => review.leaves());
-  for (const kind of ["loading", "drawn", "failed"]) look.addEventListener(kind, () => hold[kind]());
+  for (const kind of /** @type {const} */ (["loading", "drawn", "failed"])) {
+    look.addEventListener(kind, () => hold[kind]());
+  }
   mask = may === "mask" ? new Mask(gates, look) : null;
   review.painter = mask;
   review.alerts = new Alerts($("ig-alerts"));
@@ -75,13 +86,13 @@ function build() {
     $("ig-undo").onclick = () => review.undo();
     $("ig-note-open").onclick = () => showWords($("ig-words").hidden, true);
     $("ig-note").oninput = keepNote;
-    $("ig-note").onkeydown = (event) => void (event.key === "Enter" && event.target.blur());
+    $("ig-note").onkeydown = (/** @type {any} */ event) => void (event.key === "Enter" && event.target.blur());
   }
   document.addEventListener("keydown", undoStroke);
   gates.addEventListener("change", render);
-  look.addEventListener("said", (event) => tell(event.detail));
+  look.addEventListener("said", (event) => tell(/** @type {CustomEvent} */ (event).detail));
   $("ig-status").addEventListener("said", told);
-  mask?.addEventListener("said", (event) => tell(event.detail));
+  mask?.addEventListener("said", (event) => tell(/** @type {CustomEvent} */ (event).detail));
   mask?.addEventListener("change", render);
   setInterval(clock, 1000);
   visualViewport?.addEventListener("resize", fit);
@@ -91,7 +102,7 @@ function build() {
 
 /** The keyboard of a phone takes its room from the image, not from the buttons. */
 function fit() {
-  if (visualViewport.scale !== 1) return;
+  if (visualViewport?.scale !== 1) return;
   document.documentElement.style.setProperty("--ig-height", `${visualViewport.height}px`);
   scrollTo(0, 0);
   if (view.wide !== innerWidth) arrange(); // not for a keyboard: whoever has scrolled stays there
@@ -119,7 +130,7 @@ function render() {
   look.ahead();
 }
 
-/** Another gate, or none, comes to the front. */
+/** Another gate, or none, comes to the front. @param {Gate | null} gate */
 function show(gate) {
   if (mask?.now && mask.now.gate.id !== gate?.id) mask.close();
   const focused = document.activeElement?.closest("#ig-routes button")?.id;
@@ -129,9 +140,9 @@ function show(gate) {
     showWords(Boolean($("ig-note").value), false);
   }
   const labels = gate?.labels ?? [];
-  const buttons = labels.map((label, i) => routeButton(gate, label, i + 1));
+  const buttons = labels.map((label, i) => routeButton(/** @type {Gate} */ (gate), label, i + 1));
   $("ig-routes")?.replaceChildren(...buttons);
-  $(focused)?.focus({ preventScroll: true }); // whoever decides by Tab and Enter goes on from here
+  if (focused) $(focused)?.focus({ preventScroll: true }); // whoever decides by Tab and Enter goes on from here
   look.show(gate);
 }
 
@@ -141,16 +152,18 @@ function arrange() {
   if (!routes) return;
   routes.dataset.many = crowd(review.gate?.labels ?? []);
   if (routes.dataset.many !== "many") return;
+  /** @param {Element} text */
   const cut = (text) => text.scrollHeight > text.clientHeight + 1;
   if ([...routes.querySelectorAll("span")].some(cut)) routes.dataset.many = "long";
 }
 
-/** How the buttons stand: a few short ones side by side, long ones below each other. */
+/** How the buttons stand: a few short ones side by side, long ones below each other. @param {string[]} labels */
 function crowd(labels) {
   if (labels.length > 4) return "many";
   return labels.length === 3 && labels.every((label) => label.length <= SHORT) ? "row" : labels.length;
 }
 
+/** @type {(gate: Gate, label: string, route: number) => HTMLElement} */
 function routeButton(gate, label, route) {
   const button = element("button", "", { id: `ig-route-${route}`, type: "button", title: label });
   const text = element("span");
@@ -170,7 +183,7 @@ function clock() {
     return;
   }
   const size = gate ? `${gate.width} × ${gate.height}` : "";
-  const which = gate?.batch > 1 ? `${look.index + 1} of ${gate.batch}` : "";
+  const which = gate && gate.batch > 1 ? `${look.index + 1} of ${gate.batch}` : "";
   $("ig-facts").textContent = [which, size, ...look.remarks].filter(Boolean).join(" · ");
   const left = gate?.deadline ? gate.deadline - now : null;
   $("ig-clock").textContent = left === null ? "" : `${span(left)} to decide`;
@@ -181,7 +194,7 @@ function clock() {
   }
 }
 
-/** Say what just happened, over the image. */
+/** Say what just happened, over the image. @param {Message} said */
 function tell(said) {
   if (gates.over) return;
   say({ ...said, text: said.text.replace("….", "…") });
@@ -193,6 +206,7 @@ function told() {
   view.saidAt = $("ig-status").dataset.tone === "busy" ? 0 : performance.now();
 }
 
+/** @param {Gate | null} gate */
 function renderEmpty(gate) {
   $("ig-empty").hidden = gate !== null;
   // Whoever waits wants to be told; whoever looks at an image has the sheet for it.
@@ -205,7 +219,10 @@ function renderEmpty(gate) {
   if (gate) return;
   const [head, text] = $("ig-empty").children;
   const session = gates.progress;
-  const words = (title, more) => ([head.textContent, text.textContent] = [title, more]);
+  /** @type {(title: string, more: string) => void} */
+  const words = (title, more) => {
+    [head.textContent, text.textContent] = [title, more];
+  };
   if (!gates.loaded) words("Connecting …", "");
   else if (gates.reading) words("Reading more …", "");
   else if (session?.ended) words("The session has ended.", "Thank you. There is nothing more to do here.");
@@ -231,6 +248,7 @@ function keepNote() {
   $("ig-note-open").classList.toggle("ig-written", Boolean(review.note));
 }
 
+/** @type {(open: boolean, focus: boolean) => void} */
 function showWords(open, focus) {
   $("ig-words").hidden = !open;
   $("ig-note-open").setAttribute("aria-expanded", String(open));
@@ -245,7 +263,7 @@ const KEYS = {
   m: () => mask && (mask.now ? mask.save() : mask.open()),
   n: () => $("ig-skip").click(),
   u: () => $("ig-undo")?.click(),
-  e: () => mask?.now && mask.erase(!mask.now.paint.erases),
+  e: () => mask?.now && mask.erase(!mask.now.paint?.erases),
   " ": () => look.touch.toggle(),
   "+": () => look.touch.zoomBy(1.4),
   "-": () => look.touch.zoomBy(1 / 1.4),
@@ -255,29 +273,31 @@ const KEYS = {
   arrowdown: () => arrow(0, 1),
 };
 
-/** Pan what is zoomed, else go through the images of a batch. */
+/** Pan what is zoomed, else go through the images of a batch. @type {(x: number, y: number) => void} */
 function arrow(x, y) {
   if (look.touch.zoomed) look.touch.pan(-x * PAN, -y * PAN);
   else if (x) look.step(x);
 }
 
-/** What a key does; see `Review`. */
+/** What a key does; see `Review`. @type {(name: string, event: KeyboardEvent) => (() => unknown) | null} */
 function key(name, event) {
-  if (name.startsWith("arrow") && event.target.type === "range") return null;
+  const target = /** @type {HTMLElement} */ (event.target);
+  if (name.startsWith("arrow") && target.matches?.("[type=range]")) return null;
   if (name === "escape" && mask?.now && !mask.now.paint?.touched) mask.close();
   return review.gate || name === "u" ? KEYS[name] : null;
 }
 
+/** @param {KeyboardEvent} event */
 function undoStroke(event) {
   if (!(event.ctrlKey || event.metaKey) || event.key?.toLowerCase() !== "z" || !mask?.now) return;
-  if ($("ig-past").open || event.target.closest?.("input:not([type=range])")) return;
+  if ($("ig-past").open || /** @type {Element} */ (event.target).closest?.("input:not([type=range])")) return;
   event.preventDefault();
   mask.undo();
 }
 
 // -- the end
 
-/** What is said in place of the page. */
+/** What is said in place of the page. @param {string} why */
 function farewell(why) {
   if (why === "left") return `You have left. ${AFRESH}`;
   const ended = why.startsWith("This link"); // its address opens nothing either

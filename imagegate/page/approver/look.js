@@ -1,6 +1,9 @@
 /**
  * The image in front: first its preview, then, once somebody comes closer than the preview's own
  * pixels, the image at its true size; its mask over it, the batch below it.
+ *
+ * @import { Gates } from "../shared/gates.js"
+ * @import { Gate } from "../shared/queue/rest.js"
  */
 
 import { $, element, follow } from "../shared/parts.js";
@@ -17,8 +20,9 @@ const SHARP = 1.05; // times the preview's pixels that may be missing before it 
 
 export class Look extends EventTarget {
   index = 0;
+  /** @type {Gate | null} */
   gate = null;
-  /** The saved mask, or the one that painting starts from; null where there is none. */
+  /** The saved mask, or the one that painting starts from; null where there is none. @type {Blob | null} */
   mask = null;
 
   #gates;
@@ -27,10 +31,14 @@ export class Look extends EventTarget {
   #turn = 0; // counts what was shown, for answers that come late
   #failed = false;
   #zoom = ""; // what is known of the true size: "", "asked", "here" or "failed"
+  /** @type {number[]} */
   #zooms = []; // images that were loaded at their true size
   #retry = new Retry(() => this.gate && this.#failed && this.#load());
 
-  /** @param {function} leaves whether another image may be shown: not while somebody paints */
+  /**
+   * @param {Gates} gates
+   * @param {() => boolean} leaves whether another image may be shown: not while somebody paints
+   */
   constructor(gates, leaves) {
     super();
     this.#gates = gates;
@@ -43,31 +51,33 @@ export class Look extends EventTarget {
     $("ig-retry").onclick = () => this.again();
   }
 
+  /** @param {string} kind */
   #tell(kind) {
     this.dispatchEvent(new Event(kind));
   }
 
-  /** Another gate comes to the front, or none. */
+  /** Another gate comes to the front, or none. @param {Gate | null} gate */
   show(gate) {
     this.gate = gate;
     const front = gate ? [gate, ...this.#gates.next(AHEAD)] : [];
     this.#pictures.keep(front);
     this.#zooms = [];
     const batch = gate && gate.batch > 1 ? [...Array(gate.batch).keys()] : [];
-    $("ig-thumbs").replaceChildren(...batch.map((index) => this.#thumb(index)));
+    $("ig-thumbs").replaceChildren(...batch.map((index) => this.#thumb(/** @type {Gate} */ (gate), index)));
     if (gate) this.at(0);
     else this.#blank();
   }
 
-  /** The same gate, about which something changed: its mask. */
+  /** The same gate, about which something changed: its mask. @param {Gate} gate */
   update(gate) {
     this.gate = gate;
     this.showMask();
   }
 
-  /** Look at one image of the batch. */
+  /** Look at one image of the batch. @param {number} index */
   at(index) {
     const { gate } = this;
+    if (!gate) return;
     this.index = index;
     this.#blank();
     this.touch.show(gate.width, gate.height);
@@ -76,11 +86,11 @@ export class Look extends EventTarget {
     this.showMask();
   }
 
-  /** The next image of the batch, or the one before. */
+  /** The next image of the batch, or the one before. @param {number} by */
   step(by) {
     const thumb = $("ig-thumbs").children[this.index + by];
     if (!thumb) return;
-    if (document.activeElement.closest("#ig-thumbs")) thumb.focus();
+    if (document.activeElement?.closest("#ig-thumbs")) thumb.focus();
     thumb.click();
   }
 
@@ -110,6 +120,7 @@ export class Look extends EventTarget {
   /** Lay the mask over the image. */
   async showMask() {
     const { gate, index } = this;
+    if (!gate) return;
     $("ig-which").textContent = `${index + 1} / ${gate.batch}`;
     follow($("ig-thumbs"), index);
     [...$("ig-thumbs").children].forEach((thumb, i) => {
@@ -153,6 +164,7 @@ export class Look extends EventTarget {
     $("ig-loading").hidden = true;
   }
 
+  /** @param {string} url */
   #image(url) {
     const { gate, index } = this;
     const alt = !gate ? "" : gate.batch > 1 ? `${gate.title}, image ${index + 1} of ${gate.batch}` : gate.title;
@@ -164,6 +176,7 @@ export class Look extends EventTarget {
   /** The preview. */
   async #load() {
     const { gate, index } = this;
+    if (!gate) return;
     const turn = this.#turn;
     this.#failed = false;
     $("ig-failed").hidden = true;
@@ -204,6 +217,7 @@ export class Look extends EventTarget {
   /** The true size, in the place of the preview, without a jump. */
   async #closer() {
     const { gate, index } = this;
+    if (!gate) return;
     const turn = this.#turn;
     this.#zoom = "asked";
     const done = this.#progress(gate, index, "zoom");
@@ -214,7 +228,7 @@ export class Look extends EventTarget {
       image.dataset.size = "zoom";
       $("ig-image").replaceWith(image);
       this.#zoom = "here";
-      this.#keepFew(index);
+      this.#keepFew(gate, index);
       this.#seen();
     } catch (error) {
       if (this.#turn !== turn || this.#gates.over) return;
@@ -227,13 +241,15 @@ export class Look extends EventTarget {
     }
   }
 
-  /** Of a batch only the last two stay at their true size. */
-  #keepFew(index) {
-    this.#zooms = [...this.#zooms.filter((one) => one !== index), index];
-    while (this.#zooms.length > 2) this.#pictures.drop(this.gate, this.#zooms.shift(), "zoom");
+  /** Of a batch only the last two stay at their true size. @type {(gate: Gate, index: number) => void} */
+  #keepFew(gate, index) {
+    const all = [...this.#zooms.filter((one) => one !== index), index];
+    this.#zooms = all.slice(-2);
+    for (const one of all.slice(0, -2)) this.#pictures.drop(gate, one, "zoom");
   }
 
-  /** Show how much of an image is here, if it takes long. Returns what ends that. */
+  /** Show how much of an image is here, if it takes long. Returns what ends that.
+   *  @type {(gate: Gate, index: number, size: string) => () => void} */
   #progress(gate, index, size) {
     const bar = $("ig-loading");
     const turn = this.#turn;
@@ -255,11 +271,11 @@ export class Look extends EventTarget {
     };
   }
 
-  #thumb(index) {
+  /** @type {(gate: Gate, index: number) => HTMLElement} */
+  #thumb(gate, index) {
     const name = `Image ${index + 1}`;
     const button = element("button", "", { type: "button", role: "tab", title: name, "aria-label": name });
     button.onclick = () => this.index !== index && this.#leaves() && this.at(index);
-    const { gate } = this;
     // Fetched when it comes into sight: a batch may be large.
     const sight = new IntersectionObserver(async ([entry]) => {
       if (!entry.isIntersecting) return;
@@ -270,7 +286,7 @@ export class Look extends EventTarget {
       const small = blob && (await createImageBitmap(blob).catch(() => null));
       if (!small) return void setTimeout(() => button.isConnected && sight.observe(button), THUMB_AGAIN);
       const canvas = element("canvas", "", { width: small.width, height: small.height });
-      canvas.getContext("2d").drawImage(small, 0, 0);
+      canvas.getContext("2d")?.drawImage(small, 0, 0);
       small.close();
       button.replaceChildren(canvas);
     });
@@ -279,7 +295,8 @@ export class Look extends EventTarget {
   }
 }
 
-/** Why, in the middle of a sentence. */
+/** Why, in the middle of a sentence. @param {unknown} error */
 function plain(error) {
-  return error instanceof TypeError || error.name === "EncodingError" ? "the connection broke" : error.message;
+  const { name, message } = /** @type {Error} */ (error);
+  return error instanceof TypeError || name === "EncodingError" ? "the connection broke" : message;
 }

@@ -1,4 +1,11 @@
-/** The mask of the image in front: its tools, and what becomes of what was painted. */
+/**
+ * The mask of the image in front: its tools, and what becomes of what was painted.
+ *
+ * @import { Gates } from "../shared/gates.js"
+ * @import { Gate } from "../shared/queue/rest.js"
+ * @import { Look } from "./look.js"
+ * @typedef {{gate: Gate, index: number, paint: Paint | null}} Painted
+ */
 
 import { $ } from "../shared/parts.js";
 import { reason } from "../shared/sender.js";
@@ -7,15 +14,23 @@ import { Paint } from "./paint.js";
 const RING = 900; // ms that the size of the brush is shown
 
 export class Mask extends EventTarget {
-  /** What is painted on: {gate, index, paint}; null while nobody paints. */
+  /** What is painted on; null while nobody paints. @type {Painted | null} */
   now = null;
 
+  /** @type {Gates} */
   #gates;
+  /** @type {Look} */
   #look;
   #size = 36;
-  #ring = 0;
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  #ring;
+  /** @type {Promise<boolean> | null} */
   #saving = null;
 
+  /**
+   * @param {Gates} gates
+   * @param {Look} look
+   */
   constructor(gates, look) {
     super();
     [this.#gates, this.#look] = [gates, look];
@@ -27,14 +42,15 @@ export class Mask extends EventTarget {
     $("ig-paint-brush").onclick = () => this.erase(false);
     $("ig-paint-eraser").onclick = () => this.erase(true);
     $("ig-paint-size").value = this.#size;
-    $("ig-paint-size").oninput = (event) => this.#resize(Number(event.target.value));
-    $("ig-stage").addEventListener("pointermove", (event) => this.#hover(event));
+    $("ig-paint-size").oninput = (/** @type {any} */ event) => this.#resize(Number(event.target.value));
+    $("ig-stage").addEventListener("pointermove", (/** @type {PointerEvent} */ event) => this.#hover(event));
     $("ig-stage").addEventListener("pointerleave", () => ($("ig-ring").hidden = true));
   }
 
   async open() {
     const { gate, index } = this.#look;
     if (!gate || this.now || !$("ig-image").naturalWidth) return;
+    /** @type {Painted} */
     const now = { gate, index, paint: null };
     this.now = now;
     this.#changed();
@@ -49,18 +65,20 @@ export class Mask extends EventTarget {
     const png = reply.status === 200 ? await reply.blob() : null;
     const paint = new Paint(this.#look.touch, gate, () => this.#changed());
     await paint.open(png);
-    if (this.now !== now) return paint.close();
+    if (this.now !== now) {
+      paint.close();
+      return;
+    }
     now.paint = paint;
-    now.before = png !== null;
     paint.size = this.#size;
     $("ig-mask").hidden = true;
     $("ig-frame").append(paint.canvas);
     this.erase(false);
     this.#changed();
     this.#say("Paint what the mask shall cover. Two fingers move the image.", "", "");
-    return undefined;
   }
 
+  /** @param {boolean} on */
   erase(on) {
     if (!this.now?.paint) return;
     this.now.paint.erases = on;
@@ -72,18 +90,21 @@ export class Mask extends EventTarget {
     if (this.now?.paint?.touched) this.now.paint.undo();
   }
 
-  /** Save what was painted. Resolves to whether it is saved. */
+  /** Save what was painted. @returns {Promise<boolean>} whether it is saved */
   save() {
     if (!this.now?.paint?.touched) {
       this.close(); // nothing was painted
       return Promise.resolve(true);
     }
-    this.#saving ??= this.#send().finally(() => {
-      this.#saving = null;
-      if (!this.#gates.over) this.#changed();
-    });
+    const saving =
+      this.#saving ??
+      this.#send().finally(() => {
+        this.#saving = null;
+        if (!this.#gates.over) this.#changed();
+      });
+    this.#saving = saving;
     this.#changed();
-    return this.#saving;
+    return saving;
   }
 
   /** False, and a word, where going on would throw away what is being painted. */
@@ -109,6 +130,7 @@ export class Mask extends EventTarget {
 
   async #send() {
     const { now } = this;
+    if (!now?.paint) return true;
     this.#say("Saving the mask …", "busy");
     const url = this.#gates.mask(now.gate, now.index);
     const png = await now.paint.png();
@@ -127,6 +149,7 @@ export class Mask extends EventTarget {
     return true;
   }
 
+  /** @param {number} size */
   #resize(size) {
     this.#size = size;
     if (this.now?.paint) this.now.paint.size = size;
@@ -136,13 +159,14 @@ export class Mask extends EventTarget {
     this.#ring = setTimeout(() => $("ig-ring")?.toggleAttribute("hidden", true), RING);
   }
 
-  /** A mouse sees where, and how wide, it would paint. */
+  /** A mouse sees where, and how wide, it would paint. @param {PointerEvent} event */
   #hover(event) {
     if (event.pointerType !== "mouse" || !this.now?.paint) return;
     const stage = $("ig-stage").getBoundingClientRect();
     this.#showRing(event.clientX - stage.x, event.clientY - stage.y);
   }
 
+  /** @type {(x: number, y: number) => void} */
   #showRing(x, y) {
     const ring = $("ig-ring");
     ring.hidden = false;
@@ -160,6 +184,7 @@ export class Mask extends EventTarget {
     this.dispatchEvent(new Event("change"));
   }
 
+  /** @type {(text: string, tone?: string, about?: string) => void} */
   #say(text, tone = "", about = "mask") {
     this.dispatchEvent(new CustomEvent("said", { detail: { text, tone, about } }));
   }

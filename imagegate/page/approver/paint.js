@@ -1,6 +1,10 @@
 /**
  * Painting a mask: a canvas over the image. Strokes are remembered as they were drawn, so that each
  * can be taken back; what is saved is black and white.
+ *
+ * @import { Gate } from "../shared/queue/rest.js"
+ * @import { Point, Touch } from "./touch.js"
+ * @typedef {{erases: boolean, width: number, points: [number, number][]}} Stroke
  */
 
 const LONGEST = 1536; // px of the canvas: as large as a preview
@@ -8,18 +12,19 @@ const HALF = 128; // from here on a pixel of the mask it starts from counts as p
 const COLOUR = "#ff2d78";
 const BEGUN = 300; // ms; a stroke that is younger when a second finger comes was none
 
-/** The canvas for an image of this size. */
+/** The canvas for an image of this size. @type {(width: number, height: number) => [number, number]} */
 export function canvasSize(width, height) {
   const scale = Math.min(1, LONGEST / Math.max(width, height));
   return [Math.max(1, Math.round(width * scale)), Math.max(1, Math.round(height * scale))];
 }
 
-/** Draw a mask in colour: what is white in it covers, what is grey covers as much. */
+/** Draw a mask in colour: what is white in it covers, what is grey covers as much.
+ *  @type {(canvas: HTMLCanvasElement, gate: {width: number, height: number}, png: Blob | null) => Promise<void>} */
 export async function drawMask(canvas, gate, png) {
   [canvas.width, canvas.height] = canvasSize(gate.width, gate.height);
   if (!png) return;
   const picture = await createImageBitmap(png);
-  const brush = canvas.getContext("2d", { willReadFrequently: true });
+  const brush = brushOf(canvas);
   brush.imageSmoothingQuality = "high";
   brush.drawImage(picture, 0, 0, canvas.width, canvas.height);
   picture.close();
@@ -32,6 +37,11 @@ export async function drawMask(canvas, gate, png) {
   brush.putImageData(pixels, 0, 0);
 }
 
+/** @param {HTMLCanvasElement} canvas */
+function brushOf(canvas) {
+  return /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d", { willReadFrequently: true }));
+}
+
 export class Paint {
   /** Diameter in CSS pixels: who zooms in paints finer. */
   size = 36;
@@ -39,26 +49,35 @@ export class Paint {
   canvas;
 
   #touch;
+  /** @type {CanvasRenderingContext2D} */
   #brush;
+  /** @type {ImageData} */
   #start; // the mask that painting starts from, in black and white
+  /** @type {(Stroke | "clear" | "none")[]} */
   #done = []; // strokes, and "clear"
+  /** @type {Stroke | null} */
   #now = null; // the stroke that is being drawn
   #changed;
 
-  /** @param {function} changed called when a stroke was added or taken back */
+  /**
+   * @param {Touch} touch
+   * @param {Gate} gate
+   * @param {() => void} changed called when a stroke was added or taken back
+   */
   constructor(touch, gate, changed) {
     this.#touch = touch;
     this.#changed = changed;
     this.canvas = document.createElement("canvas");
     this.canvas.id = "ig-editor";
     this.gate = gate;
+    this.#brush = brushOf(this.canvas);
+    this.#start = new ImageData(1, 1);
   }
 
-  /** Begin with a mask, or with none. */
+  /** Begin with a mask, or with none. @param {Blob | null} png */
   async open(png) {
     const { canvas } = this;
     await drawMask(canvas, this.gate, png);
-    this.#brush = canvas.getContext("2d", { willReadFrequently: true });
     this.#start = this.#brush.getImageData(0, 0, canvas.width, canvas.height);
     const { data } = this.#start;
     for (let i = 3; i < data.length; i += 4) data[i] = data[i] >= HALF ? 255 : 0;
@@ -93,7 +112,7 @@ export class Paint {
     this.#changed();
   }
 
-  /** The mask as a PNG, white painted; null for one in which nothing is. */
+  /** The mask as a PNG, white painted; null for one in which nothing is. @returns {Promise<Blob | null>} */
   async png() {
     const { width, height } = this.canvas;
     const pixels = this.#brush.getImageData(0, 0, width, height);
@@ -107,18 +126,20 @@ export class Paint {
     }
     if (!any) return null;
     const flat = Object.assign(document.createElement("canvas"), { width, height });
-    flat.getContext("2d").putImageData(pixels, 0, 0);
+    flat.getContext("2d")?.putImageData(pixels, 0, 0);
     return new Promise((resolve) => flat.toBlob(resolve, "image/png"));
   }
 
   // -- called by Touch
 
+  /** @param {Point} at */
   begin(at) {
     const pixel = this.canvas.width / this.#touch.seen; // of the canvas in a CSS pixel
     this.#now = { erases: this.erases, width: this.size * pixel, points: [this.#point(at)] };
     this.#draw(this.#now, 0);
   }
 
+  /** @param {Point[]} events */
   move(events) {
     if (!this.#now) return;
     const from = this.#now.points.length;
@@ -133,7 +154,7 @@ export class Paint {
     this.#changed();
   }
 
-  /** A second finger came after so many ms. */
+  /** A second finger came after so many ms. @param {number} age */
   drop(age) {
     if (age > BEGUN) {
       this.end();
@@ -146,12 +167,13 @@ export class Paint {
 
   // -- inside
 
+  /** @param {Point} at @returns {[number, number]} */
   #point(at) {
     const { x, y } = this.#touch.onImage(at);
     return [x * this.canvas.width, y * this.canvas.height];
   }
 
-  /** Draw a stroke from its point number `from` on. */
+  /** Draw a stroke from its point number `from` on. @type {(stroke: Stroke | "clear" | "none", from: number) => void} */
   #draw(stroke, from) {
     const brush = this.#brush;
     if (stroke === "clear") brush.clearRect(0, 0, this.canvas.width, this.canvas.height);

@@ -1,4 +1,9 @@
-/** The sheet: what was decided, by me or by everybody, and whose link this is. */
+/**
+ * The sheet: what was decided, by me or by everybody, and whose link this is.
+ *
+ * @import { Gate } from "../shared/queue/rest.js"
+ * @import { ApproverGates } from "./approver_gates.js"
+ */
 
 import { toldApart } from "../shared/labels.js";
 import { $, aimed, calm, element, fill, jolted, left, sure, when } from "../shared/parts.js";
@@ -14,13 +19,17 @@ const MAY = {
 
 export class Past {
   #gates;
+  /** @type {Map<string, HTMLElement>} */
   #rows = new Map(); // gate id -> its row
+  /** @type {WeakMap<HTMLElement, string>} */
+  #said = new WeakMap(); // row -> what it says
   #chosen = Infinity; // when another list was asked for that is still to come, by the server's clock
+  /** @type {Map<string, HTMLElement>} */
   #tiles = new Map(); // gate id -> a small picture of what was decided here
 
   /**
    * @param {ApproverGates} gates
-   * @param {function} undo takes a gate's answer back
+   * @param {(gate: Gate) => void} undo takes a gate's answer back
    */
   constructor(gates, undo) {
     this.#gates = gates;
@@ -28,7 +37,7 @@ export class Past {
     const sheet = $("ig-past");
     $("ig-past-open").onclick = () => this.open();
     $("ig-past-close").onclick = () => sheet.close();
-    sheet.onclick = (event) => void (event.target === sheet && sheet.close()); // beside it
+    sheet.onclick = (/** @type {MouseEvent} */ event) => void (event.target === sheet && sheet.close()); // beside it
     sheet.onclose = () => calm($("ig-leave"));
     $("ig-past-more").onclick = () => gates.readOlder();
     $("ig-leave").onclick = () => sure($("ig-leave"), REALLY, () => gates.leave());
@@ -47,13 +56,13 @@ export class Past {
     $("ig-past").querySelector(".ig-scroll").scrollTop = 0;
   }
 
-  /** Keep a small picture of what is decided now: it is on the screen. */
+  /** Keep a small picture of what is decided now: it is on the screen. @type {(gate: Gate, image: HTMLImageElement) => void} */
   picture(gate, image) {
     if (!image.naturalWidth) return;
     const tile = element("canvas", "", { class: "ig-tile", width: TILE, height: TILE, "aria-hidden": "true" });
     const side = Math.min(image.naturalWidth, image.naturalHeight);
     const [x, y] = [(image.naturalWidth - side) / 2, (image.naturalHeight - side) / 2];
-    tile.getContext("2d").drawImage(image, x, y, side, side, 0, 0, TILE, TILE);
+    tile.getContext("2d")?.drawImage(image, x, y, side, side, 0, 0, TILE, TILE);
     this.#tiles.set(gate.id, tile);
   }
 
@@ -90,13 +99,15 @@ export class Past {
 
   // -- inside
 
-  /** Whether others have moved the rows; a list that was asked for moves them by itself. */
+  /** Whether others have moved the rows; a list that was asked for moves them by itself. @param {Gate[]} history */
   #moved(history) {
     if (this.#chosen === Infinity) return this.#gates.changedByOthers(this.#rows);
+    /** @param {Gate} gate */
     const came = (gate) => !this.#rows.has(gate.id) && !this.#gates.isMine(gate);
-    return history.some((gate) => came(gate) && gate.decision?.at > this.#chosen);
+    return history.some((gate) => came(gate) && (gate.decision?.at ?? 0) > this.#chosen);
   }
 
+  /** @param {boolean} all */
   #list(all) {
     $("ig-past-mine").setAttribute("aria-pressed", String(!all));
     $("ig-past-all").setAttribute("aria-pressed", String(all));
@@ -104,6 +115,7 @@ export class Past {
     return this.#gates.listEveryones(all).finally(() => (this.#chosen = Infinity));
   }
 
+  /** @type {(gate: Gate, before?: HTMLElement) => HTMLElement} */
   #row(gate, before) {
     const { decision } = gate;
     const mine = this.#gates.isMine(gate);
@@ -118,9 +130,10 @@ export class Past {
       tile: this.#tiles.has(gate.id),
     };
     const row = before ?? element("li", "", { "data-gate": gate.id });
-    if (JSON.stringify(said) === row.said) return row;
+    const saying = JSON.stringify(said);
+    if (saying === this.#said.get(row)) return row;
     const focused = row.contains(document.activeElement);
-    row.said = JSON.stringify(said);
+    this.#said.set(row, saying);
     const words = element("div", "", { class: "ig-entry" });
     words.append(
       element("b", said.answer, { class: `ig-answer ig-${said.state}` }),
@@ -144,7 +157,7 @@ export class Past {
   }
 }
 
-/** What became of a gate after its answer. */
+/** What became of a gate after its answer. @param {Gate} gate */
 function became(gate) {
   if (gate.state === "resumed") return "went on";
   if (gate.state === "expired") return "the time was up";

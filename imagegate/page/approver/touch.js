@@ -16,26 +16,56 @@ const LEAST_MOST = 4; // times at least one can zoom
 const GLIDE = 0.994; // of the speed is left after 1 ms
 const SLOWEST = 0.03; // px/ms
 
+/**
+ * @typedef {{clientX: number, clientY: number}} Point of the screen
+ * @typedef {{time: number, x: number, y: number}} Moment
+ *
+ * @typedef {object} Tool what a single finger does instead of panning
+ * @property {(at: Point) => void} begin
+ * @property {(events: Point[]) => void} move
+ * @property {() => void} end
+ * @property {(age: number) => void} drop a second finger came after so many ms
+ *
+ * @typedef {object} Gesture
+ * @property {PointerEvent} at where it began
+ * @property {number} time
+ * @property {boolean} moved
+ * @property {number} most fingers at once
+ * @property {Moment[]} last
+ * @property {boolean} [draws]
+ */
+
 export class Touch {
   /** How much larger than fitting the stage it is. */
   scale = 1;
-  /** What a single finger does instead of panning: {begin, move, end, drop}, each with points. */
+  /** What a single finger does instead of panning. @type {Tool | null} */
   tool = null;
 
+  /** @type {HTMLElement} */
   #stage;
+  /** @type {HTMLElement} */
   #frame;
+  /** @type {{seen: () => void, swiped: (by: number) => void}} */
   #page;
   #x = 0; // of the frame's corner in the stage
   #y = 0;
   #wide = 1; // the frame at scale 1
   #high = 1;
-  #image = null; // {width, height}
+  /** @type {{width: number, height: number} | null} */
+  #image = null;
+  /** @type {Map<number, Point>} */
   #fingers = new Map();
-  #start = null; // of the gesture: {at, time, moved, most}
+  /** @type {Gesture | null} */
+  #start = null;
+  /** @type {PointerEvent | null} */
   #tapped = null; // the tap before
   #glide = 0;
 
-  /** @param {{seen: function, swiped: function}} page `seen` after each change of what is seen */
+  /**
+   * @param {HTMLElement} stage
+   * @param {HTMLElement} frame
+   * @param {{seen: () => void, swiped: (by: number) => void}} page `seen` after each change of what is seen
+   */
   constructor(stage, frame, page) {
     [this.#stage, this.#frame, this.#page] = [stage, frame, page];
     stage.addEventListener("pointerdown", (event) => this.#down(event));
@@ -47,7 +77,7 @@ export class Touch {
     new ResizeObserver(() => this.#fit()).observe(stage);
   }
 
-  /** Another image: it fits the stage. */
+  /** Another image: it fits the stage. @type {(width: number, height: number) => void} */
   show(width, height) {
     this.#image = { width, height };
     this.scale = 1;
@@ -56,7 +86,7 @@ export class Touch {
 
   /** How many image pixels a screen pixel stands for, at the size it is seen. */
   get density() {
-    return this.#image.width / (this.#wide * this.scale * devicePixelRatio);
+    return (this.#image?.width ?? 1) / (this.#wide * this.scale * devicePixelRatio);
   }
 
   /** CSS pixels that the image is wide. */
@@ -68,22 +98,23 @@ export class Touch {
     return this.scale > 1.01;
   }
 
-  /** Fit, or a closer look around a point of the screen. */
+  /** Fit, or a closer look around a point of the screen. @param {Point} at */
   toggle(at = this.#middle()) {
     const close = Math.max(2.5, Math.min(this.#most, this.scale * this.density));
     this.#smoothly(() => this.#zoom(this.zoomed ? 1 : close, at));
   }
 
-  /** Move what is zoomed. */
+  /** Move what is zoomed. @type {(dx: number, dy: number) => void} */
   pan(dx, dy) {
     this.#smoothly(() => this.#place(this.#x + dx, this.#y + dy));
   }
 
+  /** @param {number} factor */
   zoomBy(factor) {
     this.#smoothly(() => this.#zoom(this.scale * factor, this.#middle()));
   }
 
-  /** Where on the image a point of the screen is, 0 to 1 from left and top. */
+  /** Where on the image a point of the screen is, 0 to 1 from left and top. @param {Point} at */
   onImage(at) {
     const box = this.#stage.getBoundingClientRect();
     return {
@@ -94,50 +125,56 @@ export class Touch {
 
   // -- fingers
 
+  /** @param {PointerEvent} event */
   #down(event) {
-    if (event.target.closest("button") || !this.#image) return;
+    const target = /** @type {Element} */ (event.target);
+    if (target.closest("button") || !this.#image) return;
     if (event.pointerType === "mouse" && event.button === 2) return;
     this.#halt();
     this.#stage.setPointerCapture(event.pointerId);
     this.#fingers.set(event.pointerId, { clientX: event.clientX, clientY: event.clientY });
     const first = this.#fingers.size === 1;
-    if (first) this.#start = { at: event, time: event.timeStamp, moved: false, most: 1, last: [] };
-    this.#start.most = Math.max(this.#start.most, this.#fingers.size);
+    /** @type {Gesture} */
+    const fresh = { at: event, time: event.timeStamp, moved: false, most: 1, last: [] };
+    const start = (first ? null : this.#start) ?? fresh;
+    this.#start = start;
+    start.most = Math.max(start.most, this.#fingers.size);
     const draws = event.pointerType !== "mouse" || event.button === 0;
     if (first && this.tool && draws) {
-      this.#start.draws = true;
+      start.draws = true;
       this.tool.begin(event);
-    } else if (this.#start.draws) {
-      this.#start.draws = false; // a second finger: it was the beginning of a pinch
-      this.tool?.drop(event.timeStamp - this.#start.time);
+    } else if (start.draws) {
+      start.draws = false; // a second finger: it was the beginning of a pinch
+      this.tool?.drop(event.timeStamp - start.time);
     }
   }
 
+  /** @param {PointerEvent} event */
   #move(event) {
-    const before = this.#fingers.get(event.pointerId);
-    if (!before) return;
-    if (this.#start.draws) {
+    const start = this.#start;
+    if (!start || !this.#fingers.has(event.pointerId)) return;
+    if (start.draws) {
       this.tool?.move(event.getCoalescedEvents?.().length ? event.getCoalescedEvents() : [event]);
       return;
     }
     const [was, reach] = [this.#centre(), this.#reach()];
     this.#fingers.set(event.pointerId, { clientX: event.clientX, clientY: event.clientY });
     const [is, now] = [this.#centre(), this.#reach()];
-    const { at } = this.#start;
-    if (Math.hypot(event.clientX - at.clientX, event.clientY - at.clientY) > STILL) this.#start.moved = true;
+    const { at, last } = start;
+    if (Math.hypot(event.clientX - at.clientX, event.clientY - at.clientY) > STILL) start.moved = true;
     if (this.#fingers.size > 1) {
-      this.#start.moved = true;
+      start.moved = true;
       this.#zoom(this.scale * (reach ? now / reach : 1), was);
     }
     if (this.zoomed) this.#place(this.#x + is.clientX - was.clientX, this.#y + is.clientY - was.clientY);
-    const { last } = this.#start;
     last.push({ time: event.timeStamp, x: is.clientX, y: is.clientY });
     if (last.length > 5) last.shift();
   }
 
+  /** @type {(event: PointerEvent, cancelled?: boolean) => void} */
   #up(event, cancelled = false) {
-    if (!this.#fingers.delete(event.pointerId)) return;
     const start = this.#start;
+    if (!this.#fingers.delete(event.pointerId) || !start) return;
     start.last = this.#fingers.size ? [] : start.last;
     if (this.#fingers.size) return;
     if (start.draws) {
@@ -155,6 +192,7 @@ export class Touch {
     }
   }
 
+  /** @param {PointerEvent} event */
   #tap(event) {
     const before = this.#tapped;
     const twice =
@@ -165,6 +203,7 @@ export class Touch {
     if (twice) this.toggle(event);
   }
 
+  /** @param {WheelEvent} event */
   #wheel(event) {
     if (!this.#image) return;
     event.preventDefault();
@@ -174,13 +213,14 @@ export class Touch {
     this.#zoom(this.scale * Math.exp(-event.deltaY * lines * fine), event);
   }
 
-  /** A flick goes on for a moment. */
+  /** A flick goes on for a moment. @type {(last: Moment[], now: number) => void} */
   #glideOn(last, now) {
     const [first, newest] = [last[0], last.at(-1)];
-    if (!first || now - newest.time > 60 || newest.time === first.time || calm()) return;
+    if (!first || !newest || now - newest.time > 60 || newest.time === first.time || calm()) return;
     let vx = (newest.x - first.x) / (newest.time - first.time);
     let vy = (newest.y - first.y) / (newest.time - first.time);
     let before = performance.now();
+    /** @param {number} time */
     const step = (time) => {
       const ms = Math.max(0, time - before);
       before = time;
@@ -198,6 +238,7 @@ export class Touch {
 
   #centre() {
     const all = [...this.#fingers.values()];
+    /** @param {keyof Point} name */
     const mean = (name) => all.reduce((sum, finger) => sum + finger[name], 0) / all.length;
     return { clientX: mean("clientX"), clientY: mean("clientY") };
   }
@@ -211,7 +252,7 @@ export class Touch {
   // -- what is seen
 
   get #most() {
-    return Math.max(LEAST_MOST, (this.#image.width / devicePixelRatio / this.#wide) * CLOSEST);
+    return Math.max(LEAST_MOST, ((this.#image?.width ?? 1) / devicePixelRatio / this.#wide) * CLOSEST);
   }
 
   #middle() {
@@ -232,6 +273,7 @@ export class Touch {
     this.#place(room / 2 - middle.x * this.seen, rise / 2 - middle.y * this.#high * this.scale);
   }
 
+  /** @type {(scale: number, at: Point) => void} */
   #zoom(scale, at) {
     const box = this.#stage.getBoundingClientRect();
     const [across, down] = [at.clientX - box.x, at.clientY - box.y];
@@ -241,8 +283,10 @@ export class Touch {
     this.#place(across - (across - this.#x) * by, down - (down - this.#y) * by);
   }
 
-  /** The frame's corner there; no edge of a large image leaves the edge of the stage. */
+  /** The frame's corner there; no edge of a large image leaves the edge of the stage.
+   *  @type {(x: number, y: number) => void} */
   #place(x, y) {
+    /** @type {(at: number, room: number, size: number) => number} */
     const within = (at, room, size) => (size <= room ? (room - size) / 2 : Math.min(0, Math.max(room - size, at)));
     this.#x = within(x, this.#stage.clientWidth, this.seen);
     this.#y = within(y, this.#stage.clientHeight, this.#high * this.scale);
@@ -253,6 +297,7 @@ export class Touch {
     this.#page.seen();
   }
 
+  /** @param {() => void} change */
   #smoothly(change) {
     if (!this.#image) return;
     this.#halt();

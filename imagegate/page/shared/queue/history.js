@@ -134,6 +134,6 @@ export class History extends Rest {
 }
 
 /** Whether a gate was given a route. @returns {gate is Decided} @param {Gate} gate */
-function isAnswered(gate) {
+export function isAnswered(gate) {
   return gate.decision != null && gate.decision.route !== null;
 }
