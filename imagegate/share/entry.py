@@ -83,6 +83,8 @@ def add_entry(app: FastAPI, links: LinkStore) -> None:
     """Add the entry page, and the calls that open and leave a session."""
     way_in = WayIn(links)
     template = (PAGES / "approver" / "enter.html").read_text("utf-8")
+    palette = (PAGES / "shared" / "tokens.css").read_text("utf-8")
+    template = template.replace("__TOKENS__", palette)
 
     @app.get(f"{PREFIX}/s/{{token}}")
     async def enter(token: str, request: Request) -> Response:
