@@ -16,7 +16,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from imagegate.folder.session import FolderSession
 from imagegate.gate_bus import GateBus
-from tests.support.browser import PanelServer, chromium, pages
+from tests.support.browser import PanelServer, chromium, open_history, pages
 from tests.support.stored import PATIENCE
 
 DEEP = "2026 Iceland/Day 03 Vatnajökull to Höfn/DCIM/100CANON/selected by Ada/second pass"
@@ -146,7 +146,7 @@ def test_in_the_history_a_files_own_name_comes_first(
     page.evaluate("() => new Promise((done) => setTimeout(done, 300))")  # no double click
     page.locator("#ig-route-1").click()
     expect(page.locator("#ig-title")).to_contain_text("z.png")
-    page.locator("#ig-past").evaluate("(part) => part.open = true")
+    open_history(page)
     what = page.locator("#ig-history .ig-what")
     expect(what).to_have_attribute("title", f"{DEEP}/{LONG}")
     expect(what).to_have_text(f"{LONG}{DEEP}")

@@ -12,7 +12,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
 from imagegate.gate_bus import GateBus
-from imagegate.operator.panel import _open_editor
+from imagegate.operator.mask_editor import open_editor as server_editor
 from imagegate.pictures.encode import encode_png, read_mask
 from tests.operator.test_panel import publish, settled, shown, status
 from tests.support.browser import PanelServer, chromium, pages
@@ -129,6 +129,6 @@ def test_a_draft_that_is_no_mask_is_passed_over(bus: GateBus[Any], draft: str) -
     if draft in sizes:
         png = encode_png(Image.new("1", sizes[draft])).body
         draft = f"data:image/png;base64,{base64.b64encode(png).decode()}"
-    update = _open_editor(bus, f"{ticket.gate.id} 0 start", draft)
+    update = server_editor(bus, f"{ticket.gate.id} 0 start", draft)
     assert update["visible"] is True
     assert not np.asarray(update["value"]["layers"][0]).any()

@@ -19,7 +19,7 @@ from imagegate.core.settings import Settings
 from imagegate.gate_bus import GateBus
 from imagegate.pictures.tensors import TensorPictures
 from imagegate.storage.queries.runs import Claim, Parked
-from tests.support.browser import PanelServer, chromium, pages
+from tests.support.browser import PanelServer, chromium, open_history, pages
 from tests.support.stored import PATIENCE, bus_over, storage_of, store_of
 
 DAY = 24 * 3600
@@ -233,7 +233,7 @@ def test_a_gate_that_was_put_back_says_why(
     shown(page, "Other")
     expect(notice).to_be_hidden()
     assert take_up(store).attempt == 2
-    page.evaluate("document.querySelector('#ig-past').open = true")
+    open_history(page)
     expect(row(page, gate)).to_contain_text("going on at desk, attempt 2")
 
 

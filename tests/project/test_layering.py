@@ -183,7 +183,12 @@ def test_only_the_edges_know_the_frameworks() -> None:
             "comfy.asking",
             "comfy.outputs",
         },
-        "gradio": {"operator.panel", "share.tunnel"},
+        "gradio": {
+            "operator.gate_panel",
+            "operator.mask_editor",
+            "operator.panel",
+            "share.tunnel",
+        },
         "comfy": {"comfy.host"},
         "comfy_execution": {"comfy.host"},
         "server": {"comfy.host"},

@@ -135,9 +135,9 @@ def rest(bus: GateBus[Any]) -> str:
 
 def panel(bus: GateBus[Any]) -> str:
     """What Gradio's editor says when its mask cannot be kept."""
-    from imagegate.operator.panel import _save_editor
+    from imagegate.operator.mask_editor import save_editor
 
-    return _save_editor(bus, "x 0 -", None)
+    return save_editor(bus, "x 0 -", None)
 
 
 def approver(bus: GateBus[Any]) -> str:

@@ -84,6 +84,14 @@ def pages(browser: Browser, url: str) -> Iterator[Callable[..., Page]]:
         context.close()
 
 
+def open_history(page: Page) -> None:
+    """Open the history, which begins closed on a small page."""
+    button = page.locator("#ig-past > button")
+    button.wait_for()
+    if "open" not in (button.get_attribute("class") or "").split():
+        button.click()
+
+
 def new_panel(
     bus: Bus, progress: Any = None, records: Records | None = None, share: Share | None = None
 ) -> FastAPI:
@@ -100,23 +108,17 @@ def new_panel(
         return apart.submit(asyncio.run, make()).result()
 
 
-class PanelServer:
-    """The panel over a bus, on a loopback port that it keeps over a restart."""
+class Served:
+    """An app on a loopback port that it keeps over a restart."""
 
-    def __init__(
-        self,
-        bus: Bus,
-        progress: Any = None,
-        records: Records | None = None,
-        share: Share | None = None,
-    ) -> None:
-        self.app = new_panel(bus, progress, records, share)
+    def __init__(self, app: FastAPI) -> None:
+        self.app = app
         self.port = 0
         self.start()
 
     @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/imagegate/"
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
         started = threading.Event()
@@ -134,3 +136,20 @@ class PanelServer:
         self._server.should_exit = True
         self._thread.join(PATIENCE)
         assert not self._thread.is_alive(), "the panel did not stop"
+
+
+class PanelServer(Served):
+    """The panel over a bus."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        progress: Any = None,
+        records: Records | None = None,
+        share: Share | None = None,
+    ) -> None:
+        super().__init__(new_panel(bus, progress, records, share))
+
+    @property
+    def url(self) -> str:
+        return f"{self.address}/imagegate/"

@@ -5,10 +5,6 @@
 
 import { $, element, middle, remarks } from "../shared/parts.js";
 
-export const PROGRESS = `
-  <details id="ig-unreadable" hidden><summary></summary><div></div></details>
-  <div id="ig-progress" hidden><progress aria-label="Decided"></progress><span></span></div>`;
-
 export class FolderView {
   #gates;
   #listed = ""; // the list as it was last rendered
