@@ -8,9 +8,11 @@ Gradio's own.
 from __future__ import annotations
 
 import logging
+from abc import ABCMeta
 from typing import Any
 
 import gradio as gr
+from gradio.component_meta import ComponentMeta
 
 from ..core.bus import Bus
 from ..core.model import MAX_ROUTES, ImageGateError
@@ -45,7 +47,14 @@ _PRIVATE: dict[str, Any] = {
 }
 
 
-class GatePanel(gr.HTML):
+class _NoStub(ComponentMeta):
+    """Makes the class alone. Gradio's own metaclass also writes a ``.pyi`` beside its source."""
+
+    def __new__(cls, name: str, bases: tuple[type, ...], attributes: dict[str, Any]) -> type:
+        return ABCMeta.__new__(cls, name, bases, attributes)
+
+
+class GatePanel(gr.HTML, metaclass=_NoStub):
     """Shows the gate in front, with the buttons to decide it, the mask editor and the history.
 
     Put it inside a `gr.Blocks`, once on a page, and serve what its script calls with

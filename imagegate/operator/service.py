@@ -29,7 +29,7 @@ log = logging.getLogger("imagegate")
 
 INSTALL = (
     "Image Gate's panel could not be loaded ({error}). Install what it needs into ComfyUI's Python "
-    'and queue again: pip install -r requirements.txt (it brings "gradio>=6.7,<6.16")'
+    'and queue again: pip install -r requirements.txt (it brings "gradio>=6.7,<6.18")'
 )
 
 

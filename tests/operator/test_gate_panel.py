@@ -18,6 +18,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
 from imagegate.gate_bus import GateBus
+from imagegate.http.serving import PAGES
 from imagegate.operator.gate_panel import GatePanel
 from imagegate.pictures.encode import read_mask
 from tests.operator.test_panel import publish, settled, shown, status
@@ -175,3 +176,4 @@ def test_the_package_offers_the_panel_without_importing_gradio() -> None:
         "o.GatePanel; assert 'gradio' in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    assert list(PAGES.parent.rglob("*.pyi")) == []  # which Gradio writes beside its components
