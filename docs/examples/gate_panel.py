@@ -57,7 +57,7 @@ def build(bus: GateBus[Any]) -> FastAPI:
         GatePanel(bus)
     app = FastAPI()
     mount_gates(app, bus)
-    mounted: FastAPI = gr.mount_gradio_app(app, studio, path="/studio")
+    mounted: FastAPI = gr.mount_gradio_app(app, studio, path="/studio", root_path="/studio")
     return mounted
 
 
