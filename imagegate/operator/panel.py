@@ -145,6 +145,7 @@ class _PageOnly:
     )
     _FIRST = b'<script src="page/operator/home.js"></script></head>'
     _OURS = re.compile(rb'\b(src|href)="http://%s%s/' % (re.escape(NOWHERE), PREFIX.encode()))
+    _ROOT = re.compile(rb'(const root = )"http://%s%s"' % (re.escape(NOWHERE), PREFIX.encode()))
     _POLICY = (
         b"default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
         b"style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; "
@@ -190,6 +191,7 @@ class _PageOnly:
     def _clean(self, body: bytes) -> tuple[bytes, Headers]:
         body = self._ELSEWHERE.sub(b"", body).replace(b"</head>", self._FIRST, 1)
         body = self._OURS.sub(rb'\1="', body)  # the page's own address ends in a slash
+        body = self._ROOT.sub(rb'\1"."', body)
         return body, [
             (b"content-security-policy", self._POLICY),
             (b"referrer-policy", b"same-origin"),
