@@ -16,7 +16,7 @@ from gradio.component_meta import ComponentMeta
 
 from ..core.bus import Bus
 from ..core.model import MAX_ROUTES, ImageGateError
-from ..http.serving import PAGES
+from ..http.paths import PAGES
 from .mask_editor import brush, open_editor, save_editor
 
 log = logging.getLogger("imagegate")

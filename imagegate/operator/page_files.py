@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..core.bus import Bus, Records
 from ..http.access import Door, HostDoor
-from ..http.serving import PAGES, PREFIX
+from ..http.paths import PAGES, PREFIX
 from .rest import create_app
 
 

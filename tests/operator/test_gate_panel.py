@@ -18,7 +18,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
 from imagegate.gate_bus import GateBus
-from imagegate.http.serving import PAGES
+from imagegate.http.paths import PAGES
 from imagegate.operator.gate_panel import GatePanel
 from imagegate.pictures.encode import read_mask
 from tests.operator.test_panel import publish, settled, shown, status
