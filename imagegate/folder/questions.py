@@ -108,7 +108,7 @@ class Questions:
                 return
             with tree.reading(file) as path:
                 fresh = abs(time.time() - stat.st_mtime) < FRESH or file in self.growing
-                if fresh and not _is_whole(path) and self._grows(file, stamp):
+                if fresh and not _is_complete(path) and self._grows(file, stamp):
                     return
                 self.growing.pop(file, None)
                 pictures = self._pictures(tree, file, key, stamp, read_size(path))
@@ -285,7 +285,7 @@ class Questions:
         return self._gate(pictures, self._labels)
 
 
-def _is_whole(path: Path) -> bool:
+def _is_complete(path: Path) -> bool:
     try:
         return not any(remark.startswith("broken") for remark in read_preview(path).remarks)
     except Exception:  # Pillow raises nearly anything on a broken file

@@ -102,7 +102,7 @@ class ImageSearch:
             return False
         real = os.path.realpath(entry.path)
         inside = self._inside(real)
-        return not self._skips(real) and (inside is None or _hidden(inside))
+        return not self._skips(real) and (inside is None or _is_hidden(inside))
 
     def _is_image(self, entry: os.DirEntry[str], path: str) -> bool:
         if not entry.is_symlink():
@@ -119,7 +119,7 @@ class ImageSearch:
             return self._follow
         if self._skips(real) or real in self._targets:
             return False
-        if not _hidden(inside) and is_image_name(real):
+        if not _is_hidden(inside) and is_image_name(real):
             return False  # it is found by its own name
         self._targets.add(real)
         return True
@@ -185,7 +185,7 @@ def _looks_so(entry: os.DirEntry[str]) -> bool:
         return kind_of(file.read(HEAD)) is not None
 
 
-def _hidden(path: PurePath) -> bool:
+def _is_hidden(path: PurePath) -> bool:
     return any(part.startswith(".") for part in path.parts)
 
 

@@ -1,4 +1,8 @@
-"""Server-sent events: what happens to gates, streamed to open pages."""
+"""Server-sent events: what happens to gates, streamed to open pages.
+
+Not done with sse-starlette, which encodes each event again for each stream, sends its signs of life
+as comments, which a page's script does not see, and looks for uvicorn in signal handlers.
+"""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ class SafeHeaders:
                     return
             elif held is not None:
                 start, held = held, None
-                body = _said(message.get("body", b""))
+                body = _as_page(message.get("body", b""))
                 headers = MutableHeaders(scope=start)
                 headers["content-type"] = "text/html; charset=utf-8"
                 headers["content-length"] = str(len(body))
@@ -111,7 +111,7 @@ class SafeHeaders:
             raise
 
 
-def _said(body: bytes) -> bytes:
+def _as_page(body: bytes) -> bytes:
     """The error in a small JSON answer, as a page."""
     try:
         said = str(json.loads(body)["error"])

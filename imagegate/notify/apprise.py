@@ -173,7 +173,7 @@ def _sender(service: Any) -> Send:
                 folder = tempfile.TemporaryDirectory(
                     prefix="imagegate-", ignore_cleanup_errors=True
                 )
-                file = Path(stack.enter_context(folder), _name(picture))
+                file = Path(stack.enter_context(folder), _file_name(picture))
                 file.write_bytes(picture.body)
                 given["attach"] = AppriseAttachment(str(file))
             return bool(service.notify(message.body, **given))
@@ -181,7 +181,7 @@ def _sender(service: Any) -> Send:
     return send
 
 
-def _name(picture: Picture) -> str:
+def _file_name(picture: Picture) -> str:
     return f"preview.{picture.media_type.rpartition('/')[2]}"
 
 

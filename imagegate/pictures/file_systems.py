@@ -151,7 +151,7 @@ class Anywhere:
                     fs.cp_file(staged, target)
                     fs.rm_file(staged)
             except BaseException:
-                with suppress(Exception):  # the first error is the one to tell
+                with suppress(Exception):  # the first error is the one to report
                     fs.rm_file(staged)
                 raise
 

@@ -23,7 +23,7 @@ MARK = ".imagegate"
 
 _GATE = re.compile(r"[A-Za-z0-9_-]+")
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
-_PASSING = {
+_TEMPORARY = {
     errno.EAGAIN,
     errno.EBUSY,
     errno.EHOSTDOWN,
@@ -185,7 +185,7 @@ class PicturePlace:
                 f"the place of the pictures, {self.shown}: cannot {doing}: {text}",
                 reason=text,
                 passing=isinstance(error, (ConnectionError, TimeoutError))
-                or (isinstance(error, OSError) and error.errno in _PASSING),
+                or (isinstance(error, OSError) and error.errno in _TEMPORARY),
             ) from self._redacted.cause(error)
 
 

@@ -246,7 +246,7 @@ def _exact_png(image: torch.Tensor) -> bytes | None:
     row, while "up" alone makes photographs as small.
     """
     height, width, channels = image.shape
-    # Most images that are not exact differ everywhere: a few rows tell, without any compressing.
+    # Most images that are not exact differ everywhere: a few rows show that, without compressing.
     if _exact_pixels(image[:: max(1, height // 8)]) is None:
         return None
     packer = zlib.compressobj(1, strategy=zlib.Z_RLE)
@@ -260,7 +260,7 @@ def _exact_png(image: torch.Tensor) -> bytes | None:
             return None
         rows = pixels.reshape(len(pixels), -1)
         filtered = np.empty((len(rows), 1 + rows.shape[1]), np.uint8)
-        filtered[:, 0] = 2  # each row is told as its difference from the one above
+        filtered[:, 0] = 2  # each row is stored as its difference from the one above
         np.subtract(rows[0], above, out=filtered[0, 1:])
         np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
         above = rows[-1]

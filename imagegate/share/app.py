@@ -340,7 +340,7 @@ def _add_news(app: FastAPI, bus: Bus, links: LinkStore, progress: SessionProgres
 
 # -- what goes wrong: said without paths, names of machines, or what the store has to say
 
-_SAID: dict[type[ImageGateError], str] = {
+_MESSAGES: dict[type[ImageGateError], str] = {
     UnknownGate: "there is no such image",
     GateClosed: "it is no longer open",
     TooLate: "too late: it went on already",
@@ -354,9 +354,9 @@ async def _explain(request: Request, error: Exception) -> JSONResponse:
         return error_of(str(error), 401)
     if isinstance(error, _AS_IT_IS):
         return error_of(sayable(str(error)), STATUS[type(error)])
-    if type(error) in _SAID:
+    if type(error) in _MESSAGES:
         log.debug("%s", error)
-        return error_of(_SAID[type(error)], STATUS[type(error)])
+        return error_of(_MESSAGES[type(error)], STATUS[type(error)])
     report_failure("", error)
     passing = isinstance(error, StoreError) and error.passing
     if isinstance(error, NoAnswer):

@@ -55,7 +55,7 @@ class ComfyQueue:
             body = error.read()
             try:
                 raise PromptRefused(
-                    _said(json.loads(body)) or f"ComfyUI said {error.code}"
+                    _complaints(json.loads(body)) or f"ComfyUI said {error.code}"
                 ) from error
             except ValueError:
                 text = body.decode("utf-8", "replace").strip()[:300]
@@ -65,7 +65,7 @@ class ComfyQueue:
                 raise PromptRefused(f"ComfyUI does not listen at {self._base()}") from error
             raise
         try:
-            return _said(json.loads(body))
+            return _complaints(json.loads(body))
         except ValueError as error:
             raise PromptRefused(
                 f"{self._base()} does not answer as ComfyUI does; is a login in front of it?"
@@ -106,7 +106,7 @@ def _address(server: Any, instead: Mapping[str, str]) -> str:
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{server.port}"
 
 
-def _said(answer: Mapping[str, Any]) -> str:
+def _complaints(answer: Mapping[str, Any]) -> str:
     """ComfyUI's own words about what is wrong with a prompt; empty if nothing is."""
     found = []
     error = answer.get("error")
