@@ -185,3 +185,14 @@ def statements(bus: GateBus[Any]) -> Iterator[list[tuple[str, Any]]]:
         yield seen
     finally:
         sa.event.remove(engine, "before_cursor_execute", note)
+
+
+def park_one(bus: GateBus[Any], root: str = "", classes: str = "ImageGate", **given: Any) -> str:
+    """The id of a parked gate."""
+    prompt = {"2": {"class_type": classes, "inputs": {}}}
+    return storage_of(bus).parking.park(gate(**given), FILES, to_go_on(root, prompt=prompt)).gate.id
+
+
+def kinds(bus: GateBus[Any], gate_id: str) -> list[str]:
+    """The kinds of the lines of a gate's history."""
+    return [line.kind for line in storage_of(bus).lines(gate_id)]
