@@ -1,4 +1,4 @@
-"""The bus: who waits, who answers, who hears of it. Standard library only.
+"""The bus: who waits, who answers, who is notified. Standard library only.
 
 A waiter publishes a `Gate` and holds a `Ticket`; somebody else decides. The first answer wins, and
 which one that was is decided by the `GateStorage` behind the bus. The bus itself knows who waits in
@@ -82,7 +82,7 @@ class _Waiters:
         return waiter
 
     def remove(self, gate_id: str) -> _Waiter | None:
-        """Nobody waits for this gate any more; who did."""
+        """Stop waiting for this gate; returns the waiter, if there was one."""
         with self._lock:
             return self._waiting.pop(gate_id, None)
 
@@ -93,7 +93,7 @@ class _Waiters:
             waiter.future.set_exception(error)
 
     def follow(self, change: Change) -> None:
-        """Wake whoever waits for this gate, or have him wait again."""
+        """Wake whoever waits for this gate, or make it wait again."""
         gate_id, result = change.gate.gate.id, change.result
         with self._lock:
             waiter = self._waiting.get(gate_id) or self._served.get(gate_id)
@@ -187,7 +187,7 @@ class GateBus(Generic[P]):
         return verdict.outcome is Outcome.WON
 
     def withdraw_prompt(self, prompt_id: str, reason: str) -> int:
-        """Take back the questions of a prompt that is waited for in this process; how many."""
+        """Take back the questions of a prompt that waits in this process; returns how many."""
         return sum(self.withdraw(one, reason) for one in self._waiters.of_prompt(prompt_id))
 
     def expire(self, gate_id: str) -> None:
@@ -297,7 +297,7 @@ class GateBus(Generic[P]):
     def subscribe(
         self, notify: Callable[[], None] = lambda: None, *, limit: int = KEPT_NEWS
     ) -> Subscription:
-        """Hear of everything from now on; see `Subscription`. Close it when done."""
+        """Subscribe to everything that changes from now on. Close the subscription when done."""
         return self._feed.subscribe(notify, limit=limit)
 
     @property
@@ -318,5 +318,5 @@ class GateBus(Generic[P]):
         self._feed.lose()
 
     def _take_back(self, gate_id: str, reason: str) -> bool:
-        """`withdraw` for a ticket: an answer that is known here need not be asked for."""
+        """`withdraw` for a ticket; the storage is not asked if the answer is known here."""
         return self._waiters.waits(gate_id) and self.withdraw(gate_id, reason)

@@ -1,4 +1,4 @@
-"""The contracts around the gate bus: what users need of it, and what it needs of its storage.
+"""The contracts around the gate bus: what its users call, and what it calls of its storage.
 
 Standard library only. `imagegate.gate_bus.GateBus` is the bus. Behind it stands a `GateStorage`,
 which keeps the gates: `imagegate.storage.memory.MemoryStorage` in the memory of one process,
@@ -126,7 +126,7 @@ class Waiter(Protocol):
 
 
 class Ticket:
-    """What the waiter holds. ``future`` may be waited for in any way, but not cancelled."""
+    """What the waiter holds. ``future`` may be awaited in any way, but not cancelled."""
 
     def __init__(self, waiter: Waiter, withdraw: Callable[[str, str], bool]) -> None:
         self._waiter = waiter
@@ -181,7 +181,7 @@ class Change:
 
 
 def kind_of_change(gate: Snapshot) -> str:
-    """The kind of the news about a gate that has just come to its present state."""
+    """The kind of news for a gate that has just entered its present state."""
     if gate.state.open:
         return "published"
     return "withdrawn" if gate.state in (State.WITHDRAWN, State.EXPIRED) else "decided"
@@ -194,7 +194,7 @@ def cancelled(gate: Snapshot) -> GateCancelled:
 
 @dataclass(frozen=True)
 class Listener:
-    """What a storage calls when something has changed: from any thread, and without a lock.
+    """What a storage calls after a change, from any thread and without holding a lock.
 
     Attributes:
         changed: these gates have changed, in this process or in another; all of it is durable.
@@ -209,7 +209,7 @@ class Listener:
 
 @dataclass(frozen=True)
 class Hooks:
-    """How the publisher of a gate makes answers durable itself.
+    """How the publisher of a gate records its answers itself.
 
     Attributes:
         record: makes an answer durable. It is called once an answer is accepted and before it
@@ -230,16 +230,16 @@ NO_HOOKS = Hooks()
 class GateStorage(Protocol, Generic[P]):
     """Keeps gates, and decides which answer was first. Thread-safe.
 
-    A change is durable when the call that makes it returns, and the listener has heard of it then.
+    When a call that changes something returns, the change is durable and the listener was called.
     All may raise `StoreError`, where the storage cannot be used; those that name a gate raise
     `UnknownGate`.
     """
 
     def listen(self, listener: Listener) -> None:
-        """Tell this listener of all changes from now on. Called once, by the bus."""
+        """Report all changes to this listener from now on. Called once, by the bus."""
 
     def add(self, gate: Gate, pictures: P, hooks: Hooks = NO_HOOKS) -> Gate:
-        """Add a gate that waits in this process; the gate as it was added.
+        """Add a gate that waits in this process; returns it as it was added.
 
         Raises:
             ValueError: there is a gate of this id already.
@@ -296,5 +296,5 @@ class GateStorage(Protocol, Generic[P]):
 
 
 def digest_of(decision: Decision) -> str:
-    """A click as it is remembered: recognized again, and shown to nobody. Empty without a key."""
+    """The digest by which a click is recognized, and which reveals nothing; empty without a key."""
     return hashlib.sha256(decision.click.encode()).hexdigest()[:32] if decision.key else ""

@@ -111,11 +111,11 @@ class Link:
 
     @property
     def ended(self) -> str:
-        """How it ended, said to its person."""
+        """How it ended, in a sentence for its person."""
         return "This link was revoked." if self.revoked_at is not None else "This link has expired."
 
     def scope(self) -> dict[str, str]:
-        """What it shows, as REST tells it."""
+        """What it shows, as REST returns it."""
         if self.among.gate_id:
             return {"kind": "gate", "gate": self.among.gate_id}
         if self.among.title:
@@ -124,7 +124,7 @@ class Link:
         return {"kind": "all"}
 
     def to_json(self) -> dict[str, Any]:
-        """The link as the operator's REST tells it: no token, no hash."""
+        """The link as the operator's REST returns it: no token, no hash."""
         return {
             "id": self.id, "name": self.name, "may": self.may.value, "scope": self.scope(),
             "reach": self.reach.value, "once": self.once, "passphrase": self.passphrase,

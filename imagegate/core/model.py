@@ -58,11 +58,11 @@ class BadPicture(ImageGateError, ValueError):
 
 
 class Forbidden(ImageGateError):
-    """More than whoever asks may do; the message says what they may."""
+    """The caller is not allowed to do this; the message says what is allowed."""
 
 
 class TooLate(ImageGateError):
-    """What was asked for can no longer be done."""
+    """It is too late for what was asked."""
 
 
 class NotRecorded(ImageGateError):
@@ -70,7 +70,7 @@ class NotRecorded(ImageGateError):
 
 
 class StoreError(ImageGateError):
-    """The store, or the place of its pictures, cannot be used; the message says which and why.
+    """The store, or its pictures' folder, cannot be used; the message says which and why.
 
     ``passing``: it may be well again in a moment, so trying again makes sense. ``conflict``: what
     was to be added is there already. ``reason``: the part of the message that is the same for all
@@ -87,7 +87,7 @@ class StoreError(ImageGateError):
 
 
 class NoAnswer(StoreError):
-    """The store says nothing, not even that it cannot be used."""
+    """The store does not respond, not even with an error."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, passing=True)
@@ -237,7 +237,7 @@ class Gate:
 
 @dataclass(frozen=True)
 class Selection:
-    """Which gates are meant; an empty field stands for any.
+    """Selects gates; an empty field matches any.
 
     ``link``: only those that were answered through it.
     """
@@ -280,7 +280,7 @@ class Decision:
 
     @property
     def click(self) -> str:
-        """The click, as nobody else can name it: keys of one link mean nothing at another."""
+        """The key, qualified by its link: keys of one link mean nothing at another."""
         return f"{self.link}/{self.key}" if self.key else ""
 
     def same_answer(self, other: Decision) -> bool:
@@ -288,7 +288,7 @@ class Decision:
         return (self.route, self.by, self.link) == (other.route, other.by, other.link)
 
     def record(self) -> dict[str, Any]:
-        """The decision as it is kept and told: without its key, which is nobody else's business."""
+        """The decision as it is stored and shown: without its key, which is private."""
         kept = asdict(self)
         del kept["key"]
         if not self.link:
@@ -345,7 +345,7 @@ class Snapshot:
         return self.gate.undoable and self.state is State.DECIDED and not self.resuming
 
     def to_json(self) -> dict[str, Any]:
-        """The gate as REST, the event stream and ComfyUI's websocket tell it."""
+        """The gate as REST, the event stream and ComfyUI's websocket return it."""
         record: dict[str, Any] = {
             key: sayable(value) if isinstance(value, str) else value
             for key, value in asdict(self.gate).items()
@@ -379,13 +379,13 @@ def sayable(text: str) -> str:
 
 
 def plain(text: str) -> str:
-    """``text`` as every database takes it: without halves of characters and without NUL."""
+    """``text`` as every database accepts it: without lone surrogates and NUL."""
     return sayable(text).replace("\0", "\ufffd")
 
 
 @lru_cache(256)  # a folder's gates all have the same
 def _numbered(labels: tuple[str, ...]) -> tuple[str, ...]:
-    """The labels, each that shows nothing replaced by its number."""
+    """The labels, with each invisible one replaced by its number."""
     return tuple(label if shows(label) else str(i) for i, label in enumerate(labels, 1))
 
 

@@ -112,7 +112,7 @@ class Feed:
         _call(listeners)
 
     def lose(self) -> None:
-        """Have everybody read the current state anew: more may have changed than is known."""
+        """Make every subscriber read the current state again: it may have missed something."""
         with self.lock:
             for subscription in self._subscriptions:
                 subscription.missed = True

@@ -17,7 +17,7 @@ from .origins import name_in
 
 KEEP_DAYS = 7.0
 NOTIFY_AFTER = 60.0
-"""Seconds that a gate waits before somebody is told."""
+"""Seconds that a gate waits before somebody is notified."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class NoticeSettings:
-    """Who is told of gates that wait, and when.
+    """Who is notified of gates that wait, and when.
 
     Attributes:
         addresses: Apprise's URLs, separated as Apprise has it. A secret: never logged, nor shown.
@@ -109,7 +109,7 @@ def read_settings(
 
 
 def read_notice_settings(environment: Mapping[str, str] = os.environ) -> NoticeSettings:
-    """Whom this process tells of gates that wait.
+    """Whom this process notifies of gates that wait.
 
     ``IMAGEGATE_NOTIFY``, ``IMAGEGATE_NOTIFY_AFTER``, ``IMAGEGATE_NOTIFY_DIGEST``,
     ``IMAGEGATE_NOTIFY_IMAGE``, ``IMAGEGATE_URL``.

@@ -69,7 +69,7 @@ class LinkStore:
         once: bool = True,
         worker: str = "",
     ) -> tuple[Link, str]:
-        """A new link, and its token, which is told only now.
+        """A new link, and its token, which is shown only this once.
 
         Raises:
             BadAnswer: a name that is not one printable line, or a right, reach or duration that

@@ -61,7 +61,7 @@ class OpenStore:
         picture_files: the files of its gates.
 
     Raises:
-        StoreError: the store, or the place of its pictures, cannot be used.
+        StoreError: the store, or the folder of its pictures, cannot be used.
     """
 
     def __init__(
@@ -199,14 +199,14 @@ class OpenStore:
         while stale := self.gates.stale(keep, needed):
             for gate_id in stale:
                 if self._keeper.closing or time.monotonic() - begun > BEAT:
-                    return  # a slow place must not keep this process from giving signs of life
+                    return  # a slow disk must not keep this process from giving signs of life
                 self.picture_files.remove(gate_id)
                 self.parked.forget(gate_id)
                 self.gates.pictures_gone(gate_id)
         self._swept = time.monotonic()
 
     def drop_prompts(self, gate_id: str) -> None:
-        """The gate has ended: its prompt is no longer needed, unless by others of its run."""
+        """Drop the prompt of a gate that has ended, unless others of its run need it."""
         with suppress(StoreError):  # else it is done when the store is next swept
             self.parked.drop_prompts(gate_id)
 

@@ -81,7 +81,7 @@ class SqlStorage:
 
     @property
     def id(self) -> str:
-        """Of this process, in its store."""
+        """The id of this process in its store."""
         return self._opener.id
 
     @property
@@ -234,7 +234,7 @@ class SqlStorage:
         return self.store.gates.lines(gate_id)
 
     def status(self) -> dict[str, Any]:
-        """The store, its workers and how much disk its pictures take, as REST returns it."""
+        """The store, its workers and the disk space of its pictures, as REST returns it."""
         return self.store.status()
 
     # -- inside
@@ -259,7 +259,7 @@ class SqlStorage:
             return None
 
     def _give_up(self, gate_id: str, reason: str) -> Waited | None:
-        """Nobody in this process shall wait for a gate any more; None if nobody did."""
+        """End the wait for a gate in this process; None if nobody waited."""
         waited = self._waited.remove(gate_id)
         if waited is not None:
             listener = self._announcements.listener

@@ -67,6 +67,6 @@ class Additions:
         return added
 
     def settle(self, gate_id: str) -> None:
-        """What became of this gate is known."""
+        """Record that it is known what became of this gate."""
         with self._lock:
             self._unsure.discard(gate_id)

@@ -42,7 +42,7 @@ class WaitedGates:
             self._gates[waited.gate.id] = waited
 
     def remove(self, gate_id: str) -> Waited | None:
-        """Wait for it no more; what was waited for, if it was."""
+        """Stop waiting for a gate; returns it, if it was waited for."""
         with self._lock:
             return self._gates.pop(gate_id, None)
 
@@ -53,7 +53,7 @@ class WaitedGates:
 
     @property
     def ids(self) -> list[str]:
-        """Of all gates that are waited for."""
+        """The ids of all gates that are waited for."""
         with self._lock:
             return list(self._gates)
 

@@ -102,7 +102,7 @@ class GateStore(GateLookup):
     def end(
         self, gate_id: str, state: State, decision: Decision | None, reason: str = ""
     ) -> tuple[Verdict, Snapshot, dict[int, str]]:
-        """The only way a gate ends: by the first answer, its deadline, or by being withdrawn.
+        """End a gate: by the first answer, by its deadline, or by withdrawing it.
 
         Returns:
             What became of it, the gate as it is now, and the files of its masks by image.
@@ -110,7 +110,7 @@ class GateStore(GateLookup):
         Raises:
             GateClosed: it ended before without an answer.
         """
-        # The line comes first, because its number is the gate's place in the history.
+        # The line comes first, because its number orders the gate in the history.
         kind = "withdrawn" if state is State.WITHDRAWN else state.value
         body = answer_body(decision) | ({"text": reason} if reason else {})
         routed = decision is not None and decision.route is not None
@@ -196,7 +196,7 @@ class GateStore(GateLookup):
         raise TooLate(f"gate {now.gate.title!r} was decided before the mask was saved")
 
     def reopen(self, gate_id: str, worker: str) -> Snapshot | None:
-        """Its worker was taken for dead, and is not: the gate waits again. None if it ended.
+        """Reopen a gate whose worker was wrongly taken for dead; None if it has ended.
 
         What the worker has withdrawn itself stays so.
         """
@@ -216,7 +216,7 @@ class GateStore(GateLookup):
         return None
 
     def take_on(self, worker: str, name: str, before: Collection[str]) -> None:
-        """What earlier processes have parked, and what is to go on, is this process's now.
+        """Give this process what earlier processes have parked, and what is to go on.
 
         Args:
             name: what people call it, which may not be what they called those before it.
@@ -237,7 +237,7 @@ class GateStore(GateLookup):
     # -- answers used again
 
     def set_fingerprint(self, gate_id: str, fingerprint: str) -> None:
-        """By which an equal question is known again."""
+        """Store what recognizes an equal question."""
         with self.database.write() as connection:
             self._changed(connection, gate_id, [], {"fingerprint": fingerprint})
 
@@ -261,12 +261,12 @@ class GateStore(GateLookup):
     # -- pictures
 
     def pictures_gone(self, gate_id: str) -> None:
-        """Its pictures are no longer kept."""
+        """Record that its pictures are no longer kept."""
         with self.database.write() as connection:
             self._changed(connection, gate_id, [], {"kept": 0, "bytes": 0})
 
     def add_bytes(self, gate_id: str, size: int) -> None:
-        """So many bytes more are kept for it."""
+        """Record that so many more bytes are kept for it."""
         with self.database.write() as connection:
             self._changed(connection, gate_id, [], {"bytes": gates.c.bytes + size})
 
@@ -314,4 +314,4 @@ class GateStore(GateLookup):
 
 
 class _Lost(Exception):
-    """What was attempted does not hold any more; the transaction is rolled back."""
+    """The conditions no longer hold; the transaction is rolled back."""

@@ -23,7 +23,7 @@ from .runs import Claim, Parked, Progress, Sibling, parked_of
 LEASE = 30.0
 """Seconds that a claim holds without being renewed."""
 _TRIES = 5
-"""Gates that are looked at for one that no other worker takes up at the same moment."""
+"""Gates to try for one that no other worker takes up at the same moment."""
 
 _others = parked.alias("others")
 _their = gates.alias("their")
@@ -46,12 +46,12 @@ class ParkedGates:
         return None if row is None else parked_of(row)
 
     def add(self, gate_id: str, one: Parked) -> None:
-        """A gate of a run that is kept for the prompts that go on from the others."""
+        """Keep a gate of a run for the prompts that go on from the others."""
         with self.database.write() as connection:
             connection.execute(one.insert(gate_id))
 
     def forget(self, gate_id: str) -> None:
-        """It is over: nobody will go on from its prompt any more."""
+        """Forget a gate from whose prompt nobody will go on any more."""
         with self.database.write() as connection:
             connection.execute(parked.delete().where(parked.c.gate_id == gate_id))
 
@@ -107,7 +107,7 @@ class ParkedGates:
             return {row[0]: Progress(int(row[1]), int(row[2])) for row in connection.execute(query)}
 
     def prompt_ended(self, prompt_id: str, worker: str) -> list[Snapshot]:
-        """The prompt that asked gates has ended: they may go on. Those that are due now."""
+        """Record the end of a prompt: its gates may go on. Returns those that are due now."""
         mine = sa.select(gates.c.id).where(gates.c.prompt_id == plain(prompt_id))
         update = parked.update().where(parked.c.gate_id.in_(mine), parked.c.running == worker)
         due = sa.select(*gates.c).where(gates.c.prompt_id == plain(prompt_id), DUE)
@@ -123,7 +123,7 @@ class ParkedGates:
             return {str(prompt_id) for prompt_id in connection.execute(query).scalars()}
 
     def forget_answers(self, prompt_id: str) -> None:
-        """A prompt has failed: what was answered while it waited is not used again."""
+        """Forget what was answered while a prompt waited that has failed."""
         waited = sa.select(gates.c.id).where(
             gates.c.prompt_id == plain(prompt_id), gates.c.mode == "wait"
         )
@@ -227,7 +227,7 @@ class ParkedGates:
                     connection.execute(update)
 
     def finish(self, claim: Claim, worker: str, text: str = "") -> list[Snapshot]:
-        """Its prompt has ended well. Those of its gates that nobody else holds now."""
+        """Record that its prompt has ended well. Returns the gates that nobody else holds now."""
         values = {"state": State.RESUMED.value, "due": 0, **_RELEASED}
         with self.database.write() as connection:
             done = [
@@ -237,7 +237,7 @@ class ParkedGates:
         return [gate for gate in done if gate is not None]
 
     def put_back(self, claim: Claim, worker: str, why: str) -> list[Snapshot]:
-        """It could not go on: a person is asked again, and told why. Returns as `finish`.
+        """Ask a person again, and say why it could not go on. Returns as `finish`.
 
         Of several that go on together only the one that was answered last is asked again; then all
         are tried once more.

@@ -42,7 +42,7 @@ class Worker:
     classes: frozenset[str]
 
     def to_json(self) -> dict[str, Any]:
-        """The worker as REST tells it."""
+        """The worker as REST returns it."""
         return {
             "name": self.name, "kind": self.kind, "alive": self.alive,
             "started_at": self.started_at, "seen_at": self.seen_at,
@@ -62,7 +62,7 @@ class Workers:
         self._mine: dict[str, Any] = {}
 
     def enter(self, worker: str, name: str, kind: str, classes: Collection[str]) -> None:
-        """A process starts. ``classes``: of the nodes it can run."""
+        """Register a process. ``classes``: of the nodes it can run."""
         now = self.database.now()
         self._mine = {
             "id": worker, "name": name, "kind": kind, "host": socket.gethostname(),
@@ -87,7 +87,7 @@ class Workers:
             raise
 
     def beat(self, worker: str) -> None:
-        """A sign of life, where one is needed."""
+        """Give a sign of life, where the database needs one."""
         if not self.database.postgresql:
             return
         now = self.database.now()
@@ -98,12 +98,12 @@ class Workers:
                 connection.execute(workers.insert().values(seen_at=now, ended=0, **self._mine))
 
     def revive(self, worker: str) -> None:
-        """It was taken for dead, and is not."""
+        """Mark a worker as alive that was taken for dead."""
         with self.database.write() as connection:
             connection.execute(workers.update().where(workers.c.id == worker).values(ended=0))
 
     def leave(self, worker: str) -> None:
-        """It ends now, in good order."""
+        """Record that a process ends in good order."""
         try:
             with self.database.write() as connection:
                 here = workers.update().where(workers.c.id == worker)
@@ -166,7 +166,7 @@ class Workers:
             self._unlock(one)
 
     def _forget(self, connection: sa.Connection) -> None:
-        """Drop those that nobody asks about any more."""
+        """Drop the workers that were silent for `SHOWN`."""
         still = sa.select(gates.c.worker).where(OPEN | DUE)
         old = [workers.c.seen_at < self.database.now() - SHOWN, workers.c.id.not_in(still)]
         if not self.database.postgresql:  # there those that live give no sign of it

@@ -1,7 +1,7 @@
 """One database, SQLite or PostgreSQL by URL: transactions, its migrations, its errors in words.
 
 SQLAlchemy Core. Whatever is written, is written in a transaction that takes the write lock at its
-start, and is told to other processes as part of it.
+start, and other processes are notified as part of it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from .sqlite_file import StoreFile
 from .tables import lines, meta, migrations
 
 CHANNEL = "imagegate"
-"""Of PostgreSQL's NOTIFY."""
+"""The channel of PostgreSQL's NOTIFY."""
 NOTIFIED = "notified"
 """Kind of the line that says that a notice went out. It changes nothing of its gate, so no process
 is told of it."""
@@ -130,14 +130,14 @@ class Database:
     def add_line(
         self, connection: sa.Connection, gate_id: str, kind: str, body: dict[str, Any]
     ) -> int:
-        """Write a line of history and tell other processes; returns its number."""
-        told: list[Any] = [lines.c.id]
+        """Write a line of history and notify other processes; returns its number."""
+        wanted: list[Any] = [lines.c.id]
         if self.postgresql:
-            told.append(sa.func.pg_notify(CHANNEL, f"{self.origin} {kind} {gate_id}"))
+            wanted.append(sa.func.pg_notify(CHANNEL, f"{self.origin} {kind} {gate_id}"))
         line = lines.insert().values(
             gate_id=gate_id, at=self.now(), kind=kind, origin=self.origin, body=json.dumps(body)
         )
-        number = int(connection.execute(line.returning(*told)).scalar_one())
+        number = int(connection.execute(line.returning(*wanted)).scalar_one())
         if self._file is not None:
             if number <= self._last_line:  # history only grows
                 raise self._file.changed()
@@ -279,7 +279,7 @@ class Database:
 
     @contextmanager
     def _answered(self) -> Iterator[None]:
-        """While the server is silent, one asks it; other people are told at once that it is."""
+        """While the server is silent, one caller tries it; all others fail at once."""
         asks = self._silent and hurried()
         if asks and not self._asks.acquire(blocking=False):
             raise self._no_answer()

@@ -1,4 +1,4 @@
-"""How long one waits for the store: a person not as long as a prompt. Standard library only."""
+"""How long to wait for the store: shorter for a person than for a prompt. Standard library only."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 SOON = 4.5
-"""Seconds after which a person is told that the store does not answer."""
+"""Seconds after which a person reads that the store does not answer."""
 PATIENT = 90.0
-"""Seconds that all others wait for it."""
+"""Seconds that everything else waits for it."""
 CHECKED_WITHIN = 2.0
 """Seconds, where a person waits, in which a connection has to be there."""
 
@@ -34,7 +34,7 @@ def limit() -> float:
 
 
 def hurried() -> bool:
-    """Whether a person waits."""
+    """Whether a person waits for this."""
     return limit() <= SOON
 
 

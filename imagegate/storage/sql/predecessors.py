@@ -38,7 +38,7 @@ class Predecessors:
         self._seen: dict[str, float] = {}  # its last sign of life when it was first looked at
 
     def enter(self) -> None:
-        """This process has the directory now, too."""
+        """Register this process in the directory."""
         if self._folder is None:
             return
         try:
@@ -74,7 +74,7 @@ class Predecessors:
         return found
 
     def drop(self, ids: list[str]) -> None:
-        """There is nothing of these any more to take on."""
+        """Forget processes of which nothing is left to take on."""
         if self._folder is None:
             return
         for one in ids:

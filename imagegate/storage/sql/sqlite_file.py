@@ -23,7 +23,7 @@ from .deadline import hurried
 BUSY = 10.0
 """Seconds that SQLite waits for another process's transaction."""
 HURRY = 4.0
-"""Seconds that it waits while a person does."""
+"""Seconds that SQLite waits while a person waits for it."""
 
 Identity = tuple[int, int] | None
 _PASSING = {5: "database is locked", 6: "database table is locked", 15: "locking protocol"}

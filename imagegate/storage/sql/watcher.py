@@ -1,4 +1,4 @@
-"""Hears what other processes do in a store: by NOTIFY from PostgreSQL, by a look from SQLite.
+"""Notices what other processes do in a store: by NOTIFY in PostgreSQL, by polling SQLite.
 
 A notice is a hint, the row is the truth. Whatever may have been missed (before the first look,
 while the connection was away) is made up for by looking at everything again.
@@ -21,7 +21,7 @@ from ..queries.gates import GateStore
 from .database import NOTIFIED, Database
 
 LOOK = 0.05
-"""Seconds between looks at SQLite, which tells nobody of changes: one number, read from memory."""
+"""Seconds between looks at SQLite, which reports no changes: one number, read from memory."""
 ALIVE = 10.0
 """Seconds of silence after which a connection to PostgreSQL is tried."""
 PAUSES = (0.1, 0.5, 1.0, 2.0)
@@ -31,13 +31,13 @@ AGAIN = 1.0
 LINK = "link"
 """The kind of a notice that is about share links, not about a gate."""
 MANY = 500
-"""More changes than this at once are not told one by one."""
+"""More changes than this at once are not reported one by one."""
 
 log = logging.getLogger("imagegate")
 
 
 class Watcher:
-    """A thread that calls back.
+    """A thread that reports what other processes do.
 
     Args:
         heard: called with changes of other processes: gate id -> kind of its newest line.
@@ -77,7 +77,7 @@ class Watcher:
         self._woken.close()
 
     def look_again(self) -> None:
-        """Something may have happened unseen, or could not be done."""
+        """Look at everything soon: something was missed, or could not be done."""
         self._doubt.set()
         self._loop.wake()
 
@@ -127,7 +127,7 @@ class Watcher:
     # -- in memory
 
     def _wait(self) -> None:
-        """Nobody else is there; what could not be done is tried again."""
+        """Without other processes, only retry what could not be done."""
         with selectors.DefaultSelector() as selector:
             selector.register(self._woken, selectors.EVENT_READ)
             while not self._loop.closing:
@@ -137,7 +137,7 @@ class Watcher:
     # -- PostgreSQL
 
     def _listen(self, connection: Any) -> None:
-        """Until the connection breaks. It listens already, so nothing falls between."""
+        """Watch until the connection breaks. It listens already, so nothing is missed."""
         notices: list[str] = []
         connection.add_notify_handler(lambda notice: notices.append(notice.payload))
         self._see()
