@@ -33,8 +33,9 @@ _SCRIPT = """
 const own = props.url === "";
 const page = location.href.split(/[?#]/)[0].replace(/\\/?$/, "/");
 const home = own ? page : new URL(props.url.replace(/\\/?$/, "/"), page);
-for (const name of own ? [] : ["panel.css", "share/share.css"]) {
-  const href = new URL(`page/operator/${name}`, home).href;
+const styles = ["shared/tokens.css", "operator/panel.css", "operator/share/share.css"];
+for (const name of own ? [] : styles) {
+  const href = new URL(`page/${name}`, home).href;
   document.head.append(Object.assign(document.createElement("link"), { rel: "stylesheet", href }));
 }
 import(new URL("page/operator/panel.js", home)).then(({ start }) => start({ own, ...props }));

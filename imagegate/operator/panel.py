@@ -46,6 +46,7 @@ NOWHERE = b"imagegate.invalid"
 
 # Relative to the page, which may be behind a path of somebody's proxy.
 _HEAD = """<meta name="viewport" content="width=device-width, initial-scale=1">
+<link rel="stylesheet" href="page/shared/tokens.css">
 <link rel="stylesheet" href="page/operator/page.css">
 <link rel="stylesheet" href="page/operator/panel.css">
 <link rel="stylesheet" href="page/operator/share/share.css">
