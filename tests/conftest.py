@@ -8,12 +8,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx._config
+import httpx2._config
 import pytest
 
 from imagegate.core import failures
 from imagegate.gate_bus import GateBus
 from tests.support.postgres import NoPostgreSQL, PostgreSQL
 from tests.support.stored import PATIENCE, Store
+
+for timeout in (httpx._config.DEFAULT_TIMEOUT_CONFIG, httpx2._config.DEFAULT_TIMEOUT_CONFIG):
+    # Five seconds by default, which a busy machine can take to answer.
+    timeout.connect = timeout.read = timeout.write = timeout.pool = PATIENCE
 
 ATTACKS = Path(__file__).parent / "attacks"
 LIVE = Path(__file__).parent / "live"

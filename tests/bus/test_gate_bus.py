@@ -204,6 +204,7 @@ def test_stopping_one_never_touches_another(bus: GateBus[Any]) -> None:
 # -- races
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "rival",
     [
@@ -247,6 +248,7 @@ def test_one_of_many_wins(bus: GateBus[Any], rival: Callable[..., Any]) -> None:
             assert caught.value.state is end.state
 
 
+@pytest.mark.slow
 def test_masks_come_with_the_answer(bus: GateBus[Any]) -> None:
     """A mask saved in the moment of the answer is either in it or refused, never half."""
     for _ in races(bus):

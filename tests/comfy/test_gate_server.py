@@ -489,6 +489,7 @@ def gone(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL, "uvicorn.error")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("gone")
 @pytest.mark.parametrize("how", [end_server, close_sockets, end_thread])
 async def test_a_server_that_goes_while_a_page_is_open(front: Front, how: Any) -> None:

@@ -884,6 +884,7 @@ def test_folders_that_cannot_be_are_refused(photos: Path, tmp_path: Path) -> Non
 # -- many
 
 
+@pytest.mark.slow
 def test_two_thousand_images_stay_small(bus: GateBus[Any], photos: Path, start: Start) -> None:
     """Of two thousand images all gates are there after the scan, and no pixels are held."""
     body = paint(photos / "0.png").read_bytes()

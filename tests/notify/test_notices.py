@@ -569,6 +569,7 @@ def test_what_is_answered_meanwhile_is_not_tried_again(
     assert service.asked == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["500", "refused", "hangs"])
 def test_nobody_waits_for_a_service(
     bus: GateBus[Any], service: Service, start: Start, how: str
@@ -678,6 +679,7 @@ def test_others_may_use_apprise(
 # -- words
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "title",
     [

@@ -548,6 +548,7 @@ def test_nothing_is_asked_of_another_server_and_no_event_is_an_api(
     context.close()
 
 
+@pytest.mark.slow
 def test_the_page_leads_nowhere_else(server: PanelServer) -> None:
     """No address below the panel redirects to another server or lists Gradio's own API."""
     for path in ("gradio_api/file=https://evil.example/", "gradio_api/file=%68ttp://evil.example/",
@@ -556,6 +557,7 @@ def test_the_page_leads_nowhere_else(server: PanelServer) -> None:
         assert (response.status_code, response.headers.get("location")) == (404, None), path
 
 
+@pytest.mark.slow
 def test_the_page_is_never_half_old(
     bus: GateBus[Any], server: PanelServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -575,6 +577,7 @@ def test_the_page_is_never_half_old(
         assert (again.status_code, again.headers["cache-control"]) == (304, "no-cache")
 
 
+@pytest.mark.slow
 def test_rest_answers_for_itself(server: PanelServer) -> None:
     """Beside the page, too, a wrong method or path of REST gets an answer of REST."""
     response = httpx.get(f"{server.url}api/gates/x/decision")

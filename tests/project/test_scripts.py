@@ -12,6 +12,8 @@ import pytest
 
 from tests.support.javascript import NODE
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).parents[2]
 TOOLS = ROOT / "node_modules" / ".bin"
 UNIT_TESTS = sorted((ROOT / "tests" / "page").glob("*.test.js"))

@@ -146,6 +146,7 @@ def test_a_new_address(links: LinkStore) -> None:
         links.reissue(link.id)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", ["", "open", "open sesame ", "x" * 10_000, "half \ud800"])
 def test_a_wrong_passphrase(links: LinkStore, given: str) -> None:
     """Without its passphrase a link does not open, and is not used up."""

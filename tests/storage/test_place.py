@@ -524,6 +524,7 @@ def test_stored_pictures_are_the_same(
         assert np.array_equal(pixels(shown), pixels(once))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exact", [True, False])
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_a_large_image_is_scaled_down(place: PicturePlace, exact: bool, channels: int) -> None:
