@@ -318,7 +318,7 @@ def test_links_from_before_a_restart(tmp_path: Path) -> None:
             after,
             lambda: store_of(after).links,
             worker=storage_of(after).id,
-            others=store_of(after).others,
+            others=lambda: store_of(after).others(),
         ) as here:
             here.share.start_with(after.subscribe, lambda: storage_of(after).opened)
             assert not storage_of(after).opened  # it opens no store by itself
