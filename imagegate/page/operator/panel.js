@@ -13,27 +13,17 @@ import { Records } from "./records.js";
 import { Share } from "./share/share.js";
 import { Stage } from "./stage.js";
 import { Alerts } from "../shared/alerts.js";
-import { Hold } from "../shared/hold.js";
 import { $, age, calm, say, span, sure } from "../shared/parts.js";
+import { Review } from "../shared/review.js";
 import { reason as reasonOf } from "../shared/sender.js";
 import { DONE } from "../shared/status.js";
 
 const ACTS = "#ig-stage, #ig-thumbs, #ig-routes, #ig-tools"; // on the gate in front
-const RHYTHM = 200; // ms in which a page may be busy with a click
 const BLANK = 1536; // px, the longest side of an empty mask
 const ROOMY = 700; // px of width from which on the history begins open
 
 let own, embedded; // whether all of the page is the panel; whether it is the compact one
-let gates, painting, records, folder, share, stage, controls, alerts, hold;
-
-/** What this page shows beside the gates themselves. */
-const view = {
-  gate: null,
-  version: -1,
-  online: false,
-  notes: new Map(), // gate id -> what is written but not sent
-  noted: "", // the gate that the note on show is about
-};
+let gates, painting, records, folder, share, stage, controls, review;
 
 // -- building
 
@@ -59,19 +49,30 @@ function build() {
   painting = new Painting({
     looking: () => stage,
     begins: () => stage.unzoom(),
-    ends: () => view.gate && stage.showMask(view.gate),
+    ends: () => stage.gate && stage.showMask(stage.gate),
     fit: () => stage.fit(),
     blank,
   });
-  records = new Records(gates, embedded, undo);
+  records = new Records(gates, embedded, (gate) => review.undo(gate));
   folder = new FolderView(gates);
   share = new Share(gates);
-  controls = new Controls(embedded || innerWidth <= ROOMY, decide);
-  hold = new Hold(gates, ACTS, () => share.open);
-  stage = new Stage({ gates, folder, hold, painting, embedded });
+  review = new Review(gates, {
+    area: ACTS,
+    busy: () => share.open, // its own keys, and no gate in sight
+    show,
+    update: (gate) => painting.now || stage.showMask(gate),
+    again: () => stage.retry(),
+    words: signed,
+    act: key,
+    say,
+  });
+  review.titled = own;
+  review.painter = painting;
+  controls = new Controls(embedded || innerWidth <= ROOMY, (gate, route, event) => review.decide(gate, route, event));
+  stage = new Stage({ gates, folder, hold: review.hold, painting, embedded });
 
-  $("ig-skip").onclick = () => painting.leave() && gates.skip();
-  $("ig-undo").onclick = () => undo();
+  $("ig-skip").onclick = () => review.skip();
+  $("ig-undo").onclick = () => review.undo();
   $("ig-stop").onclick = stop;
   $("ig-mask-edit").onclick = () => painting.open();
   $("ig-mask-save").onclick = () => painting.save();
@@ -79,19 +80,13 @@ function build() {
   $("ig-mask-clear").onclick = clearMask;
   $("ig-zoom").onclick = () => stage.zoom();
   folder.build();
-  document.addEventListener("keydown", key);
-  addEventListener("beforeunload", (event) => {
-    if (gates.unsent) event.preventDefault(); // an answer is still on its way
-  });
-
   if (!embedded) {
-    alerts = new Alerts($("ig-alerts"));
+    review.alerts = new Alerts($("ig-alerts"));
     share.build($("ig-share"));
   }
+  $("ig-note").addEventListener("input", () => (review.note = $("ig-note").value));
   gates.me = () => signed().by;
   gates.addEventListener("change", render);
-  gates.addEventListener("said", (event) => say(event.detail));
-  gates.addEventListener("answered", (event) => view.notes.delete(event.detail.id)); // it went along
   setInterval(clock, 1000);
   const fit = () => stage.fit();
   const sizes = new ResizeObserver(fit);
@@ -104,26 +99,16 @@ function build() {
 // -- showing
 
 function render() {
-  const gate = gates.current;
-  if (gate?.id !== view.gate?.id) show(gate);
-  else if (gate && gate.version !== view.version && !painting.now) stage.showMask(gate);
-  view.gate = stage.gate = gate;
-  view.version = gate?.version ?? -1;
-  document.body.classList.toggle("ig-idle", gate === null);
-  const count = gates.waiting;
-  $("ig-pending").textContent = gates.loaded ? `${count} waiting` : "";
-  alerts?.count(gates.fresh ? count : null, gates.newest?.title);
-  if (own) document.title = count ? `(${count}) Image Gate` : "Image Gate";
+  review.render();
+  const gate = (stage.gate = review.gate);
+  $("ig-pending").textContent = gates.loaded ? `${gates.waiting} waiting` : "";
   $("ig-offline").hidden = gates.online || !gates.loaded;
-  if (gates.online && !view.online) stage.retry();
-  view.online = gates.online;
   // Gradio, finding its server gone, would reload the page and with it what is painted.
   for (const id of ["ig-mask-edit", "ig-mask-save", "ig-mask-cancel"]) $(id).disabled = !gates.online;
   const { undoable, answered } = gates;
   $("ig-undo").disabled = undoable === null && answered === null;
   // A prompt that waited cannot go back; for one that was parked Undo says who has gone on.
   $("ig-undo").hidden = !gates.progress && undoable === null && answered?.mode !== "park";
-  $("ig-skip").disabled = gates.queue.length + gates.skipped.length < 2;
   clock();
   renderStanding(gate);
   renderEmpty(gate);
@@ -135,11 +120,9 @@ function render() {
 /** Another gate, or none, comes to the front. */
 function show(gate) {
   if (painting.now && painting.now.gate.id !== gate?.id) painting.close();
-  view.gate = gate;
-  hold.changed(gate, gates.cause);
   stage.unzoom();
   $("ig-title").textContent = gate?.title ?? "";
-  keepNote(gate);
+  type($("ig-note"), review.note);
   calm($("ig-stop"));
   $("ig-title").title = gate?.title ?? ""; // a long one is cut off
   $("ig-facts").textContent = gate ? `${gate.width} × ${gate.height}` : "";
@@ -189,38 +172,12 @@ function renderEmpty(gate) {
 
 // -- deciding
 
-/** A note waits with its gate while another one is on show. */
-function keepNote(gate) {
-  const note = $("ig-note").value;
-  if (note) view.notes.set(view.noted, note);
-  else view.notes.delete(view.noted);
-  view.noted = gate?.id ?? "";
-  type($("ig-note"), view.notes.get(view.noted) ?? "");
-}
-
 function signed() {
   return { by: $("ig-name").value.trim(), note: $("ig-note").value.trim() };
 }
 
-/** Decide the gate that the press was meant for, with the mask that is being painted. */
-async function decide(gate, route, event) {
-  if (gate.id !== view.gate?.id || !hold.takes(event, route, gates.label(gate, route))) return;
-  const words = signed();
-  if (painting.now && !(await painting.save())) return;
-  if (gate.id !== view.gate?.id) return;
-  const busy = performance.now() - event.timeStamp;
-  gates.decide(gate, route, words);
-  // Counted from the click itself: a page that was busy does not lose the next one of a rhythm.
-  if (busy < RHYTHM) hold.began(event.timeStamp);
-}
-
-/** Undo brings another gate to the front, which would throw away what is being painted. */
-function undo(gate) {
-  if (painting.leave()) gates.undo(gate);
-}
-
 function stop() {
-  const { gate } = view;
+  const { gate } = review;
   if (!gate || !sure($("ig-stop"), "Really stop?", () => gates.stop(gate, signed()))) return;
   const parked = gate.state === "parked";
   const what = gates.progress ? "the session" : parked ? "this gate only" : "the whole prompt";
@@ -245,7 +202,7 @@ async function blank(gate, index) {
 /** While painting: start again from nothing. Else: clear what is saved. */
 function clearMask() {
   if (painting.now) painting.clear();
-  else if (view.gate) gates.clearMask(view.gate, stage.index);
+  else if (review.gate) gates.clearMask(review.gate, stage.index);
 }
 
 // -- keys
@@ -261,18 +218,10 @@ const KEYS = {
   arrowdown: () => stage.arrow(0, 1),
 };
 
-function key(event) {
-  if (!event.key) return; // a browser that fills in a field
-  if (share.open) return; // its own keys, and no gate in sight
-  const typing = event.target.closest?.("input:not([type=range]), textarea, select, [contenteditable]");
-  if (typing && event.key === "Escape") event.target.blur(); // back to the keys
-  const arrows = event.key.startsWith("Arrow");
-  if (typing || event.ctrlKey || event.metaKey || event.altKey || (event.repeat && !arrows)) return;
-  if (painting.now && (arrows || event.key === " ")) return; // the editor's own controls
-  if (arrows && !stage.zoomed && (view.gate?.batch ?? 1) === 1) return; // scrolls the page
-  const route = /^[0-9]$/.test(event.key) ? Number(event.key) || 10 : 0;
-  const act = route ? () => decide(view.gate, route, event) : KEYS[event.key.toLowerCase()];
-  if (!act || route > (view.gate?.labels.length ?? 0)) return;
-  event.preventDefault(); // Space would scroll, or press the button that has the focus
-  act();
+/** What a key does; see `Review`. */
+function key(name) {
+  const arrow = name.startsWith("arrow");
+  if (painting.now && (arrow || name === " ")) return null; // the editor's own controls
+  if (arrow && !stage.zoomed && (review.gate?.batch ?? 1) === 1) return null; // scrolls the page
+  return KEYS[name];
 }
