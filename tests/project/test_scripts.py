@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.javascript import NODE
+from tests.support.javascript import NODE, PACKAGE
 
 pytestmark = pytest.mark.processes
 
@@ -51,3 +51,13 @@ def test_the_lock_file_names_no_registry() -> None:
     lock = (ROOT / "package-lock.json").read_text("utf-8")
     assert '"resolved"' not in lock
     assert lock.count('"integrity": "sha512-') == lock.count('"node_modules/')
+
+
+def test_no_script_is_long_and_no_folder_is_full() -> None:
+    """A module has at most 400 lines, and a folder of what links open at most eleven files."""
+    scripts = [*(PACKAGE / "page").rglob("*.js"), *(PACKAGE / "web").rglob("*.js")]
+    long = [path.name for path in scripts if len(path.read_text("utf-8").splitlines()) > 400]
+    assert long == []
+    folders = [PACKAGE / "page" / name for name in ("approver", "shared", "shared/queue")]
+    counts = [sum(path.is_file() for path in folder.iterdir()) for folder in folders]
+    assert max(counts) <= 11

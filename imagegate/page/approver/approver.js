@@ -11,7 +11,6 @@ import { Alerts } from "../shared/alerts.js";
 import { $, element, routeText, say, span } from "../shared/parts.js";
 import { Review } from "../shared/review.js";
 import { ApproverGates } from "./approver_gates.js";
-import { layout } from "./layout.js";
 import { Look } from "./look.js";
 import { Mask } from "./mask.js";
 import { Past } from "./past.js";
@@ -22,6 +21,8 @@ const FADES = 5000; // ms after which a sentence makes room for the image
 const URGENT = 30; // s
 const SHORT = 8; // characters of a label that has room in a third of a phone
 const AGAIN = 2000; // ms between attempts to begin
+/** @type {Record<"look" | "decide" | "mask", string[]>} */
+const ALLOWS = { look: [], decide: ["decide"], mask: ["decide", "mask"] };
 const AFRESH = "To come back, open your link again or ask for a new one.";
 const OVER = "This page was left, or the link is no longer valid.";
 const UNSENT = "The answer that was on its way may not have been recorded.";
@@ -54,6 +55,28 @@ async function begin() {
     }
   }
   build();
+}
+
+/**
+ * The page of a link, in which nothing is that the link does not allow.
+ *
+ * @param {DocumentFragment} whole the page for a link that allows everything
+ * @param {"look" | "decide" | "mask"} may what the link allows
+ */
+function layout(whole, may) {
+  const page = /** @type {DocumentFragment} */ (whole.cloneNode(true));
+  for (const part of page.querySelectorAll("[data-needs]")) {
+    if (!ALLOWS[may].includes(part.getAttribute("data-needs") ?? "")) part.remove();
+  }
+  if (may !== "look") return page;
+  for (const [part, text] of [
+    ["#ig-skip span", "Next"],
+    ["#ig-next", "next"],
+  ]) {
+    const named = page.querySelector(part);
+    if (named) named.textContent = text;
+  }
+  return page;
 }
 
 function build() {
