@@ -152,8 +152,12 @@ def test_the_buttons_are_generated_by_gradio_and_have_no_event(bus: GateBus[Any]
     """Ten routes, Stop, Skip, Undo and the mask's tools are Gradio's; a click asks REST alone."""
     import gradio as gr
 
-    with gr.Blocks() as blocks:
-        panel = GatePanel(bus)
+    async def make() -> tuple[gr.Blocks, GatePanel]:  # where a loop runs that ends
+        with gr.Blocks() as blocks:
+            return blocks, GatePanel(bus)
+
+    with ThreadPoolExecutor(1) as apart:
+        blocks, panel = apart.submit(asyncio.run, make()).result()
     buttons = {b.elem_id: b for b in blocks.blocks.values() if isinstance(b, gr.Button)}
     routes = [f"ig-route-{route}" for route in range(1, 11)]
     tools = ["ig-stop", "ig-skip", "ig-undo", "ig-mask-edit", "ig-mask-save", "ig-mask-clear"]
