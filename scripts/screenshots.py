@@ -15,8 +15,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from tests.support.stored import bus_over, storage_of
-
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from PIL import Image, ImageOps
@@ -35,6 +33,7 @@ from imagegate.storage.links import LinkStore
 from imagegate.storage.queries.runs import Parked
 from imagegate.storage.sql.database import Database
 from tests.support.browser import PanelServer, chromium
+from tests.support.stored import bus_over, storage_of
 
 DESK = ViewportSize(width=1280, height=860)
 PHONE = ViewportSize(width=390, height=844)

@@ -24,7 +24,7 @@ log = logging.getLogger("imagegate")
 LONGEST_NOTE = 2000
 LONGEST_NAME = 100
 
-_STAGE = (PAGES / "operator" / "stage.html").read_text("utf-8")
+_STAGE = (PAGES / "operator" / "stage" / "stage.html").read_text("utf-8")
 
 _CSS = "#ig-bottom:not(.ig-drawn) { visibility: hidden; }"
 """Until the script has given the buttons their words; all other rules are in `panel.css`."""

@@ -5,13 +5,13 @@
  * All texts that people wrote (titles, labels, notes, names) enter the page as text, never as HTML.
  */
 
-import { Controls, drawn, type } from "./controls.js";
+import { Controls, drawn, type } from "./stage/controls.js";
 import { FolderView } from "./folder_view.js";
 import { OperatorGates } from "./operator_gates.js";
 import { Painting } from "./painting.js";
 import { Records } from "./records.js";
 import { Share } from "./share/share.js";
-import { Stage } from "./stage.js";
+import { Stage } from "./stage/stage.js";
 import { Alerts } from "../shared/alerts.js";
 import { $, age, calm, say, span, sure } from "../shared/parts.js";
 import { Review } from "../shared/review.js";

@@ -3,9 +3,9 @@
  * pictures of its batch.
  */
 
-import { $, element, follow, say } from "../shared/parts.js";
-import { Retry } from "../shared/retry.js";
-import { reason as reasonOf } from "../shared/sender.js";
+import { $, element, follow, say } from "../../shared/parts.js";
+import { Retry } from "../../shared/retry.js";
+import { reason as reasonOf } from "../../shared/sender.js";
 
 const AHEAD = 3; // previews kept ready
 const THUMB_AGAIN = 5000; // ms after which a small picture that failed is asked for again

@@ -4,7 +4,7 @@
  * take them out and put them back.
  */
 
-import { $, element, remembered, routeText } from "../shared/parts.js";
+import { $, element, remembered, routeText } from "../../shared/parts.js";
 
 const NAME = "imagegate.name";
 const ROUTES = 10;
