@@ -28,7 +28,7 @@ export function keepDraft(gate, index) {
       sessionStorage.setItem(name(gate, index), png);
     } catch {
       // It is full: those of other images go.
-      Object.keys(sessionStorage).filter((key) => key.startsWith(PREFIX)).forEach((key) => sessionStorage.removeItem(key));
+      for (const key of Object.keys(sessionStorage)) if (key.startsWith(PREFIX)) sessionStorage.removeItem(key);
       sessionStorage.setItem(name(gate, index), png);
     }
   } catch (error) {

@@ -15,7 +15,9 @@ export class FolderView {
 
   build() {
     const list = $("ig-unreadable");
-    const close = (event) => list.open && !list.contains(event.target) && (list.open = false);
+    const close = (event) => {
+      if (!list.contains(event.target)) list.open = false;
+    };
     document.addEventListener("pointerdown", close);
     list.onkeydown = (event) => {
       if (event.key !== "Escape") return;
@@ -86,7 +88,13 @@ export class FolderView {
     }
     if (gone) {
       rows.push(element("p", "Changed or gone from the sorted folder since they were decided:"));
-      rows.push(section("", missing.map(({ file, reason }) => row_of(file, reason)), gone));
+      rows.push(
+        section(
+          "",
+          missing.map(({ file, reason }) => row_of(file, reason)),
+          gone,
+        ),
+      );
     }
     list.replaceChildren(...rows);
   }
@@ -130,5 +138,5 @@ export function parts(file) {
 
 /** A name on one line, as in the title of its gate. */
 export function shown(name) {
-  return name.replace(/[\n\r]/g, "↵").replace(/[\u0000-\u001f]/g, "\ufffd");
+  return name.replace(/[\n\r]/g, "↵").replace(/\p{Cc}/gu, "\ufffd");
 }

@@ -1,8 +1,8 @@
 /** Painting a mask: Gradio's ImageEditor, in the page only while it is used. */
 
-import { draftOf, drawn, dropDraft, keepDraft } from "./drafts.js";
 import { isolated } from "../shared/labels.js";
 import { $, say } from "../shared/parts.js";
+import { draftOf, drawn, dropDraft, keepDraft } from "./drafts.js";
 
 const MASK = "mask"; // what the messages are about: each takes the place of the one before
 const KEEP_AFTER = 100; // ms
@@ -25,7 +25,9 @@ export class Painting {
    */
   constructor(page) {
     this.#page = page;
-    const touch = (event) => this.now && event.target.closest?.("#ig-editor") && (this.now.touched = true);
+    const touch = (event) => {
+      if (this.now && event.target.closest?.("#ig-editor")) this.now.touched = true;
+    };
     document.addEventListener("pointerdown", touch, { capture: true });
     /** For Gradio's events: which image they are about, and what became of it. */
     globalThis.imageGate = {
@@ -40,7 +42,10 @@ export class Painting {
 
   /** The first image of a gate that has strokes which are not saved; without any the first. */
   unsaved(gate) {
-    return Math.max(0, [...Array(gate.batch).keys()].findIndex((index) => draftOf(gate, index)));
+    return Math.max(
+      0,
+      [...Array(gate.batch).keys()].findIndex((index) => draftOf(gate, index)),
+    );
   }
 
   /** Go on where painting was broken off: strokes are not saved, and a decision would go without them. */

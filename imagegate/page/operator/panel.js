@@ -5,18 +5,18 @@
  * All texts that people wrote (titles, labels, notes, names) enter the page as text, never as HTML.
  */
 
-import { Controls, drawn, type } from "./stage/controls.js";
-import { FolderView } from "./folder_view.js";
-import { OperatorGates } from "./operator_gates.js";
-import { Painting } from "./painting.js";
-import { Records } from "./records.js";
-import { Share } from "./share/share.js";
-import { Stage } from "./stage/stage.js";
 import { Alerts } from "../shared/alerts.js";
 import { $, age, calm, say, span, sure } from "../shared/parts.js";
 import { Review } from "../shared/review.js";
 import { reason as reasonOf } from "../shared/sender.js";
 import { DONE } from "../shared/status.js";
+import { FolderView } from "./folder_view.js";
+import { OperatorGates } from "./operator_gates.js";
+import { Painting } from "./painting.js";
+import { Records } from "./records.js";
+import { Share } from "./share/share.js";
+import { Controls, drawn, type } from "./stage/controls.js";
+import { Stage } from "./stage/stage.js";
 
 const ACTS = "#ig-stage, #ig-thumbs, #ig-routes, #ig-tools"; // on the gate in front
 const BLANK = 1536; // px, the longest side of an empty mask
@@ -39,7 +39,11 @@ export async function start(given) {
   own = given.own;
   embedded = given.embed || query.get("embed") === "1";
   const base = new URL("../../", import.meta.url);
-  gates = new OperatorGates(base, given.node || (query.get("node") ?? ""), given.workflow || (query.get("workflow") ?? ""));
+  gates = new OperatorGates(
+    base,
+    given.node || (query.get("node") ?? ""),
+    given.workflow || (query.get("workflow") ?? ""),
+  );
   await drawn();
   build();
 }
@@ -90,7 +94,15 @@ function build() {
   setInterval(clock, 1000);
   const fit = () => stage.fit();
   const sizes = new ResizeObserver(fit);
-  for (const part of [$("ig-title").parentNode, $("ig-away"), $("ig-offline"), $("ig-notice"), $("ig-thumbs"), $("ig-bottom")]) sizes.observe(part);
+  for (const part of [
+    $("ig-title").parentNode,
+    $("ig-away"),
+    $("ig-offline"),
+    $("ig-notice"),
+    $("ig-thumbs"),
+    $("ig-bottom"),
+  ])
+    sizes.observe(part);
   addEventListener("resize", fit);
   gates.listen();
   render();
@@ -100,7 +112,8 @@ function build() {
 
 function render() {
   review.render();
-  const gate = (stage.gate = review.gate);
+  const { gate } = review;
+  stage.gate = gate;
   $("ig-pending").textContent = gates.loaded ? `${gates.waiting} waiting` : "";
   $("ig-offline").hidden = gates.online || !gates.loaded;
   // Gradio, finding its server gone, would reload the page and with it what is painted.
@@ -162,12 +175,28 @@ function renderEmpty(gate) {
   const session = gates.progress;
   if (!gates.loaded) [head.textContent, text.textContent] = ["Connecting …", ""];
   else if (gates.reading) [head.textContent, text.textContent] = ["Reading more …", ""];
-  else if (session?.ended) [head.textContent, text.textContent] = ["The session has ended.", `Everything decided so far is in ${session.out}.`];
+  else if (session?.ended)
+    [head.textContent, text.textContent] = [
+      "The session has ended.",
+      `Everything decided so far is in ${session.out}.`,
+    ];
   else if (session?.away) [head.textContent, text.textContent] = ["Waiting for the folder.", session.away];
   else if (session?.scanning) [head.textContent, text.textContent] = ["Reading the folder …", session.folder];
-  else if (session && session.total === session.unreadable_count) [head.textContent, text.textContent] = ["Nothing here can be shown.", `“${session.unreadable_count} not shown: why?” at the top says what is missing.`];
-  else if (session) [head.textContent, text.textContent] = ["All done.", `Everything is sorted into ${session.out}. Undo still works; Ctrl+C in the terminal ends the session.`];
-  else [head.textContent, text.textContent] = ["Nothing waits for you.", "Queue a prompt with an Image Gate in ComfyUI; its image will appear here by itself."];
+  else if (session && session.total === session.unreadable_count)
+    [head.textContent, text.textContent] = [
+      "Nothing here can be shown.",
+      `“${session.unreadable_count} not shown: why?” at the top says what is missing.`,
+    ];
+  else if (session)
+    [head.textContent, text.textContent] = [
+      "All done.",
+      `Everything is sorted into ${session.out}. Undo still works; Ctrl+C in the terminal ends the session.`,
+    ];
+  else
+    [head.textContent, text.textContent] = [
+      "Nothing waits for you.",
+      "Queue a prompt with an Image Gate in ComfyUI; its image will appear here by itself.",
+    ];
 }
 
 // -- deciding

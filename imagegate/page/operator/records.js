@@ -1,9 +1,9 @@
 /** What is remembered: the history, each gate's own lines, the store and who shares it. */
 
-import { parts, shown } from "./folder_view.js";
 import { told } from "../shared/gates.js";
 import { toldApart } from "../shared/labels.js";
 import { $, age, aimed, amount, element, fill, jolted, middle, when } from "../shared/parts.js";
+import { parts, shown } from "./folder_view.js";
 
 const LOOK = 30_000; // ms between looks at the store, while somebody can see the page
 
@@ -70,9 +70,16 @@ export class Records {
     const said = {
       file: gate.file ?? "",
       title: gate.title,
-      answer: gate.state === "withdrawn" ? "withdrawn" : decision.route === null ? "Stop" : toldApart(gate.labels, decision.route),
+      answer:
+        gate.state === "withdrawn"
+          ? "withdrawn"
+          : decision.route === null
+            ? "Stop"
+            : toldApart(gate.labels, decision.route),
       standing: this.#standing(gate),
-      about: [decision && signed(decision), decision && when(decision.at), decision?.note, gate.reason].filter(Boolean).join(" · "),
+      about: [decision && signed(decision), decision && when(decision.at), decision?.note, gate.reason]
+        .filter(Boolean)
+        .join(" · "),
       undo: gate.state === "decided" && gate.undoable,
       again: Boolean(gate.reusable && gate.reason), // an answer that was used again
       state: gate.state,
@@ -105,12 +112,18 @@ export class Records {
       element("small", said.about),
     );
     const button = (name, text, title, act) => {
-      const made = element("button", text, { type: "button", class: name, title, "aria-label": `${text}: ${gate.title}` });
+      const made = element("button", text, {
+        type: "button",
+        class: name,
+        title,
+        "aria-label": `${text}: ${gate.title}`,
+      });
       made.onclick = (event) => aimed(event, $("ig-history")) && act();
       entry.append(made);
     };
     if (said.again) {
-      const title = "Where repeat is “reuse decision”, an equal image takes this answer; after this it is asked for again.";
+      const title =
+        "Where repeat is “reuse decision”, an equal image takes this answer; after this it is asked for again.";
       button("ig-again", "Ask again", title, () => this.#gates.askAgain(gate));
     }
     if (said.undo) button("ig-back", "Undo", "Take this answer back", () => this.#undo(gate));

@@ -45,8 +45,14 @@ export class Links {
     for (const link of live) rows.set(link.id, this.#liveRow(link, now, several(link)));
     for (const link of over) rows.set(`${link.id} over`, this.#overRow(link, now));
     this.#rows = rows;
-    fill($("ig-links"), live.map((link) => rows.get(link.id)));
-    fill($("ig-links-over"), over.map((link) => rows.get(`${link.id} over`)));
+    fill(
+      $("ig-links"),
+      live.map((link) => rows.get(link.id)),
+    );
+    fill(
+      $("ig-links-over"),
+      over.map((link) => rows.get(`${link.id} over`)),
+    );
     $("ig-share-live").hidden = live.length === 0;
     $("ig-share-over").hidden = over.length === 0;
     $("ig-share-over").firstElementChild.textContent = `${over.length} expired or revoked`;

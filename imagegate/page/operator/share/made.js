@@ -3,8 +3,8 @@
  * and lives only here, in the page's memory.
  */
 
-import { OPENING, sentence } from "./links.js";
 import { $, element } from "../../shared/parts.js";
+import { OPENING, sentence } from "./links.js";
 
 export const MADE = `
   <section id="ig-made" aria-labelledby="ig-made-title" hidden>
@@ -106,11 +106,14 @@ export class Made {
   async #copy() {
     const [field, button] = [$("ig-made-url"), $("ig-made-copy")];
     // Not there, or not allowed, over plain HTTP and in some frames.
-    const done = await (navigator.clipboard?.writeText(field.value) ?? Promise.reject()).then(() => true, () => {
-      field.focus();
-      field.select();
-      return document.execCommand("copy");
-    });
+    const done = await (navigator.clipboard?.writeText(field.value) ?? Promise.reject()).then(
+      () => true,
+      () => {
+        field.focus();
+        field.select();
+        return document.execCommand("copy");
+      },
+    );
     button.textContent = done ? "Copied" : "Press Ctrl+C";
     setTimeout(() => (button.textContent = "Copy"), COPIED);
   }

@@ -3,9 +3,9 @@
  * where the server has links to give.
  */
 
+import { $, element } from "../../shared/parts.js";
 import { LINKS, Links } from "./links.js";
 import { MADE, Made } from "./made.js";
-import { $, element } from "../../shared/parts.js";
 
 const TICK = 20_000; // ms between looks at the clock while the sheet is open
 
@@ -88,8 +88,14 @@ export class Share {
 
   build(host) {
     host.innerHTML = SHEET;
-    this.#made = new Made((path, body) => this.#post(path, body), () => this.#render());
-    this.#links = new Links(this.#gates, { reissue: (link) => this.#reissue(link), revoke: (link) => this.#revoke(link) });
+    this.#made = new Made(
+      (path, body) => this.#post(path, body),
+      () => this.#render(),
+    );
+    this.#links = new Links(this.#gates, {
+      reissue: (link) => this.#reissue(link),
+      revoke: (link) => this.#revoke(link),
+    });
     $("ig-share-open").onclick = () => this.#show();
     $("ig-sheet-close").onclick = () => $("ig-sheet").close();
     // Not on click: marking the address with the mouse may end out there.

@@ -11,8 +11,16 @@ const ROUTES = 10;
 const KEYS = { "ig-mask-edit": "M", "ig-zoom": "Space", "ig-skip": "N", "ig-undo": "U" };
 const FIELDS = { "ig-note": "#ig-note-box", "ig-name": "#ig-name-box" };
 const DRAWN = [
-  "#ig-image", "#ig-route-10", "#ig-stop", "#ig-full", "#ig-edit-close", "#ig-status", "#ig-history", "#ig-store",
-  "#ig-past > button", ...Object.values(FIELDS).map((box) => `${box} :is(input, textarea)`),
+  "#ig-image",
+  "#ig-route-10",
+  "#ig-stop",
+  "#ig-full",
+  "#ig-edit-close",
+  "#ig-status",
+  "#ig-history",
+  "#ig-store",
+  "#ig-past > button",
+  ...Object.values(FIELDS).map((box) => `${box} :is(input, textarea)`),
 ];
 
 /** Resolves once Gradio has drawn all parts of the panel, which it does one by one. */
@@ -65,7 +73,10 @@ export class Controls {
     this.#gate = gate;
     const labels = gate?.labels ?? [];
     this.#routes.forEach((button, i) => {
-      if (i >= labels.length) return button.remove();
+      if (i >= labels.length) {
+        button.remove();
+        return;
+      }
       const text = element("span");
       text.append(...routeText(i + 1, labels[i]));
       button.replaceChildren(text);

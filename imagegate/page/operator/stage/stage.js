@@ -103,10 +103,7 @@ export class Stage {
     const { gates } = this.#page;
     const { gate: front, index } = this;
     const near = [index + 1, index + 2, index - 1].filter((i) => i >= 0 && i < (front?.batch ?? 0));
-    const urls = [
-      ...gates.next(AHEAD).map((gate) => gates.image(gate, 0)),
-      ...near.map((i) => gates.image(front, i)),
-    ];
+    const urls = [...gates.next(AHEAD).map((gate) => gates.image(gate, 0)), ...near.map((i) => gates.image(front, i))];
     if (String(urls) === String(this.#ahead.map((image) => image.src))) return;
     this.#ahead = urls.map(
       (url) => this.#ahead.find((image) => image.src === url) ?? Object.assign(new Image(), { src: url }),
@@ -136,12 +133,17 @@ export class Stage {
     }
     const image = $("ig-image");
     const box = image.getBoundingClientRect();
-    const at = event?.clientX ? [(event.clientX - box.x) / box.width, (event.clientY - box.y) / box.height] : [0.5, 0.5];
+    const at = event?.clientX
+      ? [(event.clientX - box.x) / box.width, (event.clientY - box.y) / box.height]
+      : [0.5, 0.5];
     this.zoomed = true;
     const stage = $("ig-stage");
     stage.classList.add("ig-zoomed");
     image.style.width = `${this.gate.width / devicePixelRatio}px`;
-    stage.scrollTo(at[0] * image.offsetWidth - stage.clientWidth / 2, at[1] * image.offsetHeight - stage.clientHeight / 2);
+    stage.scrollTo(
+      at[0] * image.offsetWidth - stage.clientWidth / 2,
+      at[1] * image.offsetHeight - stage.clientHeight / 2,
+    );
     // The preview stays, enlarged, until every pixel is here.
     const { gate, index } = this;
     const full = Object.assign(new Image(), { src: gates.image(gate, index, folder.brighter ? "zoom" : "full") });
@@ -182,7 +184,10 @@ export class Stage {
     const button = element("button", "", { type: "button", role: "tab", title: `Image ${index + 1}` });
     const url = gates.image(gate, index, "thumb");
     const image = element("img", "", { src: url, loading: "lazy", alt: `Image ${index + 1}` });
-    image.onerror = () => setTimeout(() => image.isConnected && (image.src = url), THUMB_AGAIN);
+    const again = () => {
+      if (image.isConnected) image.src = url;
+    };
+    image.onerror = () => setTimeout(again, THUMB_AGAIN);
     button.append(image);
     button.onclick = () => painting.leave() && this.look(index);
     return button;
