@@ -11,7 +11,6 @@ import torch
 
 from ..core.failures import report_failure
 from ..core.model import Answer, Gate, ImageGateError, StoreError, UnknownGate
-from ..core.prompts import NOT_YET
 from ..operator.service import Service
 from ..pictures.tensors import TensorPictures, check_image, fit_mask
 from ..storage.sql_storage import SqlStorage
@@ -19,6 +18,7 @@ from .host import EXTRA_USER, list_index, prompt_id, queued_with, shown_id
 from .inputs import CHOICES, GATHER, PARK, check_choice
 from .lists import Items
 from .outputs import all_blocked, outputs_of
+from .parked.prompts import NOT_YET
 from .parked.run import Run, exact_files, files_of, fingerprint, kept, preview_file, run_of
 from .port.users import owned
 from .question import gate_of

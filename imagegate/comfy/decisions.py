@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from ..core.prompts import read_decisions
+from .parked.prompts import read_decisions
 
 
 class ImageGateDecisions:

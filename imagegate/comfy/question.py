@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..core.model import Gate, parse_labels
-from ..core.prompts import GATE_CLASSES
 from .inputs import check_timeout
+from .parked.prompts import GATE_CLASSES
 
 
 def gate_of(

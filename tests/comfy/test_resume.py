@@ -13,10 +13,10 @@ import pytest
 import sqlalchemy as sa
 
 from imagegate.comfy.parked import resume as resume_module
+from imagegate.comfy.parked.prompts import as_queued, read_decisions
 from imagegate.comfy.parked.resume import End, PromptRefused, Resumer, going_on
 from imagegate.core.model import Decision, Gate, Snapshot, State, StoreError, TooLate
 from imagegate.core.pictures import Picture
-from imagegate.core.prompts import as_queued, read_decisions
 from imagegate.storage.process.claims import Claims
 from imagegate.storage.queries.runs import Claim, Parked, Sibling
 from tests.conftest import Watch

@@ -173,11 +173,13 @@ def its_lease_runs_out(bus: GateBus[Any], gate_id: str) -> None:
 
 @contextmanager
 def statements(bus: GateBus[Any]) -> Iterator[list[tuple[str, Any]]]:
-    """What is executed meanwhile, with its parameters."""
+    """What this thread executes meanwhile, with its parameters."""
     seen: list[tuple[str, Any]] = []
+    here = threading.get_ident()  # the store's own threads look after it now and then
 
     def note(_: Any, __: Any, statement: str, parameters: Any, *___: Any) -> None:
-        seen.append((statement, parameters))
+        if threading.get_ident() == here:
+            seen.append((statement, parameters))
 
     engine = store_of(bus).database.engine
     sa.event.listen(engine, "before_cursor_execute", note)

@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from ...core.model import MAX_ROUTES
-from ...core.prompts import GATE_CLASSES, Prompt, inputs_of, is_link
+from .prompts import GATE_CLASSES, Prompt, inputs_of, is_link
 
 ROUTES = range(1, MAX_ROUTES + 1)
 """The slots of a gate that carry images; slot 0 is its mask."""

@@ -13,10 +13,10 @@ from ...core.failures import report_failure
 from ...core.loop import Loop
 from ...core.model import ImageGateError, State
 from ...core.pictures import Pictures
-from ...core.prompts import GATE_CLASSES, NOT_YET, with_decisions
 from ...gate_bus import GateBus
 from ...storage.sql_storage import SqlStorage
 from .graph import Graph
+from .prompts import GATE_CLASSES, NOT_YET, with_decisions
 
 if TYPE_CHECKING:  # they bring SQLAlchemy
     from ...storage.queries.runs import Claim

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ...core.model import Gate, GateClosed
-from ...core.prompts import Prompt, as_queued, decided_gates
 from ...pictures.tensors import (
     TensorPictures,
     decode_exact,
@@ -30,6 +29,7 @@ from ..lists import Items
 from ..question import node_title
 from ..waiting import when_prompt_ends
 from .graph import Graph, Lists
+from .prompts import Prompt, as_queued, decided_gates
 
 if TYPE_CHECKING:  # it brings SQLAlchemy
     from ...storage.queries.runs import Parked

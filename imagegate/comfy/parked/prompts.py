@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard
 
-from .model import MAX_ROUTES
+from ...core.model import MAX_ROUTES
 
 Prompt = Mapping[str, Mapping[str, Any]]
 
