@@ -1,6 +1,8 @@
 /**
  * Strokes that are not saved yet, by gate and image, kept in this browser tab: ComfyUI takes the page away
  * whenever a node is collapsed or another workflow tab is opened. They never become a mask by themselves.
+ *
+ * @import { Gate } from "../shared/queue/rest.js"
  */
 
 const PREFIX = "imagegate.draft ";
@@ -8,18 +10,22 @@ const MOST = 400_000; // letters; the server takes 512 kB in one call
 const DRAWN = 5000; // ms that Gradio's editor may take to draw what it was given
 const COVERED = 77; // alpha from which on a pixel counts as painted; half of panel.py's PAINT_ALPHA
 
+/** @type {(gate: Gate, index: number) => string} */
 const name = (gate, index) => `${PREFIX}${gate.id} ${index}`;
 
-/** What was painted, as the data URL of a PNG; empty where nothing is kept. */
+/** What was painted, as the data URL of a PNG; empty where nothing is kept.
+ *  @type {(gate: Gate, index: number) => string} */
 export function draftOf(gate, index) {
   return sessionStorage.getItem(name(gate, index)) ?? "";
 }
 
+/** @type {(gate: Gate, index: number) => void} */
 export function dropDraft(gate, index) {
   sessionStorage.removeItem(name(gate, index));
 }
 
-/** Keep what stands in Gradio's editor now. Where the editor does not give it, nothing is kept. */
+/** Keep what stands in Gradio's editor now. Where the editor does not give it, nothing is kept.
+ *  @type {(gate: Gate, index: number) => void} */
 export function keepDraft(gate, index) {
   try {
     const png = painted();
@@ -58,17 +64,17 @@ function painted() {
     data[at + 3] = 255;
   }
   const canvas = Object.assign(document.createElement("canvas"), { width, height });
-  canvas.getContext("2d").putImageData(image, 0, 0);
+  /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d")).putImageData(image, 0, 0);
   return canvas.toDataURL("image/png");
 }
 
 /** What is in the editor's layer now. `editor` is Gradio's own handle. */
 function pixels() {
-  const { app, layer_manager } = globalThis.editor;
+  const { app, layer_manager } = /** @type {any} */ (globalThis).editor;
   const { draw } = layer_manager.get_layer_textures(layer_manager.layers[0].id);
   const layer = app.renderer.extract.canvas({ target: draw });
   const canvas = Object.assign(document.createElement("canvas"), { width: layer.width, height: layer.height });
-  const context = canvas.getContext("2d", { willReadFrequently: true });
+  const context = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d", { willReadFrequently: true }));
   context.drawImage(layer, 0, 0);
   return context.getImageData(0, 0, canvas.width, canvas.height);
 }

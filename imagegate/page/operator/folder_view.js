@@ -1,6 +1,9 @@
 /**
  * What a folder's session adds to the page: the file's own name and its folder, what is to be said
  * about an image, how far the session is, and which files are not shown.
+ *
+ * @import { Gate, Progress } from "../shared/queue/rest.js"
+ * @import { OperatorGates } from "./operator_gates.js"
  */
 
 import { $, element, middle, remarks } from "../shared/parts.js";
@@ -9,24 +12,25 @@ export class FolderView {
   #gates;
   #listed = ""; // the list as it was last rendered
 
+  /** @param {OperatorGates} gates */
   constructor(gates) {
     this.#gates = gates;
   }
 
   build() {
     const list = $("ig-unreadable");
-    const close = (event) => {
+    const close = (/** @type {Event} */ event) => {
       if (!list.contains(event.target)) list.open = false;
     };
     document.addEventListener("pointerdown", close);
-    list.onkeydown = (event) => {
+    list.onkeydown = (/** @type {KeyboardEvent} */ event) => {
       if (event.key !== "Escape") return;
       list.open = false;
       list.querySelector("summary").focus();
     };
   }
 
-  /** Another gate comes to the front. */
+  /** Another gate comes to the front. @param {Gate | null} gate */
   show(gate) {
     $("ig-remarks").replaceChildren();
     if (!gate?.file) return;
@@ -41,10 +45,11 @@ export class FolderView {
     $("ig-facts").replaceChildren(...facts);
   }
 
-  /** The image in front is here: what the server says about it. */
+  /** The image in front is here: what the server says about it.
+   *  @type {(gate: Gate | null, index: number, current: () => boolean) => Promise<void>} */
   async look(gate, index, current) {
     if (!gate?.file) return;
-    const kept = { cache: "force-cache" }; // the browser has just loaded it
+    const kept = /** @type {RequestInit} */ ({ cache: "force-cache" }); // the browser has just loaded it
     const reply = await this.#gates.fetch(this.#gates.image(gate, index), kept).catch(() => null);
     if (!reply?.ok || !current()) return;
     $("ig-remarks").replaceChildren(...remarks(reply).map(chip));
@@ -53,7 +58,7 @@ export class FolderView {
 
   /** Whether the image is shown brighter than it is in the file, so that its pixels alone are dark. */
   get brighter() {
-    return [...$("ig-remarks").children].some((one) => one.textContent.startsWith("shown "));
+    return [...$("ig-remarks").children].some((one) => /** @type {string} */ (one.textContent).startsWith("shown "));
   }
 
   render() {
@@ -72,7 +77,7 @@ export class FolderView {
     this.#renderLists(session);
   }
 
-  /** Files that are not shown, by the reason, and sorted ones that have changed since. */
+  /** Files that are not shown, by the reason, and sorted ones that have changed since. @param {Progress} session */
   #renderLists({ unreadable, unreadable_count: count, unreadable_reasons: reasons, missing, missing_count: gone }) {
     const said = JSON.stringify([unreadable, reasons, count, missing, gone]);
     if (said === this.#listed) return; // it may be being read
@@ -99,7 +104,7 @@ export class FolderView {
     list.replaceChildren(...rows);
   }
 
-  /** Deep folders are shortened; a click shows all. */
+  /** Deep folders are shortened; a click shows all. @param {string} folder */
   #folder(folder) {
     const made = element("button", "", { type: "button", class: "ig-in", title: folder, "aria-label": `In ${folder}` });
     made.append(middle(folder, Math.min(24, folder.length - folder.lastIndexOf("/"))));
@@ -108,10 +113,12 @@ export class FolderView {
   }
 }
 
+/** @param {string} remark */
 function chip(remark) {
   return element("span", remark, { class: remark.startsWith("broken") ? "ig-remark ig-broken" : "ig-remark" });
 }
 
+/** @type {(head: string, files: Element[], count: number) => HTMLElement} */
 function section(head, files, count) {
   const made = element("section");
   const names = element("ul");
@@ -122,6 +129,7 @@ function section(head, files, count) {
   return made;
 }
 
+/** @type {(file: string, more?: string) => HTMLElement} */
 function row_of(file, more = "") {
   const [name, folder] = parts(file);
   const row = element("li", "", { title: file });
@@ -130,13 +138,13 @@ function row_of(file, more = "") {
   return row;
 }
 
-/** A file's own name, and the folder that it lies in. */
+/** A file's own name, and the folder that it lies in. @param {string} file */
 export function parts(file) {
   const cut = file.lastIndexOf("/");
   return [file.slice(cut + 1), cut < 0 ? "" : file.slice(0, cut)];
 }
 
-/** A name on one line, as in the title of its gate. */
+/** A name on one line, as in the title of its gate. @param {string} name */
 export function shown(name) {
   return name.replace(/[\n\r]/g, "↵").replace(/\p{Cc}/gu, "\ufffd");
 }

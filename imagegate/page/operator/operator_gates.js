@@ -1,4 +1,12 @@
-/** What only an operator may do with gates, or ask about them. */
+/**
+ * What only an operator may do with gates, or ask about them.
+ *
+ * @import { Gate } from "../shared/queue/rest.js"
+ * @typedef {{name: string, kind: string, alive: boolean, seen_at: number}} Worker
+ * @typedef {{workers: Worker[], keep_days: number, bytes: number}} Status
+ * @typedef {{kind: string, at: number, route?: number, label?: string, by?: string, note?: string, text?: string,
+ *   link?: string, worker?: string, cleared?: boolean, attempt?: number}} Line of a gate's history
+ */
 
 import { Gates, newKey } from "../shared/gates.js";
 import { remembered } from "../shared/parts.js";
@@ -6,11 +14,12 @@ import { remembered } from "../shared/parts.js";
 const PERSON = "imagegate.viewer";
 
 export class OperatorGates extends Gates {
-  /** What the store says of itself and of who shares it; null where there is none. */
+  /** What the store says of itself and of who shares it; null where there is none. @type {Status | null} */
   status = null;
 
   #person = remembered(PERSON) || remembered(PERSON, newKey());
 
+  /** @param {[base: URL, node: string, workflow: string]} where */
   constructor(...where) {
     super(...where);
     this.addEventListener("read", () => this.readStatus());
@@ -21,7 +30,8 @@ export class OperatorGates extends Gates {
     return { person: this.#person };
   }
 
-  /** What changed about the links, an answer through one too, is for whoever shows them. */
+  /** What changed about the links, an answer through one too, is for whoever shows them.
+   *  @type {(kind: string, content?: any) => void} */
   heard(kind, content) {
     super.heard(kind, content);
     if (kind === "links" || content?.gate?.decision?.link) this.dispatchEvent(new Event("links"));
@@ -37,24 +47,26 @@ export class OperatorGates extends Gates {
     if (this.progress) return;
     const reply = await this.fetch(this.url("status"), { cache: "no-store" }).catch(() => null);
     if (!reply?.ok && reply?.status !== 404) return; // as it was, until it can be asked again
-    this.status = reply.ok ? await reply.json() : null;
+    this.status = /** @type {Response} */ (reply).ok ? await /** @type {Response} */ (reply).json() : null;
     this.changed();
   }
 
-  /** All that happened to a gate, oldest first: [lines, ""], or [null, why not]. */
+  /** All that happened to a gate, oldest first: [lines, ""], or [null, why not].
+   *  @type {(gate: Gate) => Promise<[Line[], ""] | [null, string]>} */
   async lines(gate) {
     try {
       return [(await this.get(this.url(`gates/${gate.id}/history`))).lines, ""];
     } catch (error) {
-      return [null, error.message];
+      return [null, /** @type {Error} */ (error).message];
     }
   }
 
+  /** @type {(gate: Gate, signed: {by: string, note: string}) => Promise<void>} */
   stop(gate, signed) {
     return this.answer(gate, "stop", signed, "Stop");
   }
 
-  /** See to it that an answer is not used again. */
+  /** See to it that an answer is not used again. @param {Gate} gate */
   async askAgain(gate) {
     const [status, body] = await this.send(gate, "ask-again", {});
     if (status === 200) {

@@ -1,4 +1,11 @@
-/** Painting a mask: Gradio's ImageEditor, in the page only while it is used. */
+/**
+ * Painting a mask: Gradio's ImageEditor, in the page only while it is used.
+ *
+ * @import { Gate } from "../shared/queue/rest.js"
+ * @typedef {{promise: Promise<boolean>, resolve: (saved: boolean) => void}} Saving
+ * @typedef {{gate: Gate, index: number, how: string, opened: boolean, touched: boolean, watched?: any,
+ *   back?: Promise<void>, saved?: Saving | null, keeping?: ReturnType<typeof setTimeout>}} Painted
+ */
 
 import { isolated } from "../shared/labels.js";
 import { $, say } from "../shared/parts.js";
@@ -12,6 +19,8 @@ export class Painting {
   /**
    * What is painted on: {gate, index, how, opened, touched, watched, back, saved}; null while nobody paints.
    * `touched`: somebody used the editor since it was opened or cleared; `back`: unsaved strokes are drawn again.
+   *
+   * @type {Painted | null}
    */
   now = null;
 
@@ -19,28 +28,29 @@ export class Painting {
   #saves = 0;
 
   /**
-   * @param {{looking: function, begins: function, ends: function, fit: function, blank: function}} page
+   * @param {{looking: () => {gate: Gate | null, index: number}, begins: () => void, ends: () => unknown, fit: () => void,
+   *   blank: (gate: Gate, index: number) => Promise<string>}} page
    *   `looking` gives the gate and the image on show, `begins` makes room for the editor, `ends`
    *   shows them again, `fit` sizes what stands there, `blank` saves an empty mask and says why it could not
    */
   constructor(page) {
     this.#page = page;
-    const touch = (event) => {
+    const touch = (/** @type {any} */ event) => {
       if (this.now && event.target.closest?.("#ig-editor")) this.now.touched = true;
     };
     document.addEventListener("pointerdown", touch, { capture: true });
     /** For Gradio's events: which image they are about, and what became of it. */
-    globalThis.imageGate = {
+    /** @type {any} */ (globalThis).imageGate = {
       target: () => this.#target(),
       draft: () => (this.now?.how === "start" ? draftOf(this.now.gate, this.now.index) : ""),
       opened: () => this.#opened(),
-      saved: (result) => this.#saved(result),
+      saved: (/** @type {string} */ result) => this.#saved(result),
     };
     addEventListener("keydown", (event) => this.#key(event), true);
     addEventListener("pointerdown", (event) => this.#watch(event), true);
   }
 
-  /** The first image of a gate that has strokes which are not saved; without any the first. */
+  /** The first image of a gate that has strokes which are not saved; without any the first. @param {Gate} gate */
   unsaved(gate) {
     return Math.max(
       0,
@@ -66,8 +76,8 @@ export class Painting {
 
   /** Start again from nothing. */
   clear() {
-    dropDraft(this.now.gate, this.now.index);
-    Object.assign(this.now, { how: "blank", touched: false });
+    dropDraft(/** @type {Painted} */ (this.now).gate, /** @type {Painted} */ (this.now).index);
+    Object.assign(/** @type {Painted} */ (this.now), { how: "blank", touched: false });
     say({ text: "Clearing …", tone: "busy" });
     press("ig-edit-open");
   }
@@ -136,49 +146,51 @@ export class Painting {
     if (!this.now) return;
     this.now.opened = true;
     this.#page.fit();
-    const back = globalThis.imageGate.draft() !== "";
+    const back = /** @type {any} */ (globalThis).imageGate.draft() !== "";
     if (back) Object.assign(this.now, { touched: true, back: drawn() });
     say({ text: `${back ? "Your unsaved strokes are back. " : ""}Paint what the mask shall cover.` });
   }
 
-  /** The server took the mask, or refused it. */
+  /** The server took the mask, or refused it. @type {(result: string, saved?: Saving | null) => void} */
   #saved(result, saved = this.now?.saved) {
     const { now } = this;
     if (!saved || now?.saved !== saved) return;
     const error = result === `saved ${this.#target()}` ? "" : result;
-    now.saved = null;
+    /** @type {Painted} */ (now).saved = null;
     if (error) say({ text: `Mask not saved: ${error}`, tone: "bad", about: MASK });
     else {
       this.cancel();
-      say({ text: `Mask saved for ${isolated(now.gate.title)}.`, tone: "good", about: MASK });
+      say({ text: `Mask saved for ${isolated(/** @type {Painted} */ (now).gate.title)}.`, tone: "good", about: MASK });
     }
     saved.resolve(!error);
   }
 
   // -- inside
 
-  /** Undo and redo are buttons of Gradio's editor; it knows no keys. */
+  /** Undo and redo are buttons of Gradio's editor; it knows no keys. @param {KeyboardEvent} event */
   #key(event) {
     if (!this.now?.opened || event.altKey || !(event.ctrlKey || event.metaKey)) return;
     const key = event.key.toLowerCase();
-    const button = { z: event.shiftKey ? "Redo" : "Undo", y: "Redo" }[key];
-    if (!button || event.target.closest?.("input[type=text], input:not([type]), textarea")) return;
+    const button = /** @type {Record<string, string>} */ ({ z: event.shiftKey ? "Redo" : "Undo", y: "Redo" })[key];
+    if (!button || /** @type {Element} */ (event.target).closest?.("input[type=text], input:not([type]), textarea"))
+      return;
     event.preventDefault();
     event.stopPropagation();
-    document.querySelector(`#ig-editor button[aria-label="${button}"]`)?.click();
+    /** @type {HTMLElement | null} */ (document.querySelector(`#ig-editor button[aria-label="${button}"]`))?.click();
   }
 
-  /** From the first stroke on, each one is kept until the mask is saved. */
+  /** From the first stroke on, each one is kept until the mask is saved. @param {PointerEvent} event */
   #watch(event) {
     const { now } = this;
-    if (!now?.opened || now.watched || !event.target.closest?.("#ig-editor")) return;
-    now.watched = globalThis.editor;
+    if (!now?.opened || now.watched || !(/** @type {Element} */ (event.target).closest?.("#ig-editor"))) return;
+    now.watched = /** @type {any} */ (globalThis).editor;
     now.watched?.on?.("change", () => {
       clearTimeout(now.keeping); // once for changes that come together: reading the canvas takes a while
       now.keeping = setTimeout(() => this.now === now && keepDraft(now.gate, now.index), KEEP_AFTER);
     });
   }
 
+  /** @param {boolean} on */
   #show(on) {
     document.body.classList.toggle("ig-painting", on);
     $("ig-mask-edit").hidden = on;
@@ -188,13 +200,14 @@ export class Painting {
   }
 }
 
+/** @param {string} id */
 function press(id) {
   const host = $(id);
   (host?.matches("button") ? host : host?.querySelector("button"))?.click();
 }
 
 function resolvers() {
-  const made = {};
+  const made = /** @type {Saving} */ ({});
   made.promise = new Promise((resolve) => (made.resolve = resolve));
   return made;
 }

@@ -3,6 +3,8 @@
  * `OperatorGates`; the mask editor is Gradio's, see `Painting`, and what is past is shown by `Records`.
  *
  * All texts that people wrote (titles, labels, notes, names) enter the page as text, never as HTML.
+ *
+ * @import { Gate } from "../shared/queue/rest.js"
  */
 
 import { Alerts } from "../shared/alerts.js";
@@ -22,8 +24,15 @@ const ACTS = "#ig-stage, #ig-thumbs, #ig-routes, #ig-tools"; // on the gate in f
 const BLANK = 1536; // px, the longest side of an empty mask
 const ROOMY = 700; // px of width from which on the history begins open
 
-let own, embedded; // whether all of the page is the panel; whether it is the compact one
-let gates, painting, records, folder, share, stage, controls, review;
+let /** @type {boolean} */ own, /** @type {boolean} */ embedded; // whether all of the page is the panel; whether it is the compact one
+let /** @type {OperatorGates} */ gates,
+  /** @type {Painting} */ painting,
+  /** @type {Records} */ records,
+  /** @type {FolderView} */ folder,
+  /** @type {Share} */ share,
+  /** @type {Stage} */ stage,
+  /** @type {Controls} */ controls,
+  /** @type {Review} */ review;
 
 // -- building
 
@@ -130,7 +139,7 @@ function render() {
   stage.prefetch();
 }
 
-/** Another gate, or none, comes to the front. */
+/** Another gate, or none, comes to the front. @param {Gate | null} gate */
 function show(gate) {
   if (painting.now && painting.now.gate.id !== gate?.id) painting.close();
   stage.unzoom();
@@ -152,10 +161,11 @@ function clock() {
   const parts = gate && !gate.file ? [`waiting ${long(now - gate.created_at)}`] : [];
   if (gate?.deadline) parts.push(`${span(gate.deadline - now)} left`);
   $("ig-clock").textContent = parts.join(" · ");
-  $("ig-clock").classList.toggle("ig-urgent", Boolean(gate?.deadline) && gate.deadline - now < 30);
+  $("ig-clock").classList.toggle("ig-urgent", Boolean(gate?.deadline) && /** @type {any} */ (gate).deadline - now < 30);
 }
 
-/** Whether the gate is parked, why it is back, and where it came from if that could be several. */
+/** Whether the gate is parked, why it is back, and where it came from if that could be several.
+ *  @param {Gate | null} gate */
 function renderStanding(gate) {
   const parked = gate?.state === "parked";
   $("ig-parked").hidden = !parked;
@@ -168,6 +178,7 @@ function renderStanding(gate) {
   $("ig-notice").hidden = !why;
 }
 
+/** @param {Gate | null} gate */
 function renderEmpty(gate) {
   $("ig-empty").hidden = gate !== null;
   if (gate) return;
@@ -215,14 +226,15 @@ function stop() {
 
 // -- zoom
 
-/** Save an empty mask. Resolves to why it could not be saved, or "". */
+/** Save an empty mask. Resolves to why it could not be saved, or "".
+ *  @type {(gate: Gate, index: number) => Promise<string>} */
 async function blank(gate, index) {
   const side = Math.max(1, Math.max(gate.width, gate.height) / BLANK);
   const [width, height] = [gate.width, gate.height].map((length) => Math.max(1, Math.round(length / side)));
   const canvas = Object.assign(document.createElement("canvas"), { width, height });
-  const context = canvas.getContext("2d");
+  const context = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
   context.fillRect(0, 0, width, height); // black
-  const body = await new Promise((done) => canvas.toBlob(done, "image/png"));
+  const body = await /** @type {Promise<Blob | null>} */ (new Promise((done) => canvas.toBlob(done, "image/png")));
   const headers = { "content-type": "image/png" };
   const reply = await gates.fetch(gates.mask(gate, index), { method: "PUT", headers, body }).catch(() => null);
   return reply?.ok ? "" : reasonOf(reply);
@@ -236,6 +248,7 @@ function clearMask() {
 
 // -- keys
 
+/** @type {Record<string, () => unknown>} */
 const KEYS = {
   m: () => (painting.now ? painting.save() : painting.open()),
   n: () => $("ig-skip").click(),
@@ -247,7 +260,7 @@ const KEYS = {
   arrowdown: () => stage.arrow(0, 1),
 };
 
-/** What a key does; see `Review`. */
+/** What a key does; see `Review`. @param {string} name */
 function key(name) {
   const arrow = name.startsWith("arrow");
   if (painting.now && (arrow || name === " ")) return null; // the editor's own controls

@@ -1,4 +1,13 @@
-/** What is remembered: the history, each gate's own lines, the store and who shares it. */
+/**
+ * What is remembered: the history, each gate's own lines, the store and who shares it.
+ *
+ * @import { Decision, Gate } from "../shared/queue/rest.js"
+ * @import { Line, OperatorGates, Status } from "./operator_gates.js"
+ * @typedef {{version: number, lines: Line[] | null, error: string}} Opened
+ * @typedef {HTMLLIElement & {said?: string, lines?: Line[] | null}} Row
+ * @typedef {{file: string, title: string, answer: string, standing: string, about: string, undo: boolean,
+ *   again: boolean}} Said
+ */
 
 import { told } from "../shared/gates.js";
 import { toldApart } from "../shared/labels.js";
@@ -7,7 +16,7 @@ import { parts, shown } from "./folder_view.js";
 
 const LOOK = 30_000; // ms between looks at the store, while somebody can see the page
 
-/** What the kinds of lines say. */
+/** What the kinds of lines say. @type {Record<string, (line: any) => string>} */
 const SAID = {
   published: (line) => (line.worker ? `asked at ${line.worker}` : "asked"),
   masked: (line) => (line.cleared ? "mask cleared" : "mask painted"),
@@ -28,14 +37,17 @@ const SAID = {
 export class Records {
   #gates;
   #undo;
+  /** @type {Map<string, Row>} */
   #rows = new Map(); // gate id -> its row
+  /** @type {Map<string, Opened>} */
   #opened = new Map(); // gate id -> {version, lines, error} of a row that is open
+  /** @type {Status | null} */
   #status = null; // as it was last rendered
 
   /**
    * @param {OperatorGates} gates
    * @param {boolean} embedded without history and store
-   * @param {function} undo takes a gate's answer back
+   * @param {(gate: Gate) => void} undo takes a gate's answer back
    */
   constructor(gates, embedded, undo) {
     this.#gates = gates;
@@ -65,6 +77,7 @@ export class Records {
     $("ig-past").hidden = kept.size === 0;
   }
 
+  /** @type {(gate: Gate, before?: Row) => Row} */
   #row(gate, before) {
     const { decision } = gate;
     const said = {
@@ -73,9 +86,9 @@ export class Records {
       answer:
         gate.state === "withdrawn"
           ? "withdrawn"
-          : decision.route === null
+          : /** @type {Decision} */ (decision).route === null
             ? "Stop"
-            : toldApart(gate.labels, decision.route),
+            : toldApart(gate.labels, /** @type {any} */ (decision).route),
       standing: this.#standing(gate),
       about: [decision && signed(decision), decision && when(decision.at), decision?.note, gate.reason]
         .filter(Boolean)
@@ -84,17 +97,23 @@ export class Records {
       again: Boolean(gate.reusable && gate.reason), // an answer that was used again
       state: gate.state,
     };
-    const row = before ?? element("li", "", { "data-gate": gate.id });
+    const row = /** @type {Row} */ (before ?? element("li", "", { "data-gate": gate.id }));
     const changed = JSON.stringify(said) !== row.said;
     if (changed) {
       row.said = JSON.stringify(said);
-      const focused = row.contains(document.activeElement) ? document.activeElement.className : "";
+      const focused = row.contains(document.activeElement)
+        ? /** @type {Element} */ (document.activeElement).className
+        : "";
       const entry = this.#entry(gate, said);
       entry.onclick = (event) => {
-        if (!event.target.closest("button:not(.ig-more)") && getSelection().isCollapsed) this.#toggle(gate.id);
+        if (
+          !(/** @type {Element} */ (event.target).closest("button:not(.ig-more)")) &&
+          /** @type {Selection} */ (getSelection()).isCollapsed
+        )
+          this.#toggle(gate.id);
       };
       row.replaceChildren(entry);
-      if (focused) row.querySelector(`.${focused}`)?.focus({ preventScroll: true });
+      if (focused) /** @type {HTMLElement | null} */ (row.querySelector(`.${focused}`))?.focus({ preventScroll: true });
     }
     const opened = this.#opened.get(gate.id);
     if (opened && opened.version !== gate.version) this.#read(gate, opened);
@@ -102,6 +121,7 @@ export class Records {
     return row;
   }
 
+  /** @type {(gate: Gate, said: Said) => HTMLElement} */
   #entry(gate, said) {
     const entry = element("div", "", { class: "ig-entry" });
     entry.append(
@@ -111,6 +131,7 @@ export class Records {
       element("span", said.standing, { class: "ig-standing" }),
       element("small", said.about),
     );
+    /** @type {(name: string, text: string, title: string, act: () => unknown) => void} */
     const button = (name, text, title, act) => {
       const made = element("button", text, {
         type: "button",
@@ -130,11 +151,12 @@ export class Records {
     return entry;
   }
 
-  /** What became of an answer to a parked gate. */
+  /** What became of an answer to a parked gate. @param {Gate} gate */
   #standing(gate) {
-    const answered = ["decided", "expired"].includes(gate.state) && gate.decision.route !== null;
+    const answered =
+      ["decided", "expired"].includes(gate.state) && /** @type {Decision} */ (gate.decision).route !== null;
     if (gate.mode !== "park" || !(answered || gate.state === "resumed")) return "";
-    const tries = gate.attempts > 1 ? `, attempt ${gate.attempts}` : "";
+    const tries = /** @type {number} */ (gate.attempts) > 1 ? `, attempt ${gate.attempts}` : "";
     if (gate.state === "resumed") return `went on${tries}`;
     const { status, workers } = this.#gates;
     const dead = workers.filter((worker) => !worker.alive);
@@ -144,12 +166,14 @@ export class Records {
     return status && dead.length === workers.length ? "goes on when a ComfyUI runs again" : `goes on soon${tries}`;
   }
 
+  /** @param {string} id */
   #toggle(id) {
     if (this.#gates.progress) return; // a folder's session keeps no lines
     if (!this.#opened.delete(id)) this.#opened.set(id, { version: -1, lines: null, error: "" });
     this.render();
   }
 
+  /** @type {(gate: Gate, opened: Opened) => Promise<void>} */
   async #read(gate, opened) {
     opened.version = gate.version;
     const [lines, error] = await this.#gates.lines(gate);
@@ -158,9 +182,10 @@ export class Records {
     this.render();
   }
 
+  /** @type {(row: Row, gate: Gate, opened?: Opened) => void} */
   #renderLines(row, gate, opened) {
     row.lines = opened?.lines;
-    row.querySelector(".ig-more").setAttribute("aria-expanded", String(Boolean(opened)));
+    /** @type {Element} */ (row.querySelector(".ig-more")).setAttribute("aria-expanded", String(Boolean(opened)));
     row.classList.toggle("ig-open", Boolean(opened));
     row.querySelector(".ig-lines")?.remove();
     if (!opened) return;
@@ -202,7 +227,7 @@ export class Records {
   }
 }
 
-/** The title; of a file its own name, and then the folder. */
+/** The title; of a file its own name, and then the folder. @param {Said} said */
 function what({ file, title }) {
   if (!file) return element("span", title, { class: "ig-what" });
   const [name, folder] = parts(file);
@@ -211,21 +236,22 @@ function what({ file, title }) {
   return made;
 }
 
-/** Whose answer it is. */
+/** Whose answer it is. @param {Decision} decision */
 function signed(decision) {
   return `${decision.by}${through(decision)}`;
 }
 
-/** Through which link it came, if it did: " · link 3fK2x9". */
+/** Through which link it came, if it did: " · link 3fK2x9". @param {{link?: string}} said */
 function through(said) {
   return said.link ? ` · link ${said.link}` : "";
 }
 
+/** @param {any} line */
 function attempt(line) {
   return line.attempt > 1 ? `, attempt ${line.attempt}` : "";
 }
 
-/** One line of a gate's history. */
+/** One line of a gate's history. @type {(given: Line, gate: Gate) => HTMLElement} */
 function line(given, gate) {
   const said = given.route ? { ...given, label: toldApart(gate.labels, given.route) } : given;
   const made = element("p", "", { role: "listitem" });

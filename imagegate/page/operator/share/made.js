@@ -1,6 +1,8 @@
 /**
  * The address of a link that was just made: to copy, or to scan. The token in it is told this once
  * and lives only here, in the page's memory.
+ *
+ * @import { Door, Link } from "./links.js"
  */
 
 import { $, element } from "../../shared/parts.js";
@@ -25,14 +27,16 @@ export const MADE = `
 const COPIED = 2500; // ms for which the button says so
 
 export class Made {
+  /** @type {{link: Link, token: string} | null} */
   #made = null; // {link, token}
   #drawn = ""; // the address that the QR code shows
   #post;
 
-  /** `post(path, body)` asks the server; returns [status, body]. `done`: the address is not needed any more. */
+  /** `post(path, body)` asks the server; returns [status, body]. `done`: the address is not needed any more.
+   *  @param {(path: string, body: object) => Promise<[number, any]>} post @param {() => void} done */
   constructor(post, done) {
     this.#post = post;
-    $("ig-made-url").onfocus = (event) => event.target.select();
+    $("ig-made-url").onfocus = (/** @type {any} */ event) => event.target.select();
     $("ig-made-copy").onclick = () => this.#copy();
     $("ig-made-done").onclick = () => {
       this.clear();
@@ -45,7 +49,7 @@ export class Made {
     return this.#made?.link.id ?? "";
   }
 
-  /** `again`: the link had another address before. */
+  /** `again`: the link had another address before. @type {(link: Link, token: string, again: boolean) => void} */
   show(link, token, again) {
     this.clear();
     $("ig-made-copy").textContent = "Copy";
@@ -69,7 +73,7 @@ export class Made {
     $("ig-made").hidden = true;
   }
 
-  /** The doors are known, or have changed: the address may be there, or be another. */
+  /** The doors are known, or have changed: the address may be there, or be another. @param {Door} [door] */
   render(door) {
     if (!this.#made || !door) return;
     const { link, token } = this.#made;
@@ -90,6 +94,7 @@ export class Made {
     this.#draw(url);
   }
 
+  /** @param {string} url */
   async #draw(url) {
     if (url === this.#drawn) return;
     this.#drawn = url;

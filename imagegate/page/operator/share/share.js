@@ -1,6 +1,9 @@
 /**
  * The Share tab: links for people who are not at this machine. The operator's only, and there only
  * where the server has links to give.
+ *
+ * @import { OperatorGates } from "../operator_gates.js"
+ * @import { Known, Link, Scope } from "./links.js"
  */
 
 import { $, element } from "../../shared/parts.js";
@@ -70,8 +73,11 @@ const SHEET = `
 
 export class Share {
   #gates;
+  /** @type {Links | undefined} */
   #links;
+  /** @type {Made | undefined} */
   #made;
+  /** @type {Known | null} */
   #known = null; // what the server last said: links, door, now
   #clock = 0; // the server's minus this one's, in seconds
   #asked = 0;
@@ -86,6 +92,7 @@ export class Share {
     return $("ig-sheet")?.open ?? false;
   }
 
+  /** @param {HTMLElement} host */
   build(host) {
     host.innerHTML = SHEET;
     this.#made = new Made(
@@ -99,8 +106,9 @@ export class Share {
     $("ig-share-open").onclick = () => this.#show();
     $("ig-sheet-close").onclick = () => $("ig-sheet").close();
     // Not on click: marking the address with the mouse may end out there.
-    $("ig-sheet").onpointerdown = (event) => event.target === $("ig-sheet") && $("ig-sheet").close();
-    $("ig-link").onsubmit = (event) => {
+    $("ig-sheet").onpointerdown = (/** @type {Event} */ event) =>
+      event.target === $("ig-sheet") && $("ig-sheet").close();
+    $("ig-link").onsubmit = (/** @type {Event} */ event) => {
       event.preventDefault();
       this.#make();
     };
@@ -124,12 +132,13 @@ export class Share {
     const asked = ++this.#asked;
     const reply = await fetch(this.#gates.url("links"), { cache: "no-store" }).catch(() => null);
     if (asked !== this.#asked || (!reply?.ok && reply?.status !== 404)) return; // news will come again
-    this.#known = reply.ok ? await reply.json() : null;
+    this.#known = /** @type {Response} */ (reply).ok ? await /** @type {Response} */ (reply).json() : null;
     if (this.#known) this.#clock = this.#known.now - Date.now() / 1000;
     $("ig-share").hidden = this.#known === null;
     this.#render();
   }
 
+  /** @type {(path: string, body: object) => Promise<[number, any]>} */
   async #post(path, body) {
     try {
       const reply = await this.#gates.fetch(this.#gates.url(path), {
@@ -164,27 +173,30 @@ export class Share {
     this.#announce(body);
   }
 
+  /** @param {Link} link */
   async #reissue(link) {
     const [status, body] = await this.#post(`links/${link.id}/reissue`, {});
     if (status === 200) this.#announce(body, true);
     else this.#say(`No new address for ${link.name}: ${body.error}`, "bad");
   }
 
+  /** @param {Link} link */
   async #revoke(link) {
     const [status, body] = await this.#post(`links/${link.id}/revoke`, {});
     if (status !== 200) {
       this.#say(`Not revoked: ${body.error}`, "bad");
       return;
     }
-    if (this.#made.id === link.id) this.#made.clear();
+    if (/** @type {Made} */ (this.#made).id === link.id) /** @type {Made} */ (this.#made).clear();
     this.#say(`The link for ${link.name} is revoked.`, "good");
     this.#read();
   }
 
-  /** Show the address of a link; `again`: another one than before. */
+  /** Show the address of a link; `again`: another one than before.
+   *  @type {(made: {link: Link, token: string}, again?: boolean) => void} */
   #announce({ link, token }, again = false) {
     this.#say("");
-    this.#made.show(link, token, again);
+    /** @type {Made} */ (this.#made).show(link, token, again);
     this.#render();
     $("ig-sheet").firstElementChild.scrollTop = 0;
     $("ig-made-copy").focus();
@@ -196,6 +208,7 @@ export class Share {
   /** What a link can be about, as the page knows it now. */
   #offerScopes() {
     const { current, queue, skipped, history, progress } = this.#gates;
+    /** @type {[string, Scope][]} */
     const offers = [["All gates", { kind: "all" }]];
     if (current) offers.push([`Only “${current.title}”, in front now`, { kind: "gate", gate: current.id }]);
     // Each image of a folder has a title of its own.
@@ -214,6 +227,7 @@ export class Share {
     if (select.selectedIndex < 0) select.selectedIndex = 0;
   }
 
+  /** @type {(text: string, tone?: string) => void} */
   #say(text, tone = "") {
     $("ig-share-status").textContent = text;
     $("ig-share-status").dataset.tone = tone;
@@ -221,11 +235,11 @@ export class Share {
 
   #render() {
     if (!this.#known) return;
-    const shown = this.#known.links.find((link) => link.id === this.#made.id);
-    if (shown && shown.state !== "live") this.#made.clear(); // somebody else revoked it
-    const count = this.#links.render(this.#known, Date.now() / 1000 + this.#clock);
+    const shown = this.#known.links.find((link) => link.id === /** @type {Made} */ (this.#made).id);
+    if (shown && shown.state !== "live") /** @type {Made} */ (this.#made).clear(); // somebody else revoked it
+    const count = /** @type {Links} */ (this.#links).render(this.#known, Date.now() / 1000 + this.#clock);
     $("ig-share-open").textContent = count ? `Share · ${count}` : "Share";
-    $("ig-link").hidden = this.#made.id !== "";
-    this.#made.render(this.#known.door);
+    $("ig-link").hidden = /** @type {Made} */ (this.#made).id !== "";
+    /** @type {Made} */ (this.#made).render(this.#known.door);
   }
 }

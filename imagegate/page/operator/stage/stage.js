@@ -1,6 +1,12 @@
 /**
  * The stage: the image in front with the mask over it, at its size or enlarged, and the strip of small
  * pictures of its batch.
+ *
+ * @import { Hold } from "../../shared/hold.js"
+ * @import { Gate } from "../../shared/queue/rest.js"
+ * @import { FolderView } from "../folder_view.js"
+ * @import { OperatorGates } from "../operator_gates.js"
+ * @import { Painting } from "../painting.js"
  */
 
 import { $, element, follow, say } from "../../shared/parts.js";
@@ -13,6 +19,7 @@ const PAN = 80; // px an arrow key moves a zoomed image
 const ENLARGED = 4; // times at most a small image is
 
 export class Stage {
+  /** @type {Gate | null} */
   gate = null; // the one in front
   index = 0; // of its image on show
   zoomed = false;
@@ -20,6 +27,7 @@ export class Stage {
   #page;
   #retry = new Retry(() => this.#reload());
   #dragged = false; // since the last press
+  /** @type {HTMLImageElement[]} */
   #ahead = []; // images that are loaded before they are needed
 
   /**
@@ -29,20 +37,20 @@ export class Stage {
   constructor(page) {
     this.#page = page;
     const image = $("ig-image");
-    image.onclick = (event) => !this.#dragged && this.zoom(event);
+    image.onclick = (/** @type {MouseEvent} */ event) => !this.#dragged && this.zoom(event);
     image.onload = () => this.#loaded();
     image.addEventListener("load", () => this.#remark());
     image.onerror = () => this.gate && !this.zoomed && this.#failed("");
     $("ig-retry").onclick = () => this.#retry.now();
-    $("ig-stage").onpointerdown = (event) => this.#drag(event);
+    $("ig-stage").onpointerdown = (/** @type {PointerEvent} */ event) => this.#drag(event);
   }
 
-  /** Another gate, or none, comes to the front. */
+  /** Another gate, or none, comes to the front. @param {Gate | null} gate */
   show(gate) {
     Object.assign(this, { gate, index: 0 });
     this.unzoom();
     const thumbs = gate && gate.batch > 1 ? [...Array(gate.batch).keys()] : [];
-    $("ig-thumbs").replaceChildren(...thumbs.map((index) => this.#thumb(gate, index)));
+    $("ig-thumbs").replaceChildren(...thumbs.map((index) => this.#thumb(/** @type {Gate} */ (gate), index)));
     if (gate) return this.look(this.#page.painting.unsaved(gate));
     $("ig-which").textContent = "";
     $("ig-image").removeAttribute("src");
@@ -50,9 +58,9 @@ export class Stage {
     this.#retry.end();
   }
 
-  /** Look at one image of the gate's batch. */
+  /** Look at one image of the gate's batch. @param {number} index */
   look(index) {
-    const { gate } = this;
+    const { gate } = /** @type {{gate: Gate}} */ (this);
     const { gates, hold, painting } = this.#page;
     this.index = index;
     this.unzoom();
@@ -79,7 +87,7 @@ export class Stage {
     this.#retry.now();
   }
 
-  /** Lay the mask over the image: what was saved, or what painting would start from. */
+  /** Lay the mask over the image: what was saved, or what painting would start from. @param {Gate} gate */
   async showMask(gate) {
     const { index } = this;
     $("ig-which").textContent = gate.batch > 1 ? `${index + 1} / ${gate.batch}` : "";
@@ -103,7 +111,10 @@ export class Stage {
     const { gates } = this.#page;
     const { gate: front, index } = this;
     const near = [index + 1, index + 2, index - 1].filter((i) => i >= 0 && i < (front?.batch ?? 0));
-    const urls = [...gates.next(AHEAD).map((gate) => gates.image(gate, 0)), ...near.map((i) => gates.image(front, i))];
+    const urls = [
+      ...gates.next(AHEAD).map((gate) => gates.image(gate, 0)),
+      ...near.map((i) => gates.image(/** @type {Gate} */ (front), i)),
+    ];
     if (String(urls) === String(this.#ahead.map((image) => image.src))) return;
     this.#ahead = urls.map(
       (url) => this.#ahead.find((image) => image.src === url) ?? Object.assign(new Image(), { src: url }),
@@ -123,7 +134,7 @@ export class Stage {
     document.documentElement.style.setProperty("--ig-stage", height);
   }
 
-  /** Fit, or one image pixel a screen pixel, around the point that was clicked. */
+  /** Fit, or one image pixel a screen pixel, around the point that was clicked. @param {MouseEvent} [event] */
   zoom(event) {
     const { gates, folder, painting } = this.#page;
     if (!this.gate || painting.now) return;
@@ -165,20 +176,22 @@ export class Stage {
     $("ig-image").style.width = "";
   }
 
-  /** Pan what is zoomed, else go through the images of a batch. */
+  /** Pan what is zoomed, else go through the images of a batch. @type {(x: number, y: number) => void} */
   arrow(x, y) {
     if (this.zoomed) return $("ig-stage").scrollBy(x * PAN, y * PAN);
     const thumb = $("ig-thumbs").children[this.index + x];
-    if (x && document.activeElement.closest("#ig-thumbs")) thumb?.focus();
+    if (x && /** @type {Element} */ (document.activeElement).closest("#ig-thumbs")) thumb?.focus();
     if (x) thumb?.click();
   }
 
   // -- inside
 
+  /** @type {(gate: Gate, index: number) => boolean} */
   #shows(gate, index) {
     return this.gate?.id === gate.id && this.index === index;
   }
 
+  /** @type {(gate: Gate, index: number) => HTMLElement} */
   #thumb(gate, index) {
     const { gates, painting } = this.#page;
     const button = element("button", "", { type: "button", role: "tab", title: `Image ${index + 1}` });
@@ -202,7 +215,7 @@ export class Stage {
     this.#page.hold.drawn();
   }
 
-  /** It is not, and is asked for again by itself. */
+  /** It is not, and is asked for again by itself. @param {string} why */
   #failed(why) {
     this.#page.hold.failed();
     this.#retry.failed();
@@ -212,7 +225,7 @@ export class Stage {
 
   /** Ask once more for an image that failed; the server says why, which an <img> hides. */
   async #reload() {
-    const { gate, index } = this;
+    const { gate, index } = /** @type {{gate: Gate, index: number}} */ (this);
     const { gates } = this.#page;
     const url = gates.image(gate, index);
     let why = "no connection";
@@ -230,17 +243,17 @@ export class Stage {
 
   /** Say what the server has to say about the image that has just come. */
   #remark() {
-    const { gate, index } = this;
+    const { gate, index } = /** @type {{gate: Gate, index: number}} */ (this);
     this.#page.folder.look(gate, index, () => this.#shows(gate, index));
   }
 
-  /** Pan with the mouse; fingers and wheels scroll by themselves. */
+  /** Pan with the mouse; fingers and wheels scroll by themselves. @param {PointerEvent} start */
   #drag(start) {
     this.#dragged = false;
     if (!this.zoomed || start.pointerType !== "mouse" || start.button !== 0) return;
     const stage = $("ig-stage");
     let [x, y] = [start.clientX, start.clientY];
-    const move = (event) => {
+    const move = (/** @type {PointerEvent} */ event) => {
       if (!this.#dragged && Math.hypot(event.clientX - x, event.clientY - y) < 4) return;
       this.#dragged = true;
       stage.scrollBy({ left: x - event.clientX, top: y - event.clientY, behavior: "instant" });

@@ -34,6 +34,8 @@
  * @property {string} [file] path in the folder of a session
  * @property {number} [attempts]
  * @property {boolean} [reusable]
+ * @property {string} [worker] the ComfyUI that asks
+ * @property {string} [warning]
  *
  * @typedef {object} Progress what a folder's session says of itself
  * @property {string} session
@@ -43,6 +45,14 @@
  * @property {boolean} [ended]
  * @property {boolean} [scanning]
  * @property {boolean} [all_done]
+ * @property {string} folder
+ * @property {string} out where it sorts to
+ * @property {string} [away] why the folder is not there
+ * @property {number} unreadable_count
+ * @property {{file: string, reason: string}[]} unreadable the first of them
+ * @property {{reason: string, count: number}[]} unreadable_reasons
+ * @property {number} missing_count
+ * @property {{file: string, reason: string}[]} missing the first of them
  *
  * @typedef {{text: string, tone?: string, rank?: number, about?: string}} Message
  */
