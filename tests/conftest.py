@@ -73,6 +73,15 @@ class Watch:
         self._subscription.close()
 
 
+def soon(bus: GateBus[Any], true: Callable[[], Any]) -> None:
+    """Wait until the news of a bus make it so."""
+    watch = Watch(bus)
+    try:
+        watch.until(true)
+    finally:
+        watch.close()
+
+
 @pytest.fixture(autouse=True)
 def nothing_failed_yet() -> None:
     """What one test logs, the next one may log, too."""

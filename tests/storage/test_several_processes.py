@@ -29,7 +29,7 @@ from imagegate.storage.sql import watcher as watcher_module
 from imagegate.storage.sql.database import Database
 from imagegate.storage.sql.watcher import Watcher
 from imagegate.storage.sql_storage import SqlStorage
-from tests.conftest import Watch
+from tests.conftest import soon
 from tests.support.postgres import PostgreSQL
 from tests.support.stored import (
     PATIENCE,
@@ -48,15 +48,6 @@ from tests.support.stored import (
 @pytest.fixture
 def bus(store: Store) -> GateBus[Any]:
     return store.bus()
-
-
-def soon(bus: GateBus[Any], true: Callable[[], Any]) -> None:
-    """Wait until the news of a bus make it so."""
-    watch = Watch(bus)
-    try:
-        watch.until(true)
-    finally:
-        watch.close()
 
 
 # -- several processes

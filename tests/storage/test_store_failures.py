@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,7 +17,7 @@ from imagegate.core.model import (
 )
 from imagegate.gate_bus import GateBus
 from imagegate.storage.sql import watcher as watcher_module
-from tests.conftest import Watch
+from tests.conftest import soon
 from tests.support.stored import (
     FILES,
     PATIENCE,
@@ -35,15 +35,6 @@ from tests.support.stored import (
 @pytest.fixture
 def bus(store: Store) -> GateBus[Any]:
     return store.bus()
-
-
-def soon(bus: GateBus[Any], true: Callable[[], Any]) -> None:
-    """Wait until the news of a bus make it so."""
-    watch = Watch(bus)
-    try:
-        watch.until(true)
-    finally:
-        watch.close()
 
 
 @contextmanager
